@@ -1,0 +1,3 @@
+module github.com/llm-queue-proxy/llm-queue-proxy/examples
+
+go 1.26.0
