@@ -1,0 +1,74 @@
+package upstream
+
+import (
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+)
+
+// hopByHop lists the headers that belong to one connection (RFC 9110 §7.6.1,
+// and what older peers send).
+var hopByHop = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// requestHeader is the client's header without what belongs to its connection,
+// to us, or to its own authentication, and with our key.
+func (c *Client) requestHeader(r Request) http.Header {
+	h := r.Header.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
+	removeHopByHop(h)
+	for _, name := range c.cfg.Private {
+		h.Del(name)
+	}
+	h.Del("Authorization")
+	h.Del("Api-Key")
+	h.Del("Host")
+	h.Del("Content-Length") // the transport frames the body anew
+	if r.Identity {
+		// Set, not removed: without the header some servers compress.
+		h.Set("Accept-Encoding", "identity")
+	}
+	key := c.cfg.Key()
+	if c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
+		h.Set("Authorization", "Bearer "+key)
+	} else {
+		h.Set(c.cfg.KeyHeader, key)
+	}
+	if c.cfg.Via != "" {
+		h.Add("Via", c.cfg.Via)
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nil // or net/http would name itself
+	}
+	return h
+}
+
+// CopyHeader adds an answer's headers to dst, without those that belong to the
+// provider's connection and without any that echoes our key.
+func (c *Client) CopyHeader(dst http.Header, resp *http.Response) {
+	src := resp.Header.Clone()
+	removeHopByHop(src)
+	key := c.cfg.Key()
+	for name, values := range src {
+		if key != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, key) }) {
+			continue
+		}
+		dst[name] = append(dst[name], values...)
+	}
+}
+
+func removeHopByHop(h http.Header) {
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			h.Del(textproto.TrimString(name))
+		}
+	}
+	for _, name := range hopByHop {
+		h.Del(name)
+	}
+}

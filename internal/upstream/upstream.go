@@ -1,0 +1,174 @@
+// Package upstream makes one attempt at the provider and says what may follow
+// it. It never sends anything twice by itself: a second attempt has to wait in
+// the queue again, which is the caller's business, so the transport's own
+// hidden retries are switched off where it allows that.
+//
+// What may follow an attempt is one table:
+//
+//	what came                                       verdict
+//	429                                             Throttled: the body says whether waiting cures it
+//	503 or 529 with retry-after(-ms)                Unavailable: again after that long
+//	no connection: dial, TLS, proxy failed          NotSent: again after a backoff
+//	connection lost before a byte was written       NotSent
+//	HTTP/2 GOAWAY or REFUSED_STREAM, not processed  NotSent
+//	any other answer                                Pass: handed on as it came
+//	any other broken connection                     Broken: 502, the provider may have done the work
+//	no answer within the header timeout             Timeout: 504, likewise
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// HeaderTimeout is how long a provider may think before its answer's headers
+// arrive. It is longer than any SDK waits (ten minutes), so a client's own
+// timeout comes first.
+const HeaderTimeout = 15 * time.Minute
+
+// A Config says where the provider is and how to speak to it.
+type Config struct {
+	Base      *url.URL      // API base, e.g. https://api.openai.com/v1
+	Key       func() string // read at every attempt, so that rotation needs no restart
+	KeyHeader string        // "Authorization" (sent as a bearer token) or another header's name
+	Private   []string      // request headers addressed to the sidecar: they stay here
+	Via       string        // our own entry in the Via header, by which a loop is recognised
+	Transport http.RoundTripper
+}
+
+// A Client makes attempts. It is safe for concurrent use.
+type Client struct{ cfg Config }
+
+// New returns a client for the one provider that cfg names; nothing in a
+// request can make it speak to another.
+func New(cfg Config) *Client {
+	if cfg.Transport == nil {
+		cfg.Transport = NewTransport()
+	}
+	return &Client{cfg: cfg}
+}
+
+// NewTransport returns a transport that follows no proxy variables (a key must
+// not take a way nobody chose), does not decompress (bytes pass as they are)
+// and gives up idle connections after 30 s: providers and the load balancers
+// before them close theirs later, and a request written into a closing
+// connection is lost.
+func NewTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: HeaderTimeout,
+		ExpectContinueTimeout: time.Second,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConns:          1024,
+		MaxIdleConnsPerHost:   1024,
+		DisableCompression:    true,
+		ReadBufferSize:        16 << 10,
+	}
+}
+
+// A Request is what one attempt sends. Path and RawQuery are below the base,
+// escaped as the client sent them.
+type Request struct {
+	Method, Path, RawQuery string
+	Header                 http.Header
+	Body                   []byte    // a body that is kept, and can be sent again
+	Stream                 io.Reader // else a body that can be read once
+	Length                 int64     // of Stream; −1 = unknown
+	Identity               bool      // ask for an uncoded answer, because its usage has to be read
+}
+
+// Do makes one attempt. The error is an *Error, or the context's cause. The
+// caller must close the response's body.
+func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
+	var connected atomic.Bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
+	req, err := http.NewRequestWithContext(traced, r.Method, c.target(r), nil)
+	if err != nil {
+		return nil, &Error{Kind: Broken, Err: fmt.Errorf("build request: %w", err)}
+	}
+	req.Header = c.requestHeader(r)
+	switch {
+	case len(r.Body) > 0:
+		// No GetBody: the transport would take it as leave to send again.
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Body)), int64(len(r.Body))
+	case r.Stream != nil && r.Length != 0:
+		// NopCloser: an attempt that found no connection has read nothing of it, so the next one may.
+		req.Body, req.ContentLength = io.NopCloser(r.Stream), r.Length
+	}
+	resp, err := c.cfg.Transport.RoundTrip(req)
+	if err == nil {
+		return resp, nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return nil, &Error{Kind: kindOf(err, connected.Load()), Err: err}
+}
+
+func (c *Client) target(r Request) string {
+	u := *c.cfg.Base
+	u.RawQuery = r.RawQuery
+	base := strings.TrimSuffix(u.EscapedPath(), "/")
+	u.Path, u.RawPath = "", ""
+	// Joined as text: parsing and printing again could change the client's escapes.
+	target := strings.TrimSuffix(u.Scheme+"://"+u.Host+base+"/"+r.Path, "/")
+	if r.RawQuery != "" {
+		target += "?" + r.RawQuery
+	}
+	return target
+}
+
+// A Kind says how an attempt without an answer ended.
+type Kind uint8
+
+// The kinds of the table above.
+const (
+	Broken Kind = iota
+	NotSent
+	Timeout
+)
+
+// An Error is an attempt that brought no answer. Its text can hold addresses
+// and is for logs, not for clients.
+type Error struct {
+	Kind Kind
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// kindOf reads the transport's error. Its sentinels are not exported, so their
+// texts are what there is; TestDo_SaysWhatMayFollow holds them.
+func kindOf(err error, connected bool) Kind {
+	text := err.Error()
+	switch {
+	case !connected:
+		return NotSent
+	case strings.Contains(text, "cannot rewind body after connection loss"),
+		strings.Contains(text, "define Request.GetBody to avoid this error"):
+		// The transport would have retried had we let it: it does so without
+		// an idempotent method only where nothing was written or processed.
+		return NotSent
+	case strings.Contains(text, "timeout awaiting response headers"):
+		return Timeout
+	}
+	if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
+		return Timeout
+	}
+	return Broken
+}

@@ -1,0 +1,253 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func client(t *testing.T, base string, change ...func(*Config)) *Client {
+	t.Helper()
+	u, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := NewTransport()
+	t.Cleanup(transport.CloseIdleConnections)
+	cfg := Config{Base: u, Key: func() string { return "sk-upstream" }, Transport: transport, Via: "1.1 test"}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return New(cfg)
+}
+
+func TestDo_SendsPathQueryBodyAndHeadersAsTheyCame(t *testing.T) {
+	var got *http.Request
+	var body []byte
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got = r
+		body, _ = io.ReadAll(r.Body)
+	}))
+	defer server.Close()
+	c := client(t, server.URL+"/base/v1/", func(cfg *Config) { cfg.Private = []string{"X-Session-Id"} })
+
+	resp, err := c.Do(context.Background(), Request{
+		Method: "POST", Path: "models/org%2Fname", RawQuery: "a=%20&b", Body: []byte("{ }\n"), Identity: true,
+		Header: http.Header{
+			"Authorization": {"Bearer client"}, "Api-Key": {"client"}, "X-Session-Id": {"s"}, "Openai-Beta": {"x", "y"},
+			"Connection": {"X-Hop"}, "X-Hop": {"1"}, "Accept-Encoding": {"gzip"}, "Content-Length": {"99"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got.RequestURI != "/base/v1/models/org%2Fname?a=%20&b" {
+		t.Errorf("target %s", got.RequestURI)
+	}
+	if string(body) != "{ }\n" {
+		t.Errorf("body %q", body)
+	}
+	want := http.Header{
+		"Authorization": {"Bearer sk-upstream"}, "Openai-Beta": {"x", "y"}, "Accept-Encoding": {"identity"},
+		"Via": {"1.1 test"}, "Content-Length": {"4"},
+	}
+	if diff := cmp.Diff(want, got.Header); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDo_SendsTheKeyInTheHeaderOfTheProfile(t *testing.T) {
+	var got http.Header
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	defer server.Close()
+	resp, err := client(t, server.URL, func(cfg *Config) { cfg.KeyHeader = "api-key" }).Do(context.Background(),
+		Request{Method: "GET", Path: "models", Header: http.Header{"Authorization": {"Bearer client"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got.Get("Api-Key") != "sk-upstream" || got.Get("Authorization") != "" {
+		t.Errorf("headers %v", got)
+	}
+}
+
+func TestDo_FollowsNoRedirect(t *testing.T) {
+	var elsewhere bool
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere = true }))
+	defer other.Close()
+	server := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusTemporaryRedirect))
+	defer server.Close()
+	resp, err := client(t, server.URL).Do(context.Background(), Request{Method: "POST", Path: "x", Body: []byte("{}")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusTemporaryRedirect || elsewhere {
+		t.Errorf("status %d, went elsewhere: %v", resp.StatusCode, elsewhere)
+	}
+}
+
+// rawServer answers each connection with what serve does to it.
+func rawServer(t *testing.T, serve func(n int, conn net.Conn)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { listener.Close(); <-done })
+	go func() {
+		defer close(done)
+		for n := 1; ; n++ {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serve(n, conn)
+			conn.Close()
+		}
+	}()
+	return "http://" + listener.Addr().String()
+}
+
+func TestDo_SaysWhatMayFollow(t *testing.T) {
+	post := Request{Method: "POST", Path: "x", Body: []byte("{}"), Header: http.Header{"Idempotency-Key": {"k"}}}
+	kind := func(t *testing.T, err error, want Kind) {
+		t.Helper()
+		if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != want {
+			t.Errorf("got %v, want kind %d", err, want)
+		}
+	}
+	t.Run("a refused connection was not sent", func(t *testing.T) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener.Close()
+		_, err = client(t, "http://"+listener.Addr().String()).Do(context.Background(), post)
+		kind(t, err, NotSent)
+	})
+	t.Run("a failed handshake was not sent", func(t *testing.T) {
+		base := rawServer(t, func(int, net.Conn) {})
+		_, err := client(t, strings.Replace(base, "http:", "https:", 1)).Do(context.Background(), post)
+		kind(t, err, NotSent)
+	})
+	t.Run("a connection lost after the request is broken, and not tried again", func(t *testing.T) {
+		var connections atomic.Int32
+		base := rawServer(t, func(n int, conn net.Conn) {
+			connections.Store(int32(n))
+			_, _ = http.ReadRequest(bufio.NewReader(conn))
+		})
+		_, err := client(t, base).Do(context.Background(), post)
+		kind(t, err, Broken)
+		if n := connections.Load(); n != 1 {
+			t.Errorf("%d connections, want 1", n)
+		}
+	})
+	t.Run("a reused connection lost after the request is broken, and not tried again", func(t *testing.T) {
+		var requests atomic.Int32
+		base := rawServer(t, func(n int, conn net.Conn) {
+			reader := bufio.NewReader(conn)
+			for i := range 2 {
+				r, err := http.ReadRequest(reader)
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, r.Body)
+				requests.Add(1)
+				if i == 0 && n == 1 {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				} else {
+					return
+				}
+			}
+		})
+		c := client(t, base)
+		resp, err := c.Do(context.Background(), post)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		_, err = c.Do(context.Background(), post)
+		kind(t, err, Broken)
+		if n := requests.Load(); n != 2 {
+			t.Errorf("%d requests were seen, want 2", n)
+		}
+	})
+	t.Run("no headers in time is a timeout", func(t *testing.T) {
+		release := make(chan struct{})
+		base := rawServer(t, func(int, net.Conn) { <-release })
+		_, err := client(t, base, func(cfg *Config) {
+			transport := NewTransport()
+			transport.ResponseHeaderTimeout = time.Millisecond
+			cfg.Transport = transport
+		}).Do(context.Background(), post)
+		kind(t, err, Timeout)
+		close(release)
+	})
+	t.Run("the context's cause comes back as it is", func(t *testing.T) {
+		gone := errors.New("client gone")
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(gone)
+		if _, err := client(t, "http://127.0.0.1:1").Do(ctx, post); !errors.Is(err, gone) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestJudge(t *testing.T) {
+	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name   string
+		status int
+		header http.Header
+		want   Verdict
+		pause  time.Duration
+	}{
+		{"success", 200, nil, Pass, 0},
+		{"success with a hint", 200, http.Header{"Retry-After": {"1"}}, Pass, 0},
+		{"429", 429, nil, Throttled, 0},
+		{"500 with a hint", 500, http.Header{"Retry-After": {"1"}}, Pass, 0},
+		{"503 without a hint", 503, nil, Pass, 0},
+		{"503 with seconds", 503, http.Header{"Retry-After": {"2"}}, Unavailable, 2 * time.Second},
+		{"503 with milliseconds", 503, http.Header{"Retry-After-Ms": {"1500"}, "Retry-After": {"9"}}, Unavailable, 1500 * time.Millisecond},
+		{"529 with a date", 529, http.Header{"Retry-After": {now.Add(3 * time.Second).Format(http.TimeFormat)}}, Unavailable, 3 * time.Second},
+		{"503 with nonsense", 503, http.Header{"Retry-After": {"soon"}}, Pass, 0},
+		{"503 with a negative", 503, http.Header{"Retry-After": {"-1"}}, Pass, 0},
+		{"503 that says no", 503, http.Header{"Retry-After": {"1"}, "X-Should-Retry": {"false"}}, Pass, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, pause := Judge(&http.Response{StatusCode: c.status, Header: c.header}, now)
+			if got != c.want || pause != c.pause {
+				t.Errorf("got %v after %v, want %v after %v", got, pause, c.want, c.pause)
+			}
+		})
+	}
+}
+
+func TestCopyHeader_DropsConnectionHeadersAndOurKey(t *testing.T) {
+	dst := http.Header{"X-Queue-Wait-Ms": {"1"}}
+	client(t, "http://x").CopyHeader(dst, &http.Response{Header: http.Header{
+		"Content-Type": {"application/json"}, "Set-Cookie": {"a", "b"}, "Transfer-Encoding": {"chunked"},
+		"Connection": {"close, X-Hop"}, "X-Hop": {"1"}, "X-Echo": {"used key sk-upstream"},
+	}})
+	want := http.Header{"X-Queue-Wait-Ms": {"1"}, "Content-Type": {"application/json"}, "Set-Cookie": {"a", "b"}}
+	if diff := cmp.Diff(want, dst); diff != "" {
+		t.Error(diff)
+	}
+}
