@@ -1,0 +1,266 @@
+package tokens
+
+import "bytes"
+
+// The framing that chat formats add, in tokens.
+// Source: openai-cookbook, How_to_count_tokens_with_tiktoken.ipynb.
+const (
+	perMessage = 3 // <|start|>role<|sep|> ... <|end|>
+	perName    = 1
+	perReply   = 3 // the answer is primed with <|start|>assistant<|sep|>
+	perTool    = 8 // rendering of one definition beside its text
+	perTools   = 9
+)
+
+// parts is what a walk over a request has found.
+type parts struct {
+	text     text
+	overhead int64
+	media    int64
+	images   pricing
+	opaque   bool // a reference to content kept elsewhere
+}
+
+// string weighs the JSON string at the cursor as text of its own.
+func (p *parts) string(c *cursor) {
+	p.text.state = stStart
+	c.i++
+	c.i += p.text.scan(c.b[c.i:])
+	if c.i < len(c.b) {
+		c.i++
+	}
+}
+
+// messages weighs an array of chat messages or of Responses items, or a string
+// that stands for one message.
+func (p *parts) messages(c *cursor) {
+	if c.peek() == '"' {
+		p.overhead += perMessage
+		p.string(c)
+		return
+	}
+	if !c.enter('[') {
+		c.skip()
+		return
+	}
+	for c.more(']') {
+		switch c.peek() {
+		case '{':
+			p.overhead += perMessage
+			p.message(c)
+		default:
+			p.content(c)
+		}
+	}
+}
+
+// message weighs one message or item. Members are known by name alone, so their
+// order does not matter and no look ahead is needed.
+func (p *parts) message(c *cursor) {
+	c.i++
+	for c.more('}') {
+		switch string(c.key()) {
+		case "content", "output", "summary":
+			p.content(c)
+		case "name":
+			p.overhead += perName
+			p.leaf(c)
+		case "refusal", "arguments", "input", "text":
+			p.leaf(c)
+		case "tool_calls":
+			p.calls(c)
+		case "function_call":
+			p.overhead += perMessage
+			p.tree(c)
+		case "encrypted_content", "file_id":
+			p.opaque = p.opaque || c.peek() == '"'
+			c.skip()
+		case "type":
+			if string(c.value()) == `"item_reference"` {
+				p.opaque = true
+			}
+		default:
+			c.skip()
+		}
+	}
+}
+
+// leaf weighs a string and skips anything else.
+func (p *parts) leaf(c *cursor) {
+	if c.peek() == '"' {
+		p.string(c)
+		return
+	}
+	c.skip()
+}
+
+// content weighs a message's content: a string or an array of parts.
+func (p *parts) content(c *cursor) {
+	switch c.peek() {
+	case '"':
+		p.string(c)
+	case '[':
+		c.i++
+		for c.more(']') {
+			switch c.peek() {
+			case '"':
+				p.string(c)
+			case '{':
+				p.part(c)
+			default:
+				c.skip()
+			}
+		}
+	default:
+		c.skip()
+	}
+}
+
+// part weighs one content part.
+func (p *parts) part(c *cursor) {
+	var img image
+	c.i++
+	for c.more('}') {
+		switch string(c.key()) {
+		case "text", "refusal":
+			p.leaf(c)
+		case "image_url":
+			img.read(c)
+		case "detail":
+			img.low = string(c.value()) == `"low"`
+		case "input_audio":
+			p.media += audioTokens(c)
+		case "file":
+			p.file(c)
+		case "file_data", "file_url":
+			p.media += fileTokens(c)
+		case "file_id":
+			p.opaque = p.opaque || c.peek() == '"'
+			c.skip()
+		default:
+			c.skip()
+		}
+	}
+	if img.found {
+		p.media += p.images.cost(img)
+	}
+}
+
+// file weighs {"file_data": ...} or {"file_id": ...}.
+func (p *parts) file(c *cursor) {
+	if !c.enter('{') {
+		c.skip()
+		return
+	}
+	for c.more('}') {
+		switch string(c.key()) {
+		case "file_data":
+			p.media += fileTokens(c)
+		case "file_id":
+			p.opaque = true
+			c.skip()
+		default:
+			c.skip()
+		}
+	}
+}
+
+// calls weighs the tool calls of an assistant message.
+func (p *parts) calls(c *cursor) {
+	if !c.enter('[') {
+		c.skip()
+		return
+	}
+	for c.more(']') {
+		if !c.enter('{') {
+			c.skip()
+			continue
+		}
+		p.overhead += perMessage
+		for c.more('}') {
+			switch string(c.key()) {
+			case "function", "custom":
+				p.tree(c)
+			default:
+				c.skip()
+			}
+		}
+	}
+}
+
+// tools weighs tool definitions: the names, types and descriptions that the
+// upstream renders into the prompt.
+func (p *parts) tools(c *cursor) {
+	if !c.enter('[') {
+		c.skip()
+		return
+	}
+	for n := 0; c.more(']'); n++ {
+		if n == 0 {
+			p.overhead += perTools
+		}
+		p.overhead += perTool
+		p.tree(c)
+	}
+}
+
+// tree weighs all names and strings of a value of any depth, without recursion.
+func (p *parts) tree(c *cursor) {
+	for depth := 0; ; {
+		switch c.peek() {
+		case 0:
+			return
+		case '{', '[':
+			depth++
+			c.i++
+		case '}', ']':
+			depth--
+			c.i++
+		case ',', ':':
+			c.i++
+		case '"':
+			p.string(c)
+		default:
+			c.scalar()
+		}
+		if depth <= 0 {
+			return
+		}
+	}
+}
+
+// prompt weighs a completions prompt or an embeddings input: a string, strings,
+// tokens, or arrays of tokens. Tokens are counted, not weighed.
+func (p *parts) prompt(c *cursor) {
+	for depth := 0; ; {
+		switch c.peek() {
+		case 0:
+			return
+		case '[', '{':
+			depth++
+			c.i++
+		case ']', '}':
+			depth--
+			c.i++
+		case ',', ':':
+			c.i++
+		case '"':
+			p.string(c)
+		default:
+			if c.scalar(); depth > 0 {
+				p.overhead++
+			}
+		}
+		if depth <= 0 {
+			return
+		}
+	}
+}
+
+// value consumes one value and returns its bytes.
+func (c *cursor) value() []byte {
+	c.peek()
+	start := c.i
+	c.skip()
+	return bytes.TrimSpace(c.b[start:c.i])
+}

@@ -1,0 +1,56 @@
+package tokens
+
+// Key says whose request it is. Model alone selects the tokenizer's ratio; Client
+// and Session narrow it to one conversation. A client's requests without a
+// session share the empty one.
+type Key struct{ Model, Client, Session string }
+
+// Request is what a request carries: raw JSON values, cut out of its body as they
+// came, and the few numbers that bound its answer. A nil span means the field was
+// absent. Spans are read, never kept and never changed.
+type Request struct {
+	Messages       []byte // chat: array of messages
+	Prompt         []byte // completions: string, strings, tokens or arrays of tokens
+	Input          []byte // responses: string or items; embeddings: as Prompt
+	Instructions   []byte // responses: string
+	Tools          []byte // chat and responses: array of tool definitions
+	Functions      []byte // chat, the older spelling of tools
+	ResponseFormat []byte // chat: response_format; responses: text.format
+
+	// Body is set instead of all others when the body is no JSON object and can
+	// only be weighed by its size.
+	Body []byte
+
+	Embedding bool  // no completion is produced
+	MaxOutput int64 // the client's own cap per choice in tokens, 0 for none
+	Choices   int64 // n, or best_of where that is larger; 0 counts as 1
+
+	PreviousResponseID string // responses: context kept by the upstream
+	OpaqueContext      bool   // other context out of sight: conversation, prompt template, file ids
+	Effort             string // reasoning effort; it shifts the expected completion
+}
+
+// Estimate is what a request is expected to cost, in tokens. Raw, Overhead and
+// Media are what was seen in the request, before calibration; Prompt is the
+// figure to charge. No field is ever negative.
+type Estimate struct {
+	Raw      int64 // text, by the byte heuristic
+	Overhead int64 // what the formats add: message framing, token arrays, remembered context
+	Media    int64 // images, audio and files, by their documented prices
+	Prompt   int64 // all three, calibrated to the model and session
+	Chars    int64 // characters of text, for upstreams that charge by those
+
+	Output    int64 // completion expected, over all choices
+	MaxOutput int64 // completion allowed by the client, over all choices; 0 for no cap
+
+	// Unknown marks a prompt with context that cannot be seen from here. Such a
+	// request teaches nothing about the tokenizer.
+	Unknown bool
+}
+
+// Usage is what the upstream said a request cost. Completion includes Reasoning,
+// Prompt includes Cached.
+type Usage struct {
+	Prompt, Cached, Completion, Reasoning int64
+	ResponseID                            string // responses: the id that a later request may continue from
+}
