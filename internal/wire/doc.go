@@ -1,0 +1,2 @@
+// Package wire is the OpenAI wire as the sidecar meets it.
+package wire
