@@ -1,0 +1,83 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// UsageQuery selects usage. The zero value asks for what the sidecar gives by
+// default.
+type UsageQuery struct {
+	From, To time.Time // From inclusive, To exclusive, kept by the hour; zero: open
+	By       []string  // any of "hour" or "day", "model", "client"
+}
+
+// Usage is the answer to a [UsageQuery].
+type Usage struct {
+	From time.Time  `json:"from"`
+	To   time.Time  `json:"to"`
+	By   []string   `json:"by"`
+	Rows []UsageRow `json:"rows"`
+}
+
+// UsageRow is the usage of one group. Time, Model and Client are set when the
+// query grouped by them.
+type UsageRow struct {
+	Time   *time.Time `json:"time,omitempty"` // start of the hour or day
+	Model  string     `json:"model,omitempty"`
+	Client string     `json:"client,omitempty"`
+	Totals
+	Cost *string `json:"cost"` // decimal, in the currency of the prices; nil when unknown
+}
+
+// Totals are sums over requests.
+type Totals struct {
+	RequestCount      int64 `json:"request_count"`
+	UnknownUsageCount int64 `json:"unknown_usage_count"` // requests that add to no sum below
+	PromptTokens      int64 `json:"prompt_tokens"`
+	CompletionTokens  int64 `json:"completion_tokens"`
+	CachedTokens      int64 `json:"cached_tokens"`    // part of PromptTokens
+	ReasoningTokens   int64 `json:"reasoning_tokens"` // part of CompletionTokens
+}
+
+// Add returns the sum of t and o.
+func (t Totals) Add(o Totals) Totals {
+	return Totals{
+		RequestCount:      t.RequestCount + o.RequestCount,
+		UnknownUsageCount: t.UnknownUsageCount + o.UnknownUsageCount,
+		PromptTokens:      t.PromptTokens + o.PromptTokens,
+		CompletionTokens:  t.CompletionTokens + o.CompletionTokens,
+		CachedTokens:      t.CachedTokens + o.CachedTokens,
+		ReasoningTokens:   t.ReasoningTokens + o.ReasoningTokens,
+	}
+}
+
+// Usage returns usage over all sessions, deleted ones included, grouped as q says.
+func (c *Client) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
+	query := make(url.Values)
+	if !q.From.IsZero() {
+		query.Set("from", q.From.UTC().Format(time.RFC3339))
+	}
+	if !q.To.IsZero() {
+		query.Set("to", q.To.UTC().Format(time.RFC3339))
+	}
+	if len(q.By) > 0 {
+		query.Set("by", strings.Join(q.By, ","))
+	}
+	var usage Usage
+	err := c.call(ctx, http.MethodGet, "/usage", query, &usage)
+	return usage, err
+}
+
+// Totals returns the sum of all usage from from (inclusive) to to (exclusive).
+func (c *Client) Totals(ctx context.Context, from, to time.Time) (Totals, error) {
+	usage, err := c.Usage(ctx, UsageQuery{From: from, To: to, By: []string{"model"}})
+	var sum Totals
+	for _, row := range usage.Rows {
+		sum = sum.Add(row.Totals)
+	}
+	return sum, err
+}
