@@ -1,0 +1,116 @@
+package provider
+
+import (
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Entry is one request as the provider saw it. Entries are copies; their Header
+// is shared and must not be changed.
+type Entry struct {
+	ID       int       // order of arrival, from 1
+	Time     time.Time // of arrival
+	Duration time.Duration
+
+	Method, Path, Query string // Path is the escaped path
+	Header              http.Header
+	BodyHash            string // SHA-256 of the bytes received, in hex
+	BodyBytes           int64
+	Model               string
+	Stream              bool
+
+	Status   int  // sent; 0 when the connection was given up before one
+	Accepted bool // admitted by the account: what follows was billed
+	// Exact usage. When the client left early, the tokens generated until then.
+	PromptTokens, CachedTokens, CompletionTokens int64
+	// Delivered: the whole undamaged answer was handed to the kernel and the client
+	// was still there. The last packet's fate is beyond a server's knowledge.
+	Delivered bool
+	Left      bool   // the client went away before the answer was complete
+	Fault     string // the injected fault, "" for none
+	Done      bool   // false while in flight
+}
+
+// Totals sums up the ledger. Dropped entries (Config.MaxEntries) stay in it.
+type Totals struct {
+	Requests  int64
+	Accepted  int64 // admitted, of which
+	Delivered int64 // arrived complete
+	Throttled int64 // answered 429
+	Failed    int64 // answered 5xx or broken off by a fault
+	Left      int64 // given up by the client
+
+	PromptTokens, CachedTokens, CompletionTokens int64 // billed
+
+	InFlight, PeakInFlight int64
+}
+
+// book is the provider's ledger. It is safe for concurrent use.
+type book struct {
+	mu      sync.Mutex
+	entries []*Entry
+	limit   int // entries kept; 0: all
+	totals  Totals
+}
+
+// open adds a request in flight; e belongs to the caller until close.
+func (b *book) open(e *Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.totals.Requests++
+	b.totals.InFlight++
+	b.totals.PeakInFlight = max(b.totals.PeakInFlight, b.totals.InFlight)
+	e.ID = int(b.totals.Requests)
+	stored := *e
+	b.entries = append(b.entries, &stored)
+	// Drop in large steps, so that the slice is not copied for each request.
+	if b.limit > 0 && len(b.entries) >= 2*b.limit {
+		b.entries = slices.Clone(b.entries[len(b.entries)-b.limit:])
+	}
+}
+
+// close ends a request with its final state.
+func (b *book) close(e *Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e.Done = true
+	t := &b.totals
+	t.InFlight--
+	add := func(n *int64, when bool) {
+		if when {
+			*n++
+		}
+	}
+	add(&t.Accepted, e.Accepted)
+	add(&t.Delivered, e.Accepted && e.Delivered)
+	add(&t.Throttled, e.Status == http.StatusTooManyRequests)
+	add(&t.Failed, e.Status >= 500 || (e.Fault != "" && !e.Delivered && e.Status < 300))
+	add(&t.Left, e.Left)
+	t.PromptTokens += e.PromptTokens
+	t.CachedTokens += e.CachedTokens
+	t.CompletionTokens += e.CompletionTokens
+	first := int(t.Requests) - len(b.entries) + 1
+	if i := e.ID - first; i >= 0 {
+		*b.entries[i] = *e
+	}
+}
+
+// Ledger returns every request seen, in order of arrival.
+func (s *Server) Ledger() []Entry {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	all := make([]Entry, len(s.book.entries))
+	for i, e := range s.book.entries {
+		all[i] = *e
+	}
+	return all
+}
+
+// Totals returns the sums over all requests seen.
+func (s *Server) Totals() Totals {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	return s.book.totals
+}
