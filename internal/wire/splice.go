@@ -1,0 +1,61 @@
+package wire
+
+const (
+	includeUsage = "include_usage"
+
+	optionsMember = `,"stream_options":{"include_usage":true}`
+	optionsObject = `{"include_usage":true}`
+	usageMember   = `"include_usage":true`
+)
+
+// Upstream returns the body to send: Raw itself, not a copy, or, for a chat or
+// completions stream whose client did not ask for usage, a copy with
+// include_usage spliced in. Every other byte stays as and where it was.
+//
+// Responses streams always carry usage. A stream_options that is not an object,
+// and an include_usage that is not a boolean, are the upstream's to refuse.
+func (r *Request) Upstream() (body []byte, spliced bool) {
+	if !r.Valid || !r.Stream || r.WantsUsage || r.Endpoint != Chat && r.Endpoint != Completions {
+		return r.Raw, false
+	}
+	at, end, insert := r.usageSplice()
+	if insert == "" {
+		return r.Raw, false
+	}
+	body = make([]byte, 0, len(r.Raw)+len(insert))
+	body = append(body, r.Raw[:at]...)
+	body = append(body, insert...)
+	body = append(body, r.Raw[end:]...)
+	return body, true
+}
+
+// usageSplice says which bytes of Raw give way to which, one case per shape of
+// stream_options; an empty insert means hands off.
+func (r *Request) usageSplice() (at, end int, insert string) {
+	if r.options == nil {
+		return r.streamEnd, r.streamEnd, optionsMember
+	}
+	at = r.optionsAt
+	if isNull(r.options) {
+		return at, at + len(r.options), optionsObject
+	}
+	if r.options[0] != '{' {
+		return 0, 0, ""
+	}
+	m := membersOf(r.options)
+	empty := true
+	for m.next() {
+		empty = false
+		if !nameIs(m.name, includeUsage) {
+			continue
+		}
+		if _, ok := boolValue(m.value); !ok && !isNull(m.value) {
+			return 0, 0, ""
+		}
+		return at + m.at, at + m.at + len(m.value), "true"
+	}
+	if empty {
+		return at + 1, at + 1, usageMember
+	}
+	return at + 1, at + 1, usageMember + ","
+}
