@@ -48,7 +48,7 @@ type AccountConfig struct {
 
 // Foreign is use of the same limits by others, whom the client cannot see.
 type Foreign struct {
-	Share float64       // part of RPM and TPM that they ask for, 0 to 1
+	Share float64       // part of RPM and TPM that they use, 0 to 1
 	After time.Duration // since the account's first request
 	Seed  uint64
 }
@@ -269,7 +269,8 @@ func (a *Account) charge(dim string, r Ask) int64 {
 }
 
 // admitForeign plays the others' requests up to now: Poisson arrivals, each of the
-// size that makes Share the same part of both limits. Those that do not fit are lost.
+// size that makes Share the same part of both limits. They always get theirs, into
+// debt if need be: a client that takes all there is must not starve them away.
 func (a *Account) admitForeign(now time.Time) {
 	share := a.cfg.Foreign.Share
 	if share <= 0 || a.cfg.RPM+a.cfg.TPM <= 0 {
@@ -283,22 +284,13 @@ func (a *Account) admitForeign(now time.Time) {
 	if a.foreign.IsZero() {
 		a.foreign = now.Add(a.cfg.Foreign.After + time.Duration(a.rng.ExpFloat64()*mean))
 	}
-	amount := func(g gate) int64 {
-		if g.dim == "requests" {
-			return 1
-		}
-		return size
-	}
 	for ; !a.foreign.After(now); a.foreign = a.foreign.Add(time.Duration(a.rng.ExpFloat64() * mean)) {
-		fits := true
 		for _, g := range a.gates {
-			d, possible := g.meter.wait(a.foreign, amount(g))
-			fits = fits && possible && d == 0
-		}
-		for _, g := range a.gates {
-			if fits {
-				g.meter.take(a.foreign, amount(g))
+			amount := size
+			if g.dim == "requests" {
+				amount = 1
 			}
+			g.meter.take(a.foreign, amount)
 		}
 	}
 }
