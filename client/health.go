@@ -32,7 +32,11 @@ func (c *Client) WaitReady(ctx context.Context) error {
 	for interval := firstInterval; ; interval = min(2*interval, lastInterval) {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("client: wait for the sidecar at %s: %w", c.base, errors.Join(context.Cause(ctx), last))
+			err := context.Cause(ctx)
+			if last != nil {
+				err = fmt.Errorf("%w (last answer: %w)", err, last)
+			}
+			return fmt.Errorf("client: wait for the sidecar at %s: %w", c.base, err)
 		case <-timer.C:
 		}
 		probe, cancel := context.WithTimeout(ctx, probeTimeout)
