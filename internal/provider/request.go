@@ -1,11 +1,13 @@
 package provider
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -222,6 +224,9 @@ func (s *Server) plan(ep endpoint, w *work) {
 			w.cached = min(n, w.prompt.tokens)
 		}
 	}
+	if len(w.Tools) > 0 {
+		w.tool = cmp.Or(w.tool, w.forcedTool())
+	}
 	if ep == completion {
 		w.tool, w.reasoning = "", 0 // the old API has neither
 	}
@@ -241,18 +246,29 @@ func (s *Server) plan(ep endpoint, w *work) {
 	}
 }
 
+// toolName reads a function's name as either API spells it: inside "function" or beside it.
+func toolName(raw json.RawMessage) string {
+	var tool struct {
+		Name     string
+		Function struct{ Name string }
+	}
+	if json.Unmarshal(raw, &tool) != nil {
+		return ""
+	}
+	return cmp.Or(tool.Function.Name, tool.Name)
+}
+
 // declares tells whether the request declares a function of that name.
 func (w *work) declares(name string) bool {
-	for _, raw := range w.Tools {
-		var tool struct {
-			Name     string
-			Function struct{ Name string }
-		}
-		if json.Unmarshal(raw, &tool) == nil && (tool.Name == name || tool.Function.Name == name) {
-			return true
-		}
+	return slices.ContainsFunc(w.Tools, func(raw json.RawMessage) bool { return toolName(raw) == name })
+}
+
+// forcedTool is the function that tool_choice insists on, if any.
+func (w *work) forcedTool() string {
+	if string(w.ToolChoice) == `"required"` {
+		return toolName(w.Tools[0])
 	}
-	return false
+	return toolName(w.ToolChoice)
 }
 
 // mix is the finaliser of splitmix64: one step of a deterministic sequence.
