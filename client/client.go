@@ -30,11 +30,11 @@ type Client struct {
 type Option func(*Client)
 
 // WithKey sets the key to present, one of the sidecar's CLIENT_API_KEYS. It is
-// sent as a bearer token, to the sidecar's host only.
+// sent as a bearer token, to the sidecar only: redirects are not followed.
 func WithKey(key string) Option { return func(c *Client) { c.key = key } }
 
 // WithHTTPClient sets the http.Client to send with, in place of
-// http.DefaultClient.
+// http.DefaultClient. A copy is used; its CheckRedirect is respected.
 func WithHTTPClient(h *http.Client) Option { return func(c *Client) { c.http = h } }
 
 // WithPageSize sets how many entries [Client.Sessions] and [Client.Requests]
@@ -58,10 +58,20 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 	if at := strings.Index(prefix+"/", "/v1/"); at >= 0 {
 		prefix = prefix[:at]
 	}
-	c := &Client{base: u.Scheme + "://" + u.Host + prefix, http: http.DefaultClient}
+	c := &Client{base: u.Scheme + "://" + u.Host + prefix}
 	for _, opt := range opts {
 		opt(c)
 	}
+	// The sidecar sends no redirects, and http.Client would take the key along to
+	// another port of the same host.
+	own := http.Client{}
+	if c.http != nil {
+		own = *c.http
+	}
+	if own.CheckRedirect == nil {
+		own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
+	c.http = &own
 	return c, nil
 }
 
