@@ -1,0 +1,279 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// The committer is the only goroutine that writes. It batches by nature: it takes what
+// has gathered while the last transaction ran, commits that, and looks again. No timer adds
+// a delay, an idle store commits at once, and a busy one shares an fsync among hundreds.
+
+// counts are the counters behind Stats.
+type counts struct {
+	written, duplicates, commits, retries, spilled, replayed, rejected, failed atomic.Int64
+}
+
+// Stats is a snapshot for metrics. All but Pending, InFlight, Journaled and Degraded only grow.
+type Stats struct {
+	Pending   int  // records accepted and not yet stored
+	InFlight  int  // requests started and not yet recorded
+	Journaled int  // records in the journal now
+	Degraded  bool // the store could not be written at the last attempt
+
+	Written    int64 // records stored
+	Duplicates int64 // records offered again
+	Commits    int64 // transactions
+	Retries    int64 // failed attempts to write
+	Spilled    int64 // records that went through the journal
+	Replayed   int64 // records read back from it
+	Rejected   int64 // records that the store refused for good; logged
+	Failed     int64 // records not stored, rejected ones included; logged
+}
+
+// Stats returns a snapshot; it is cheap.
+func (s *Store) Stats() Stats {
+	return Stats{
+		Pending: s.queue.waiting(), InFlight: s.flight.count(), Journaled: s.journal.records(),
+		Degraded: s.health.fault() != nil,
+		Written:  s.stats.written.Load(), Duplicates: s.stats.duplicates.Load(),
+		Commits: s.stats.commits.Load(), Retries: s.stats.retries.Load(),
+		Spilled: s.stats.spilled.Load(), Replayed: s.stats.replayed.Load(),
+		Rejected: s.stats.rejected.Load(), Failed: s.stats.failed.Load(),
+	}
+}
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = 5 * time.Second
+	pruneEvery   = time.Hour
+)
+
+// outage is the committer's view of a store that does not take writes.
+type outage struct {
+	on      bool
+	backoff time.Duration
+	retryAt time.Time
+}
+
+func (o *outage) fail(now time.Time) {
+	o.backoff = min(max(2*o.backoff, firstBackoff), lastBackoff)
+	o.on, o.retryAt = true, now.Add(o.backoff)
+}
+
+// run is the committer. It ends when the queue is closed and empty, or when Close loses
+// patience with a store that is down.
+func (s *Store) run() {
+	defer close(s.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var down outage
+	nextPrune := time.Now() // the first slice runs at once
+	for {
+		now := time.Now()
+		s.runControls(&down)
+		if down.on && !now.Before(down.retryAt) {
+			s.retry(&down)
+		}
+		notes, wait := s.flight.due(now, maxBatch)
+		blocked := false
+		if work := s.queue.take(maxBatch); len(work) > 0 || len(notes) > 0 {
+			if s.commit(work, notes, &down) {
+				continue
+			}
+			blocked = true // neither store nor journal: wait for the next attempt
+		}
+		if s.queue.drained() || s.life.Err() != nil {
+			return
+		}
+		if !blocked && !down.on && !now.Before(nextPrune) && s.prune(now) {
+			nextPrune = now.Add(pruneEvery)
+		}
+		timer.Reset(s.sleep(now, wait, nextPrune, &down))
+		wake := s.queue.wake
+		if blocked {
+			wake = nil
+		}
+		select {
+		case <-wake:
+		case <-timer.C:
+		case <-s.life.Done():
+		}
+	}
+}
+
+// sleep is how long the committer may sleep when nobody wakes it.
+func (s *Store) sleep(now time.Time, note time.Duration, nextPrune time.Time, down *outage) time.Duration {
+	d := nextPrune.Sub(now)
+	if note > 0 {
+		d = min(d, note)
+	}
+	if down.on {
+		d = min(d, down.retryAt.Sub(now))
+		if s.queue.isClosed() {
+			d = min(d, firstBackoff)
+		}
+	}
+	return max(d, 0)
+}
+
+// commit stores a batch and finishes its records; while the store is down they go to the journal.
+// False means that neither took them: they are at the head of the queue again.
+func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
+	if !down.on {
+		left, err := s.apply(work, notes)
+		if err == nil {
+			*down = outage{}
+			return true
+		}
+		s.outage(down, err)
+		work = left
+	}
+	if len(work) == 0 {
+		return true
+	}
+	if s.journal != nil {
+		err := s.journal.append(work)
+		if err == nil {
+			s.stats.spilled.Add(int64(len(work)))
+			s.queue.settle(work, nil)
+			return true
+		}
+		s.cfg.Logger.Error("journal not writable", slog.Any("error", err))
+	}
+	s.queue.putBack(work)
+	return false
+}
+
+// apply stores a batch. One that the store refuses for good is halved until the culprit is
+// alone, so that its neighbours do not pay. The error is nil or ErrUnavailable, with what is
+// still to be stored.
+func (s *Store) apply(work []*pending, notes []Record) (left []*pending, err error) {
+	b := batch{notes: notes, records: make([]Record, 0, len(work))}
+	seen := make(map[ID]bool, len(work))
+	for _, p := range work {
+		if p.noted {
+			b.clear = append(b.clear, p.record.ID)
+		}
+		if !seen[p.record.ID] {
+			seen[p.record.ID] = true
+			b.records = append(b.records, p.record)
+		}
+	}
+	s.health.begin()
+	fresh, err := s.backend.apply(s.life, b)
+	if err == nil {
+		s.stats.commits.Add(1)
+		s.stats.written.Add(int64(fresh))
+		s.stats.duplicates.Add(int64(len(work) - fresh))
+		s.health.end(nil)
+		s.queue.settle(work, nil)
+		return nil, nil
+	}
+	if errors.Is(err, ErrUnavailable) {
+		s.stats.retries.Add(1)
+		s.health.end(err)
+		return work, err
+	}
+	s.health.end(nil)
+	switch {
+	case len(notes) > 0: // notes are dispensable
+		return s.apply(work, nil)
+	case len(work) == 0:
+		return nil, nil
+	case len(work) == 1:
+		s.stats.rejected.Add(1)
+		s.lose(&work[0].record, err)
+		s.queue.settle(work, err)
+		return nil, nil
+	}
+	first, second := work[:len(work)/2], work[len(work)/2:]
+	if left, err := s.apply(first, nil); err != nil {
+		return append(slices.Clone(left), second...), err
+	}
+	return s.apply(second, nil)
+}
+
+// outage notes that a write failed for lack of the store.
+func (s *Store) outage(down *outage, err error) {
+	if !down.on && down.backoff == 0 {
+		s.cfg.Logger.Error("ledger store not writable", slog.Any("error", err))
+	}
+	down.fail(time.Now())
+}
+
+// retry looks whether the store is back: by replaying the journal, else by letting the next
+// batch try.
+func (s *Store) retry(down *outage) {
+	if err := s.replay(); err != nil {
+		s.outage(down, err)
+		return
+	}
+	down.on = false
+}
+
+// replay stores what the journal holds, and empties it. A crash in between replays it again,
+// which changes nothing: records are known by their ids.
+func (s *Store) replay() error {
+	if s.journal.records() == 0 {
+		return nil
+	}
+	total := 0
+	for chunk, err := range s.journal.chunks(maxBatch) {
+		if err != nil {
+			return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
+		}
+		work := make([]*pending, len(chunk))
+		for i, r := range chunk {
+			work[i] = &pending{record: r, noted: true, replayed: true}
+		}
+		if _, err := s.apply(work, nil); err != nil {
+			return err
+		}
+		total += len(chunk)
+	}
+	if err := s.journal.reset(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	s.stats.replayed.Add(int64(total))
+	s.cfg.Logger.Info("journal replayed into the ledger store", slog.Int("records", total))
+	return nil
+}
+
+// runControls does what was asked for between two batches.
+func (s *Store) runControls(down *outage) {
+	for _, c := range s.queue.takeControls() {
+		err := c.do(s.life)
+		if errors.Is(err, ErrUnavailable) && !down.on {
+			s.health.end(err)
+			s.outage(down, err)
+		}
+		if c.done != nil {
+			c.done <- err
+		}
+	}
+}
+
+// prune removes one slice of what is beyond its age, and tells whether it was the last.
+func (s *Store) prune(now time.Time) (finished bool) {
+	var h horizon
+	if s.cfg.KeepRequests > 0 {
+		h.records = now.Add(-s.cfg.KeepRequests)
+	}
+	if s.cfg.KeepHourly > 0 {
+		h.hours = now.Add(-s.cfg.KeepHourly)
+	}
+	if h == (horizon{}) {
+		return true
+	}
+	more, err := s.backend.prune(s.life, h)
+	if err != nil {
+		s.cfg.Logger.Warn("retention stopped", slog.Any("error", err))
+		return true
+	}
+	return !more
+}

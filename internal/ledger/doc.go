@@ -1,0 +1,3 @@
+// Package ledger keeps what was used: one record per request that was sent upstream, exact
+// totals per session, and rollups per hour and day.
+package ledger

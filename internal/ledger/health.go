@@ -1,0 +1,43 @@
+package ledger
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// health is what Ready knows without asking the store.
+type health struct {
+	mu    sync.Mutex
+	cause error     // nil: the last write went well
+	since time.Time // when the present write began; zero: none is under way
+}
+
+// stuckAfter is how long one transaction may take before Ready says so.
+const stuckAfter = 5 * time.Second
+
+func (h *health) fault() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cause != nil {
+		return h.cause
+	}
+	if !h.since.IsZero() && time.Since(h.since) > stuckAfter {
+		return fmt.Errorf("%w: a write has taken more than %s", ErrUnavailable, stuckAfter)
+	}
+	return nil
+}
+
+func (h *health) begin() {
+	h.mu.Lock()
+	h.since = time.Now()
+	h.mu.Unlock()
+}
+
+func (h *health) end(err error) (changed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changed = (err == nil) != (h.cause == nil)
+	h.cause, h.since = err, time.Time{}
+	return changed
+}

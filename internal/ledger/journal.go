@@ -1,0 +1,200 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"iter"
+	"os"
+	"sync/atomic"
+)
+
+// journal is where records wait on disk while the store cannot be written: frames of
+//
+//	length uint32 | crc32c uint32 | JSON of the Record
+//
+// (little endian), ended by a length of zero, a checksum that does not fit, or the end of
+// the file. The file is filled with zeros beforehand, so that it works on
+// a disk that has become full. Only the committer writes and reads it. A nil journal is empty.
+type journal struct {
+	file  *os.File
+	sync  bool  // fsync each append
+	end   int64 // where the next frame goes
+	count atomic.Int64
+}
+
+const (
+	journalReserve = 1 << 20   // bytes written beforehand: some 2,500 records
+	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
+	frameHeader    = 8
+	frameMax       = 16 << 10 // bytes of one record; prepared keeps them far below
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// openJournal opens or makes the journal at path and counts what it holds.
+func openJournal(path string, sync bool) (*journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger journal: %w", err)
+	}
+	j := &journal{file: f, sync: sync}
+	if err := j.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger journal: %w", err), f.Close())
+	}
+	return j, nil
+}
+
+func (j *journal) prepare() error {
+	for chunk, err := range j.chunks(maxBatch) {
+		if err != nil {
+			return err
+		}
+		j.count.Add(int64(len(chunk)))
+	}
+	info, err := j.file.Stat()
+	if err != nil {
+		return err
+	}
+	if grow := journalReserve - info.Size(); grow > 0 {
+		if _, err := j.file.WriteAt(make([]byte, grow), info.Size()); err != nil {
+			return err
+		}
+		return j.file.Sync()
+	}
+	return nil
+}
+
+// append writes records behind the others; all of them, or none.
+func (j *journal) append(work []*pending) error {
+	var buf []byte
+	for _, p := range work {
+		body, err := json.Marshal(&p.record)
+		if err != nil {
+			return fmt.Errorf("append to journal: %w", err)
+		}
+		buf = appendFrame(buf, body)
+	}
+	if j.end+int64(len(buf)) > journalMax {
+		return fmt.Errorf("append to journal: larger than %d bytes", int64(journalMax))
+	}
+	_, err := j.file.WriteAt(buf, j.end)
+	if err == nil && j.sync {
+		err = j.file.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("append to journal: %w", err) // the next append overwrites what was written
+	}
+	j.end += int64(len(buf))
+	j.count.Add(int64(len(work)))
+	return nil
+}
+
+func appendFrame(buf, body []byte) []byte {
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(body)))
+	buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(body, castagnoli))
+	return append(buf, body...)
+}
+
+// chunks reads the records from the start, up to n at a time, and leaves end behind the last.
+func (j *journal) chunks(n int) iter.Seq2[[]Record, error] {
+	return func(yield func([]Record, error) bool) {
+		var chunk []Record
+		r := io.NewSectionReader(j.file, 0, journalMax)
+		off := int64(0)
+		for {
+			rec, size, err := readFrame(r)
+			if errors.Is(err, errFrameEnd) {
+				break
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			off += size
+			if chunk = append(chunk, rec); len(chunk) == n {
+				if !yield(chunk, nil) {
+					return
+				}
+				chunk = nil
+			}
+		}
+		j.end = off
+		if len(chunk) > 0 {
+			yield(chunk, nil)
+		}
+	}
+}
+
+// errFrameEnd says that no whole frame follows. A torn frame is such an end: its record
+// was never acknowledged.
+var errFrameEnd = errors.New("end of journal")
+
+func readFrame(r io.Reader) (Record, int64, error) {
+	var head [frameHeader]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return Record{}, 0, frameError(err)
+	}
+	length := binary.LittleEndian.Uint32(head[:4])
+	if length == 0 || length > frameMax {
+		return Record{}, 0, errFrameEnd
+	}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return Record{}, 0, frameError(err)
+	}
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
+		return Record{}, 0, errFrameEnd
+	}
+	var rec Record
+	if err := json.Unmarshal(body, &rec); err != nil {
+		return Record{}, 0, fmt.Errorf("journal frame: %w", err)
+	}
+	return rec, frameHeader + int64(length), nil
+}
+
+func frameError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errFrameEnd
+	}
+	return err
+}
+
+// reset empties the journal. It writes zeros over all that was used, since old frames behind a new
+// one would come to life again, and keeps the space.
+func (j *journal) reset() error {
+	const block = 1 << 20
+	zeros := make([]byte, min(j.end, block))
+	for off := int64(0); off < j.end; off += block {
+		if _, err := j.file.WriteAt(zeros[:min(block, j.end-off)], off); err != nil {
+			return fmt.Errorf("empty journal: %w", err)
+		}
+	}
+	if err := j.file.Truncate(journalReserve); err != nil {
+		return fmt.Errorf("empty journal: %w", err)
+	}
+	if err := j.file.Sync(); err != nil {
+		return fmt.Errorf("empty journal: %w", err)
+	}
+	j.end = 0
+	j.count.Store(0)
+	return nil
+}
+
+// records is the number of records that wait in the journal.
+func (j *journal) records() int {
+	if j == nil {
+		return 0
+	}
+	return int(j.count.Load())
+}
+
+func (j *journal) close() error {
+	if j == nil {
+		return nil
+	}
+	return j.file.Close()
+}

@@ -1,0 +1,279 @@
+package ledger
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// memory is the ledger of a process that keeps nothing. It is bounded: the sessions used
+// longest ago, the oldest records, the oldest hours are forgotten. An id
+// is known as long as its record is, so a retry counts twice only when it comes more
+// than maxRecords requests late.
+type memory struct {
+	maxSessions, maxRecords int
+
+	mu      sync.RWMutex
+	byKey   map[string]*list.Element // of *Session, in recent
+	recent  *list.List               // the least recently used session at the front
+	lastSeq int64
+	records map[ID]Record
+	arrived []ID // ring, once it is full
+	next    int
+	rollups map[rollupKey]counters
+	notes   map[ID]Record
+	state   map[string][]byte
+}
+
+// maxRollups bounds the memory backend's rollup lines: a year of hours of ten models.
+const maxRollups = 100_000
+
+func newMemory(maxSessions, maxRecords int) *memory {
+	return &memory{
+		maxSessions: maxSessions, maxRecords: maxRecords,
+		byKey: map[string]*list.Element{}, recent: list.New(),
+		records: map[ID]Record{}, rollups: map[rollupKey]counters{},
+		notes: map[ID]Record{}, state: map[string][]byte{},
+	}
+}
+
+func (m *memory) apply(_ context.Context, b batch) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range b.notes {
+		m.notes[n.ID] = n
+	}
+	fresh := make([]Record, 0, len(b.records))
+	for _, r := range b.records {
+		delete(m.notes, r.ID)
+		if _, known := m.records[r.ID]; known {
+			continue
+		}
+		m.keepLocked(r)
+		fresh = append(fresh, r)
+	}
+	d := sum(fresh)
+	for _, s := range d.sessions {
+		m.addLocked(s)
+	}
+	for _, k := range d.rollups {
+		line := m.rollups[k]
+		line.add(d.sums[k])
+		m.rollups[k] = line
+	}
+	m.shrinkRollupsLocked()
+	return len(fresh), nil
+}
+
+// keepLocked stores r in place of the oldest arrival once the ring is full.
+func (m *memory) keepLocked(r Record) {
+	m.records[r.ID] = r
+	if len(m.arrived) < m.maxRecords {
+		m.arrived = append(m.arrived, r.ID)
+		return
+	}
+	delete(m.records, m.arrived[m.next])
+	m.arrived[m.next] = r.ID
+	m.next = (m.next + 1) % len(m.arrived)
+}
+
+func (m *memory) addLocked(d sessionDelta) {
+	e := m.byKey[d.key]
+	if e == nil {
+		if m.recent.Len() >= m.maxSessions {
+			old := m.recent.Remove(m.recent.Front()).(*Session)
+			delete(m.byKey, old.ID)
+		}
+		m.lastSeq++
+		e = m.recent.PushBack(&Session{ID: d.key, seq: m.lastSeq, FirstAt: time.UnixMilli(d.firstMs).UTC()})
+		m.byKey[d.key] = e
+	}
+	m.recent.MoveToBack(e)
+	s := e.Value.(*Session)
+	s.Requests += d.counters.Requests
+	s.UnknownUsage += d.counters.Unknown
+	s.PromptTokens += d.counters.Prompt
+	s.CompletionTokens += d.counters.Completion
+	s.CachedTokens += d.counters.Cached
+	s.ReasoningTokens += d.counters.Reasoning
+	if first := time.UnixMilli(d.firstMs).UTC(); first.Before(s.FirstAt) {
+		s.FirstAt = first
+	}
+	if last := time.UnixMilli(d.lastMs).UTC(); last.After(s.LastAt) {
+		s.LastAt = last
+	}
+}
+
+// shrinkRollupsLocked forgets the oldest tenth of the hours, then of the days, when there are too many.
+func (m *memory) shrinkRollupsLocked() {
+	if len(m.rollups) <= maxRollups {
+		return
+	}
+	keys := slices.SortedFunc(maps.Keys(m.rollups), func(a, b rollupKey) int {
+		if a.grain != b.grain {
+			return int(a.grain - b.grain)
+		}
+		return int(a.start - b.start)
+	})
+	for _, k := range keys[:len(keys)/10] {
+		delete(m.rollups, k)
+	}
+}
+
+func (m *memory) deleteSession(_ context.Context, key string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.byKey[key]
+	if e == nil {
+		return false, fmt.Errorf("session: %w", ErrNotFound)
+	}
+	m.recent.Remove(e)
+	delete(m.byKey, key)
+	m.dropLocked(func(r Record) bool { return r.Session == key })
+	return false, nil
+}
+
+// dropLocked removes records and puts the ring in order again.
+func (m *memory) dropLocked(gone func(Record) bool) {
+	kept := make([]ID, 0, len(m.arrived))
+	for i := range m.arrived {
+		id := m.arrived[(m.next+i)%len(m.arrived)]
+		if gone(m.records[id]) {
+			delete(m.records, id)
+		} else {
+			kept = append(kept, id)
+		}
+	}
+	m.arrived, m.next = kept, 0
+}
+
+func (m *memory) prune(_ context.Context, h horizon) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !h.records.IsZero() {
+		m.dropLocked(func(r Record) bool { return r.ID.Time().Before(h.records) })
+	}
+	if !h.hours.IsZero() {
+		maps.DeleteFunc(m.rollups, func(k rollupKey, _ counters) bool {
+			return k.grain == hourly && k.start < h.hours.UnixMilli()
+		})
+	}
+	return false, nil
+}
+
+func (m *memory) saveState(_ context.Context, name string, data []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state[name] = slices.Clone(data)
+	return nil
+}
+
+func (m *memory) loadState(_ context.Context, name string) ([]byte, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	data, ok := m.state[name]
+	if !ok {
+		return nil, fmt.Errorf("state %q: %w", name, ErrNotFound)
+	}
+	return slices.Clone(data), nil
+}
+
+func (m *memory) probe(context.Context) error { return nil }
+
+func (m *memory) leftovers(context.Context) ([]Record, error) { return nil, nil }
+
+func (m *memory) session(_ context.Context, key string) (Session, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	e := m.byKey[key]
+	if e == nil {
+		return Session{}, fmt.Errorf("session: %w", ErrNotFound)
+	}
+	return *e.Value.(*Session), nil
+}
+
+// pick returns the limit first sessions of an order, of those that a test lets pass.
+func (m *memory) pick(limit int, pass func(*Session) bool, order func(a, b Session) int) []Session {
+	m.mu.RLock()
+	all := make([]Session, 0, m.recent.Len())
+	for e := m.recent.Front(); e != nil; e = e.Next() {
+		if s := e.Value.(*Session); pass(s) {
+			all = append(all, *s)
+		}
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(all, order)
+	return slices.Clip(all[:min(limit, len(all))])
+}
+
+func (m *memory) sessions(_ context.Context, after *sessionCursor, limit int) ([]Session, error) {
+	pass := func(s *Session) bool {
+		last := s.LastAt.UnixMilli()
+		return after == nil || last < after.lastMs || last == after.lastMs && s.seq < after.seq
+	}
+	return m.pick(limit, pass, func(a, b Session) int {
+		if c := b.LastAt.Compare(a.LastAt); c != 0 {
+			return c
+		}
+		return int(b.seq - a.seq)
+	}), nil
+}
+
+func (m *memory) sessionsBySeq(_ context.Context, after int64, limit int) ([]Session, error) {
+	return m.pick(limit, func(s *Session) bool { return s.seq > after },
+		func(a, b Session) int { return int(a.seq - b.seq) }), nil
+}
+
+func (m *memory) requests(_ context.Context, key string, before *ID, limit int) ([]Record, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.byKey[key] == nil {
+		return nil, fmt.Errorf("session: %w", ErrNotFound)
+	}
+	var out []Record
+	for id, r := range m.records {
+		if r.Session == key && (before == nil || compareIDs(id, *before) < 0) {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Record) int { return compareIDs(b.ID, a.ID) })
+	return out[:min(limit, len(out))], nil
+}
+
+func compareIDs(a, b ID) int { return strings.Compare(string(a[:]), string(b[:])) }
+
+func (m *memory) usage(_ context.Context, p usagePlan) (usageSum, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := usageSum{}
+	for k, c := range m.rollups {
+		for _, s := range p.spans {
+			if s.grain == k.grain && k.start >= s.from && k.start < s.to {
+				if err := out.add(p.key(k.start, k.model, k.client), c); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+func (m *memory) recentUse(_ context.Context, since time.Time) ([]ModelUse, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	floor := idFloor(since)
+	var uses []ModelUse
+	for id, r := range m.records {
+		if compareIDs(id, floor) >= 0 {
+			uses = append(uses, used(&r))
+		}
+	}
+	return gather(uses), nil
+}
+
+func (m *memory) close(context.Context) error { return nil }

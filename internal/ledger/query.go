@@ -1,0 +1,265 @@
+package ledger
+
+import (
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Session is the running total of one session. Requests are metered requests that were
+// answered 2xx; token sums are exact usage only; UnknownUsage counts requests that
+// may have cost tokens which nobody reported.
+type Session struct {
+	ID                                                            string
+	PromptTokens, CompletionTokens, CachedTokens, ReasoningTokens int64
+	Requests, UnknownUsage                                        int64
+	FirstAt, LastAt                                               time.Time
+
+	seq int64 // the store's own number: tie-breaker of cursors
+}
+
+// SessionQuery asks for a page of sessions, the most recently used first.
+type SessionQuery struct {
+	Limit  int    // 0 = 50, at most 500
+	Cursor string // NextCursor of the page before
+}
+
+// SessionPage is one page. A session that is used while somebody turns pages moves to
+// the first page: it may be missed by that reader, never shown twice in one page.
+type SessionPage struct {
+	Sessions   []Session
+	NextCursor string // "" = this was the last page
+}
+
+// RecordQuery asks for a page of a session's requests, the newest first.
+type RecordQuery struct {
+	Limit  int    // 0 = 50, at most 500
+	Cursor string // NextCursor of the page before
+}
+
+// RecordPage is one page of records.
+type RecordPage struct {
+	Records    []Record
+	NextCursor string // "" = this was the last page
+}
+
+// UsageQuery asks for totals between From (inclusive) and To (exclusive), widened to whole
+// hours UTC; a zero From or To is open. By may hold "hour" or "day", "model", "client".
+type UsageQuery struct {
+	From, To time.Time
+	By       []string
+}
+
+// UsageRow is one total. Fields that were not asked for in By are zero.
+type UsageRow struct {
+	Time                                                          time.Time // start of the hour or day, UTC
+	Model, Client                                                 string
+	Requests, UnknownUsage                                        int64
+	PromptTokens, CompletionTokens, CachedTokens, ReasoningTokens int64
+}
+
+// ModelUse is what one model was asked for recently. Tokens are exact where the usage is known,
+// else the estimate: the limiter's conservative start wants what the provider may have charged.
+type ModelUse struct {
+	Model                          string
+	Requests                       int64 // attempts sent, each charged by a provider
+	PromptTokens, CompletionTokens int64
+}
+
+const (
+	defaultPage  = 50
+	maxPage      = 500
+	maxUsageRows = 20_000 // a bound on one answer of Usage
+)
+
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return defaultPage
+	}
+	return min(limit, maxPage)
+}
+
+// sessionCursor is the place after a session in the order (LastAt, seq) descending.
+type sessionCursor struct{ lastMs, seq int64 }
+
+func (c sessionCursor) String() string {
+	return base64.RawURLEncoding.EncodeToString([]byte(fmt.Sprintf("%d.%d", c.lastMs, c.seq)))
+}
+
+// parseSessionCursor reads a cursor; "" is the first page, nil.
+func parseSessionCursor(text string) (*sessionCursor, error) {
+	if text == "" {
+		return nil, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("session cursor: %w", ErrInvalid)
+	}
+	last, seq, _ := strings.Cut(string(raw), ".")
+	lastMs, err1 := strconv.ParseInt(last, 10, 64)
+	n, err2 := strconv.ParseInt(seq, 10, 64)
+	if err1 != nil || err2 != nil {
+		return nil, fmt.Errorf("session cursor: %w", ErrInvalid)
+	}
+	return &sessionCursor{lastMs, n}, nil
+}
+
+// parseRecordCursor reads the id of a page's last record; "" is the first page, nil.
+func parseRecordCursor(text string) (*ID, error) {
+	if text == "" {
+		return nil, nil
+	}
+	id, err := ParseID(text)
+	if err != nil {
+		return nil, fmt.Errorf("request cursor: %w", ErrInvalid)
+	}
+	return &id, nil
+}
+
+// grain is a rollup's unit of time in milliseconds.
+type grain int64
+
+const (
+	hourly grain = 60 * 60 * 1000
+	daily  grain = 24 * hourly
+)
+
+func (g grain) floor(ms int64) int64 {
+	r := ms % int64(g)
+	if r < 0 {
+		r += int64(g)
+	}
+	return ms - r
+}
+
+func (g grain) ceil(ms int64) int64 { return g.floor(ms + int64(g) - 1) }
+
+// usageSpan is a part of a query that one rollup table answers: [from, to) in unix ms.
+type usageSpan struct {
+	grain    grain
+	from, to int64
+}
+
+// usagePlan is a checked UsageQuery.
+type usagePlan struct {
+	spans         []usageSpan
+	step          grain // 0: no time in the answer
+	model, client bool
+}
+
+// The range of instants a plan may speak of: years 1970 to 9999.
+const endOfTime = int64(253402300800000)
+
+// plan checks q and cuts its range into hours at the edges and whole days between,
+// so that a question about years reads days, and the hourly table may be short.
+func (q UsageQuery) plan() (p usagePlan, err error) {
+	for _, by := range q.By {
+		switch by {
+		case "hour":
+			p.step = hourly
+		case "day":
+			p.step = max(p.step, daily)
+		case "model":
+			p.model = true
+		case "client":
+			p.client = true
+		default:
+			return p, fmt.Errorf("usage by %q: %w", by, ErrInvalid)
+		}
+	}
+	if slices.Contains(q.By, "hour") && slices.Contains(q.By, "day") {
+		return p, fmt.Errorf("usage by hour and day: %w", ErrInvalid)
+	}
+	from, to := int64(0), endOfTime
+	if !q.From.IsZero() {
+		from = min(max(hourly.floor(q.From.UnixMilli()), 0), endOfTime)
+	}
+	if !q.To.IsZero() {
+		to = min(max(hourly.ceil(q.To.UnixMilli()), 0), endOfTime)
+	}
+	if from >= to {
+		return p, nil
+	}
+	if p.step == hourly {
+		p.spans = []usageSpan{{hourly, from, to}}
+		return p, nil
+	}
+	firstDay, lastDay := daily.ceil(from), daily.floor(to)
+	if firstDay > lastDay { // within one day
+		p.spans = []usageSpan{{hourly, from, to}}
+		return p, nil
+	}
+	for _, s := range []usageSpan{{hourly, from, firstDay}, {daily, firstDay, lastDay}, {hourly, lastDay, to}} {
+		if s.from < s.to {
+			p.spans = append(p.spans, s)
+		}
+	}
+	return p, nil
+}
+
+// usageKey is what rows of an answer are told apart by.
+type usageKey struct {
+	start         int64
+	model, client string
+}
+
+// usageSum gathers rows of several spans into one answer.
+type usageSum map[usageKey]*counters
+
+func (p usagePlan) key(start int64, model, client string) usageKey {
+	k := usageKey{}
+	if p.step != 0 {
+		k.start = p.step.floor(start)
+	}
+	if p.model {
+		k.model = model
+	}
+	if p.client {
+		k.client = client
+	}
+	return k
+}
+
+// add counts c under k, unless the answer has grown beyond its bound.
+func (s usageSum) add(k usageKey, c counters) error {
+	have := s[k]
+	if have == nil {
+		if len(s) >= maxUsageRows {
+			return fmt.Errorf("usage: %w: more than %d rows, ask for a shorter time", ErrInvalid, maxUsageRows)
+		}
+		have = new(counters)
+		s[k] = have
+	}
+	have.add(c)
+	return nil
+}
+
+// rows returns the answer ordered by time, model, client.
+func (s usageSum) rows(p usagePlan) []UsageRow {
+	rows := make([]UsageRow, 0, len(s))
+	for k, c := range s {
+		row := UsageRow{
+			Model: k.model, Client: k.client,
+			Requests: c.Requests, UnknownUsage: c.Unknown,
+			PromptTokens: c.Prompt, CompletionTokens: c.Completion,
+			CachedTokens: c.Cached, ReasoningTokens: c.Reasoning,
+		}
+		if p.step != 0 {
+			row.Time = time.UnixMilli(k.start).UTC()
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b UsageRow) int {
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.Model, b.Model); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Client, b.Client)
+	})
+	return rows
+}

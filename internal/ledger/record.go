@@ -1,0 +1,197 @@
+package ledger
+
+import (
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// ID names one request for ever. It is a UUIDv7 (RFC 9562): its first 48 bits are
+// unix milliseconds, so ids sort by time and a range of ids is a range of time.
+// The id is the idempotency key: a record is counted once per ID, however often it is offered.
+type ID [16]byte
+
+// NewID returns a fresh, time-ordered ID. It is safe for concurrent use.
+func NewID() ID { return ID(uuid.Must(uuid.NewV7())) }
+
+// ParseID reads the canonical text form of an ID; the error wraps [ErrInvalid].
+func ParseID(text string) (ID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil {
+		return ID{}, fmt.Errorf("parse request id: %w: %w", ErrInvalid, err)
+	}
+	return ID(id), nil
+}
+
+// String returns the canonical form, xxxxxxxx-xxxx-7xxx-xxxx-xxxxxxxxxxxx.
+func (id ID) String() string { return uuid.UUID(id).String() }
+
+// Time returns the instant an ID was made, to the millisecond.
+func (id ID) Time() time.Time {
+	var ms int64
+	for _, b := range id[:6] {
+		ms = ms<<8 | int64(b)
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// MarshalText and UnmarshalText use the canonical form.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is the inverse of MarshalText.
+func (id *ID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseID(string(text))
+	return err
+}
+
+// Value stores an ID as 16 bytes; it implements driver.Valuer.
+func (id ID) Value() (driver.Value, error) { return id[:], nil }
+
+// Scan reads 16 bytes; it implements sql.Scanner.
+func (id *ID) Scan(src any) error {
+	b, ok := src.([]byte)
+	if !ok || len(b) != len(id) {
+		return fmt.Errorf("scan request id: unexpected %T of the database", src)
+	}
+	copy(id[:], b)
+	return nil
+}
+
+// idFloor is the smallest ID that a request of instant t can have.
+func idFloor(t time.Time) (id ID) {
+	ms := max(t.UnixMilli(), 0)
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	return id
+}
+
+// Outcome says how a request that was sent upstream ended. The numbers are stored.
+type Outcome uint8
+
+// Outcomes. A request that was never sent is NotSent, and is never recorded.
+const (
+	NotSent       Outcome = 0
+	Complete      Outcome = 1 // the whole answer reached the client
+	ClientGone    Outcome = 2 // the client left before the end
+	UpstreamError Outcome = 3 // the upstream refused, or the connection to it broke
+	Truncated     Outcome = 4 // the answer ended early
+	Interrupted   Outcome = 5 // the sidecar died while the request was in flight
+)
+
+var outcomeNames = [...]string{"not_sent", "complete", "client_gone", "upstream_error", "truncated", "interrupted"}
+
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return fmt.Sprintf("outcome(%d)", uint8(o))
+}
+
+// Usage is the provider's own count of LLM tokens. Cached is a subset of Prompt, Reasoning of Completion.
+type Usage struct{ Prompt, Completion, Cached, Reasoning int64 }
+
+// Record is one request that was sent upstream. Times are kept to the millisecond.
+type Record struct {
+	ID        ID
+	StartedAt time.Time
+
+	Session string // "" = none
+	Parent  string // session whose budget this one draws on, "" = none
+	Client  string
+	Route   string // "chat/completions", …; "other" for what is not metered
+
+	Metered, Stream      bool
+	Model, AnsweredModel string
+	Status               int // of the upstream's answer; 0 = there was none
+	Outcome              Outcome
+
+	Usage      Usage
+	UsageKnown bool // false: the usage is stored as NULL, never as zero
+
+	EstimatedPrompt, EstimatedOutput int64
+	Attempts                         int
+
+	QueueWait, FirstByte, Total time.Duration
+}
+
+// ErrInvalid marks input that can never be stored or answered: retrying is useless.
+// ErrNotFound is the answer to a name that the ledger does not know.
+// ErrUnavailable means that the store cannot be reached or written now; it wraps the driver's error.
+// ErrClosed is returned after Close.
+var (
+	ErrInvalid     = errors.New("invalid")
+	ErrNotFound    = errors.New("not found")
+	ErrUnavailable = errors.New("ledger unavailable")
+	ErrClosed      = errors.New("ledger closed")
+)
+
+const (
+	maxKeyBytes  = 128 // session ids, contract
+	maxTextBytes = 256 // model names, clients, routes: names, not content
+)
+
+// prepared returns r as every backend stores it, or why no backend ever could. One bad
+// string would fail the whole batch it travels in, so it is stopped here. Model names and
+// routes come from outside: what is no text becomes text and is cut, since
+// a strange name is no reason to lose an exact count.
+func (r Record) prepared() (Record, error) {
+	switch {
+	case r.ID == ID{}:
+		return r, fmt.Errorf("record: %w: no id", ErrInvalid)
+	case r.Outcome == NotSent || int(r.Outcome) >= len(outcomeNames):
+		return r, fmt.Errorf("record %s: %w: outcome %s", r.ID, ErrInvalid, r.Outcome)
+	case r.StartedAt.UnixMilli() < 0 || r.StartedAt.Year() > 9999:
+		return r, fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
+	case min(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) < 0:
+		return r, fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
+	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > maxTokens:
+		return r, fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(maxTokens))
+	}
+	for _, key := range []string{r.Session, r.Parent} {
+		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
+			return r, fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
+		}
+	}
+	if !r.UsageKnown {
+		r.Usage = Usage{}
+	}
+	r.Client, r.Route = cleanText(r.Client), cleanText(r.Route)
+	r.Model, r.AnsweredModel = cleanText(r.Model), cleanText(r.AnsweredModel)
+	r.EstimatedPrompt, r.EstimatedOutput = max(r.EstimatedPrompt, 0), max(r.EstimatedOutput, 0)
+	r.Attempts = max(r.Attempts, 0)
+	r.StartedAt = r.StartedAt.UTC().Truncate(time.Millisecond)
+	r.QueueWait, r.FirstByte, r.Total = wholeMillis(r.QueueWait), wholeMillis(r.FirstByte), wholeMillis(r.Total)
+	return r, nil
+}
+
+// maxTokens keeps sums of nine million records inside an int64.
+const maxTokens = 1 << 40
+
+func wholeMillis(d time.Duration) time.Duration { return max(d, 0).Truncate(time.Millisecond) }
+
+// cleanText makes s valid UTF-8 without NUL and at most maxTextBytes long.
+func cleanText(s string) string {
+	if len(s) <= maxTextBytes && utf8.ValidString(s) && !strings.ContainsRune(s, 0) {
+		return s
+	}
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	if len(s) > maxTextBytes {
+		s = strings.ToValidUTF8(s[:maxTextBytes], "")
+	}
+	return s
+}
+
+// counted tells whether r is one of a session's requests: metered, and answered 2xx.
+func (r *Record) counted() bool { return r.Metered && r.Status >= 200 && r.Status < 300 }
+
+// unknown tells whether r may have cost tokens that nobody has counted: a metered request
+// without usage, unless the upstream refused it, for a refusal is not billed.
+func (r *Record) unknown() bool {
+	return r.Metered && !r.UsageKnown && (r.Status == 0 || r.counted())
+}

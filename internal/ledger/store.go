@@ -1,0 +1,364 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"time"
+)
+
+// Store is the ledger: one committer in front of one backend. It is safe for concurrent use.
+// Whoever opens it must Close it, after the last Record.
+type Store struct {
+	cfg     Config
+	backend backend
+	journal *journal // nil: none
+	queue   queue
+	flight  flight
+	stats   counts
+	health  health
+
+	stop context.CancelFunc // ends the patience of the last commit
+	life context.Context    //nolint:containedctx // the committer's own, not a caller's
+	done chan struct{}      // closed when the committer has ended
+}
+
+// Config tells Open what to open. The zero value is a memory ledger.
+type Config struct {
+	Type        string // "memory" (default), "sqlite" or "postgres"
+	SQLiteDSN   string // a path, or a file: URI
+	PostgresDSN string
+
+	// Durability: "full" (default): Record returns when the record survives a power cut.
+	// "normal": when it survives kill -9; a power cut may cost the last
+	// commits. "async": Record does not wait; a crash costs what was waiting.
+	Durability string
+
+	// JournalPath is where records go while the store cannot be written; "" puts the journal beside
+	// the SQLite file, and means none for other stores.
+	JournalPath string
+
+	// KeepRequests and KeepHourly are the ages at which records and hourly totals are removed;
+	// 0 keeps them. Sessions and daily totals stay for ever.
+	KeepRequests, KeepHourly time.Duration
+
+	NoteAfter      time.Duration // age at which a request in flight is noted in the store; 0 = 1 s
+	MemorySessions int           // bound of the memory ledger; 0 = 100,000
+	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
+	Logger         *slog.Logger  // nil = discard
+}
+
+// Durability levels, as in Config.
+const (
+	DurabilityFull   = "full"
+	DurabilityNormal = "normal"
+	DurabilityAsync  = "async"
+)
+
+// Open opens the ledger, brings its schema up to date, books what an earlier crash left in the
+// journal, and marks the requests that it cut off as Interrupted. A store that cannot be
+// used at all is an error of one line; it names the DSN's path, never its password.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	cfg.Type = cmp.Or(cfg.Type, "memory")
+	cfg.Durability = cmp.Or(cfg.Durability, DurabilityFull)
+	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
+	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
+	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch cfg.Durability {
+	case DurabilityFull, DurabilityNormal, DurabilityAsync:
+	default:
+		return nil, fmt.Errorf("open ledger: %w: durability %q is none of full, normal, async", ErrInvalid, cfg.Durability)
+	}
+	b, err := openBackend(ctx, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, cfg, b)
+}
+
+func openBackend(ctx context.Context, cfg *Config) (backend, error) {
+	switch cfg.Type {
+	case "memory":
+		return newMemory(cfg.MemorySessions, cfg.MemoryRecords), nil
+	case "sqlite":
+		return openSQLite(ctx, cfg)
+	case "postgres":
+		return nil, fmt.Errorf("open ledger: %w: postgres is not supported by this build", ErrInvalid)
+	}
+	return nil, fmt.Errorf("open ledger: %w: type %q is none of memory, sqlite, postgres", ErrInvalid, cfg.Type)
+}
+
+// start puts the committer in front of b, which it owns from here on.
+func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
+	s := &Store{cfg: cfg, backend: b, done: make(chan struct{})}
+	s.queue.init()
+	s.flight.init(cfg.NoteAfter, s.queue.ring)
+	if cfg.JournalPath != "" {
+		j, err := openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull)
+		if err != nil {
+			return nil, errors.Join(err, b.close(ctx))
+		}
+		s.journal = j
+	}
+	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.recover(ctx); err != nil {
+		s.stop()
+		return nil, errors.Join(err, s.journal.close(), b.close(ctx))
+	}
+	go s.run()
+	return s, nil
+}
+
+// recover books what the last process left behind: first its journal, which holds records
+// that clients were promised, then its notes, whose requests nobody will finish.
+func (s *Store) recover(ctx context.Context) error {
+	if err := s.replay(); err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	cut, err := s.backend.leftovers(ctx)
+	if err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	for len(cut) > 0 {
+		part := cut[:min(len(cut), maxBatch)]
+		cut = cut[len(part):]
+		b := batch{records: part}
+		for i := range part {
+			part[i].Outcome = Interrupted
+			b.clear = append(b.clear, part[i].ID)
+		}
+		if _, err := s.backend.apply(ctx, b); err != nil {
+			return fmt.Errorf("open ledger: mark interrupted requests: %w", err)
+		}
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", len(part)))
+	}
+	return nil
+}
+
+// Start notes that the request of r was sent upstream. It never waits and never
+// fails: should the process die before the matching Record, the next Open books the request as
+// Interrupted, provided that it was in flight for a second or so. Every Start must be followed by
+// Record or Forget of the same ID.
+func (s *Store) Start(r Record) {
+	r.Outcome = Interrupted
+	if r, err := r.prepared(); err == nil {
+		s.flight.start(r)
+	}
+}
+
+// Forget undoes Start for a request that needs no record.
+func (s *Store) Forget(id ID) {
+	if s.flight.end(id) {
+		s.queue.control(&control{do: func(ctx context.Context) error {
+			_, err := s.backend.apply(ctx, batch{clear: []ID{id}})
+			return err
+		}})
+	}
+}
+
+// Record stores r, once for its ID however often it is called, and returns when r is as durable
+// as Config.Durability promises: in the store, or in the journal while the store is down.
+//
+// ctx bounds only the wait. When it ends first the error wraps ErrUnavailable, and r is usually
+// still written later. ErrInvalid means that r can never be stored. What is
+// not stored in the end is logged, record and all, and counted in Stats.Failed.
+func (s *Store) Record(ctx context.Context, r Record) error {
+	noted := s.flight.end(r.ID)
+	r, err := r.prepared()
+	if err != nil {
+		s.lose(&r, err)
+		return err
+	}
+	p := &pending{record: r, noted: noted}
+	if s.cfg.Durability != DurabilityAsync {
+		p.done = make(chan error, 1)
+	}
+	if err := s.queue.put(ctx, p); err != nil {
+		s.lose(&r, err)
+		return fmt.Errorf("record %s: %w", r.ID, err)
+	}
+	if p.done == nil {
+		return nil
+	}
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("record %s: %w: %w", r.ID, ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// lose makes the loss of a record loud. The log line holds all of it, so that an
+// operator can book it by hand; a record holds counts and names, never content.
+func (s *Store) lose(r *Record, cause error) {
+	s.stats.failed.Add(1)
+	s.cfg.Logger.Error("usage record not stored", slog.Any("error", cause), slog.Any("record", r))
+}
+
+// Session returns the totals of one session, or ErrNotFound.
+func (s *Store) Session(ctx context.Context, key string) (Session, error) {
+	return s.backend.session(ctx, key)
+}
+
+// Sessions returns a page of sessions, the most recently used first. A bad cursor is ErrInvalid.
+func (s *Store) Sessions(ctx context.Context, q SessionQuery) (SessionPage, error) {
+	after, err := parseSessionCursor(q.Cursor)
+	if err != nil {
+		return SessionPage{}, err
+	}
+	limit := pageSize(q.Limit)
+	found, err := s.backend.sessions(ctx, after, limit+1)
+	if err != nil {
+		return SessionPage{}, err
+	}
+	page := SessionPage{Sessions: found[:min(limit, len(found))]}
+	if len(found) > limit {
+		last := page.Sessions[limit-1]
+		page.NextCursor = sessionCursor{last.LastAt.UnixMilli(), last.seq}.String()
+	}
+	return page, nil
+}
+
+// Status walks over all sessions in the order of their creation, and ends at the first error. It reads
+// them in pages, so that neither memory nor a transaction is held while a slow client reads.
+func (s *Store) Status(ctx context.Context) iter.Seq2[Session, error] {
+	return func(yield func(Session, error) bool) {
+		for after := int64(0); ; {
+			page, err := s.backend.sessionsBySeq(ctx, after, maxPage)
+			if err != nil {
+				yield(Session{}, err)
+				return
+			}
+			for _, one := range page {
+				if !yield(one, nil) {
+					return
+				}
+				after = one.seq
+			}
+			if len(page) < maxPage {
+				return
+			}
+		}
+	}
+}
+
+// Requests returns a page of a session's records, the newest first. An unknown session is
+// ErrNotFound, a bad cursor ErrInvalid.
+func (s *Store) Requests(ctx context.Context, key string, q RecordQuery) (RecordPage, error) {
+	before, err := parseRecordCursor(q.Cursor)
+	if err != nil {
+		return RecordPage{}, err
+	}
+	limit := pageSize(q.Limit)
+	found, err := s.backend.requests(ctx, key, before, limit+1)
+	if err != nil {
+		return RecordPage{}, err
+	}
+	page := RecordPage{Records: found[:min(limit, len(found))]}
+	if len(found) > limit {
+		page.NextCursor = page.Records[limit-1].ID.String()
+	}
+	return page, nil
+}
+
+// Usage returns totals from the rollups; it never reads records. A question that cannot be
+// answered, or not within bounds, is ErrInvalid.
+func (s *Store) Usage(ctx context.Context, q UsageQuery) ([]UsageRow, error) {
+	p, err := q.plan()
+	if err != nil {
+		return nil, err
+	}
+	sums, err := s.backend.usage(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return sums.rows(p), nil
+}
+
+// RecentUse returns what was sent upstream since an instant, by model. It reads
+// the records of that time: ask for minutes.
+func (s *Store) RecentUse(ctx context.Context, since time.Time) ([]ModelUse, error) {
+	return s.backend.recentUse(ctx, since)
+}
+
+// DeleteSession removes a session's totals and records, a slice at a time; rollups stay. ErrNotFound
+// when there is none. When ctx ends halfway the session is still there, and may be deleted again.
+func (s *Store) DeleteSession(ctx context.Context, key string) error {
+	return s.inTurn(ctx, func(ctx context.Context) (bool, error) {
+		return s.backend.deleteSession(ctx, key)
+	})
+}
+
+// SaveState stores a small blob under a name, in place of the one before.
+func (s *Store) SaveState(ctx context.Context, name string, data []byte) error {
+	return s.inTurn(ctx, func(ctx context.Context) (bool, error) {
+		return false, s.backend.saveState(ctx, name, data)
+	})
+}
+
+// LoadState returns a blob of SaveState, or ErrNotFound.
+func (s *Store) LoadState(ctx context.Context, name string) ([]byte, error) {
+	return s.backend.loadState(ctx, name)
+}
+
+// inTurn has the committer run act between two batches, again and again while there is more: the store has
+// one writer, so nothing waits for a lock.
+func (s *Store) inTurn(ctx context.Context, act func(context.Context) (more bool, err error)) error {
+	for more := true; more; {
+		c := &control{done: make(chan error, 1)}
+		c.do = func(ctx context.Context) (err error) {
+			more, err = act(ctx)
+			return err
+		}
+		if !s.queue.control(c) {
+			return ErrClosed
+		}
+		select {
+		case err := <-c.done:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Ready tells whether records can be stored now: the last write went well, no record waits in the
+// journal, and the store takes the write lock within ctx.
+func (s *Store) Ready(ctx context.Context) error {
+	if err := s.health.fault(); err != nil {
+		return err
+	}
+	return s.inTurn(ctx, func(ctx context.Context) (bool, error) { return false, s.backend.probe(ctx) })
+}
+
+// Close stores what was accepted, waits for that until ctx ends, and closes the store. Records
+// that could be put neither into the store nor into the journal are logged, and the error tells
+// their number. Close may be called more than once.
+func (s *Store) Close(ctx context.Context) error {
+	if !s.queue.close() {
+		<-s.done
+		return nil
+	}
+	giveUp := context.AfterFunc(ctx, s.stop)
+	<-s.done
+	giveUp()
+	s.stop()
+	var lost error
+	if left := s.queue.take(1 << 30); len(left) > 0 {
+		lost = fmt.Errorf("close ledger: %d records not stored: %w", len(left), s.health.fault())
+		for _, p := range left {
+			s.lose(&p.record, ErrClosed)
+			p.finish(ErrClosed)
+		}
+	}
+	return errors.Join(lost, s.journal.close(), s.backend.close(context.WithoutCancel(ctx)))
+}
