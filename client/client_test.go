@@ -499,3 +499,28 @@ func TestClient_WaitReady(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func FuzzClient_AnyAnswer(f *testing.F) {
+	f.Add(200, "", `{"sessions":[{"session_id":"a"}],"next_cursor":"x"}`)
+	f.Add(503, "1500", `{"error":{"message":"full","code":"queue_full"}}`)
+	f.Add(302, "NaN", `{"error":{"code":{"a":[1e400]}}}`)
+	f.Fuzz(func(t *testing.T, status int, retryAfter, body string) {
+		transport := roundTrip(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{
+				StatusCode: status, Request: req, Body: io.NopCloser(strings.NewReader(body)),
+				Header: http.Header{"Retry-After": {retryAfter}, "Retry-After-Ms": {retryAfter}},
+			}, nil
+		})
+		c := newClient(t, "http://sidecar", client.WithHTTPClient(&http.Client{Transport: transport}))
+		n := 0
+		for _, err := range c.Sessions(context.Background()) {
+			if n++; n > 1000 {
+				break // some body of so many rows, or a loop
+			}
+			var answer *client.Error
+			if errors.As(err, &answer) && (answer.StatusCode != status || answer.RetryAfter < 0 || answer.RetryAfter > 367*24*time.Hour) {
+				t.Errorf("status %d, Retry-After %q: %+v", status, retryAfter, answer)
+			}
+		}
+	})
+}

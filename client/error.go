@@ -65,14 +65,14 @@ func readError(resp *http.Response) *Error {
 }
 
 // retryAfter reads the wait that an answer asks for, the finer header first. A
-// negative or unreadable value counts as none.
+// negative, unreadable or absurd value counts as none.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	const most = 366 * 24 * time.Hour // keeps the conversions in range
 	wait := func(n float64, unit time.Duration) time.Duration {
-		if !(n > 0) || n > float64(most/unit) {
-			return 0
+		if n *= float64(unit); n > 0 && n <= float64(most) { // false for NaN
+			return time.Duration(n)
 		}
-		return time.Duration(n * float64(unit))
+		return 0
 	}
 	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil {
 		return wait(ms, time.Millisecond)
@@ -82,7 +82,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 		return wait(s, time.Second)
 	}
 	if at, err := http.ParseTime(value); err == nil {
-		return max(at.Sub(now), 0)
+		return wait(at.Sub(now).Seconds(), time.Second)
 	}
 	return 0
 }
