@@ -1,0 +1,52 @@
+package limit
+
+// A dimension is one kind of limit. A request is charged in all of them at
+// once, or in none.
+type dimension int
+
+const (
+	dimRequests dimension = iota
+	dimTokens
+	dimInput
+	dimOutput
+	dimRequestsDay
+	dimTokensDay
+	dimConcurrent
+	numDimensions
+)
+
+var dimensionNames = [numDimensions]string{
+	"requests_per_minute",
+	"tokens_per_minute",
+	"input_tokens_per_minute",
+	"output_tokens_per_minute",
+	"requests_per_day",
+	"tokens_per_day",
+	"concurrent",
+}
+
+func (d dimension) String() string {
+	if d < 0 || d >= numDimensions {
+		return ""
+	}
+	return dimensionNames[d]
+}
+
+// dimensionOf reads Signal.Dimension.
+func dimensionOf(name string) (dimension, bool) {
+	switch name {
+	case "requests":
+		return dimRequests, true
+	case "tokens":
+		return dimTokens, true
+	case "input_tokens":
+		return dimInput, true
+	case "output_tokens":
+		return dimOutput, true
+	case "requests_day":
+		return dimRequestsDay, true
+	case "tokens_day":
+		return dimTokensDay, true
+	}
+	return -1, false
+}

@@ -1,0 +1,2 @@
+// Package limit admits requests to a provider: weighted, fair, and within its limits.
+package limit
