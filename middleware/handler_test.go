@@ -28,6 +28,11 @@ func TestHandler_TakesTheSessionIntoTheContext(t *testing.T) {
 			nil, "7",
 		},
 		{
+			"from no later source then",
+			[]middleware.Source{middleware.FromHeader("X-User"), user},
+			http.Header{"X-User": {"u1"}}, "u1",
+		},
+		{
 			"as a digest of a cookie",
 			[]middleware.Source{middleware.FromCookie("sid")},
 			http.Header{"Cookie": {"sid=abc"}},

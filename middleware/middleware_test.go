@@ -403,14 +403,17 @@ func TestMiddleware_SidecarNotThere(t *testing.T) {
 				t.Errorf("error = %v, want the connection's own", err)
 			}
 		})
-		t.Run("a caller that gave up is not told of the sidecar", func(t *testing.T) {
-			ctx, cancel := context.WithCancel(context.Background())
+	})
+	t.Run("a caller that gave up while connecting is not told of the sidecar", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		hangUp := func(*http.Request) (*http.Response, error) {
 			cancel()
-			_, err := s.do("http://"+address, post(t, ctx, "http://"+address+"/v1/chat/completions"))
-			if !errors.Is(err, context.Canceled) || errors.Is(err, middleware.ErrUnreachable) {
-				t.Errorf("error = %v, want context.Canceled alone", err)
-			}
-		})
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: context.Canceled}
+		}
+		_, err := middleware.New("http://"+address)(post(t, ctx, "http://"+address+"/v1/models"), hangUp)
+		if !errors.Is(err, context.Canceled) || errors.Is(err, middleware.ErrUnreachable) {
+			t.Errorf("error = %v, want context.Canceled alone", err)
+		}
 	})
 }
 
