@@ -15,6 +15,7 @@ type Entry struct {
 	Duration time.Duration
 
 	Method, Path, Query string // Path is the escaped path
+	Proto, Host         string
 	Header              http.Header
 	BodyHash            string // SHA-256 of the bytes received, in hex
 	BodyBytes           int64
@@ -50,12 +51,13 @@ type Totals struct {
 // book is the provider's ledger. It is safe for concurrent use.
 type book struct {
 	mu      sync.Mutex
+	idle    sync.Cond // InFlight fell to 0
 	entries []*Entry
 	limit   int // entries kept; 0: all
 	totals  Totals
 }
 
-// open adds a request in flight; e belongs to the caller until close.
+// open adds a request in flight and numbers it.
 func (b *book) open(e *Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -71,29 +73,50 @@ func (b *book) open(e *Entry) {
 	}
 }
 
-// close ends a request with its final state.
-func (b *book) close(e *Entry) {
+// put replaces what is known of a request, and with it its part of the totals.
+// before is what was put last. It may be called often: the state that a client could
+// have seen must be in the book before the bytes that show it leave.
+func (b *book) put(before, e Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e.Done = true
-	t := &b.totals
-	t.InFlight--
+	b.totals.count(before, -1)
+	b.totals.count(e, 1)
+	if e.Done && !before.Done {
+		b.totals.InFlight--
+		if b.totals.InFlight == 0 {
+			b.idle.Broadcast()
+		}
+	}
+	first := int(b.totals.Requests) - len(b.entries) + 1
+	if i := e.ID - first; i >= 0 {
+		*b.entries[i] = e
+	}
+}
+
+// count adds e's part to the totals, or with sign -1 takes it out.
+func (t *Totals) count(e Entry, sign int64) {
 	add := func(n *int64, when bool) {
 		if when {
-			*n++
+			*n += sign
 		}
 	}
 	add(&t.Accepted, e.Accepted)
 	add(&t.Delivered, e.Accepted && e.Delivered)
 	add(&t.Throttled, e.Status == http.StatusTooManyRequests)
-	add(&t.Failed, e.Status >= 500 || (e.Fault != "" && !e.Delivered && e.Status < 300))
+	add(&t.Failed, e.Status >= 500 || (e.Done && e.Fault != "" && !e.Delivered && e.Status < 300))
 	add(&t.Left, e.Left)
-	t.PromptTokens += e.PromptTokens
-	t.CachedTokens += e.CachedTokens
-	t.CompletionTokens += e.CompletionTokens
-	first := int(t.Requests) - len(b.entries) + 1
-	if i := e.ID - first; i >= 0 {
-		*b.entries[i] = *e
+	t.PromptTokens += sign * e.PromptTokens
+	t.CachedTokens += sign * e.CachedTokens
+	t.CompletionTokens += sign * e.CompletionTokens
+}
+
+// Wait blocks until no request is in flight. What an answer said is in the ledger
+// before its last byte leaves; how the delivery ended (Done, Duration, Left) only after.
+func (s *Server) Wait() {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	for s.book.totals.InFlight > 0 {
+		s.book.idle.Wait()
 	}
 }
 

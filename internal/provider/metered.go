@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,8 @@ type generation struct {
 	id   string // without prefix
 	used Used   // generated so far
 	pace time.Duration
+
+	settle func() // charges and books what was generated, once
 }
 
 // metered serves chat completions, completions, responses and embeddings.
@@ -56,11 +59,12 @@ func (c *call) metered(ep endpoint) {
 	h := mix(c.cfg.Seed ^ uint64(c.entry.ID))
 	g := &generation{call: c, work: w, id: fmt.Sprintf("%016x", h)}
 	g.used = Used{Input: w.prompt.tokens, Cached: w.cached}
-	defer func() {
-		c.entry.Accepted = true
+	c.entry.Accepted = true
+	g.settle = sync.OnceFunc(func() {
 		c.entry.PromptTokens, c.entry.CachedTokens, c.entry.CompletionTokens = g.used.Input, g.used.Cached, g.used.Output
 		c.settle(name, ask, g.used)
-	}()
+	})
+	defer g.settle()
 
 	vary := 1 + c.cfg.Jitter*(float64(h>>11)/(1<<52)-1)
 	g.pace = time.Duration(vary * float64(c.cfg.TokenInterval))
@@ -173,13 +177,26 @@ func (g *generation) end(last func()) {
 	})
 }
 
-// deliver runs send and books whether the whole answer left. A client may hang up as
-// soon as it has read the end, so its presence is asked before the end is sent.
+// deliver charges what was generated and sends the end of the answer.
 func (g *generation) deliver(send func()) {
-	present := g.r.Context().Err() == nil
+	g.settle()
+	g.call.deliver(g.out, !g.fault.noDone, send)
+}
+
+// deliver runs send and books whether the whole answer, if sound, has left. A client
+// may hang up as soon as it has read the end, so its presence is asked before the end is
+// sent; and it may ask the ledger then, so that the outcome is booked before as well.
+func (c *call) deliver(out *shaper, sound bool, send func()) {
+	sound = sound && c.r.Context().Err() == nil
+	c.entry.Delivered = sound && c.fault.action == actionNone
+	if c.w.status == 0 {
+		c.w.WriteHeader(http.StatusOK)
+	}
+	c.record()
+	c.entry.Delivered = false // send may end in a panic
 	send()
-	g.out.finish()
-	g.entry.Delivered = present && g.out.err == nil && !g.out.ended && !g.fault.noDone
+	out.finish()
+	c.entry.Delivered = sound && out.err == nil && !out.ended
 }
 
 // encode takes the results of encoding a value of this package's own types.

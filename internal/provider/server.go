@@ -64,7 +64,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	cfg.Organization = cmp.Or(cfg.Organization, "org-simulated")
 	cfg.Output = cmp.Or(cfg.Output, 40)
-	return &Server{
+	s := &Server{
 		cfg:      cfg,
 		book:     book{limit: cfg.MaxEntries},
 		accounts: map[string]*Account{},
@@ -73,6 +73,8 @@ func New(cfg Config) *Server {
 		files:    map[string]file{},
 		created:  time.Now().Unix(),
 	}
+	s.book.idle.L = &s.book.mu
+	return s
 }
 
 // Script appends faults for the next requests, one each, in order of arrival. All
@@ -101,7 +103,16 @@ type call struct {
 	r     *http.Request
 	body  []byte
 	fault Fault
-	entry *Entry
+	entry Entry
+	put   Entry // as it stands in the book
+}
+
+// record brings the book up to date.
+func (c *call) record() {
+	c.entry.Status = c.w.status
+	c.entry.Duration = time.Since(c.entry.Time)
+	c.book.put(c.put, c.entry)
+	c.put = c.entry
 }
 
 // maxBody bounds what one request may make the simulation hold.
@@ -109,19 +120,19 @@ const maxBody = 256 << 20
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	c := &call{Server: s, w: &statusWriter{ResponseWriter: w}, r: r, fault: s.nextFault()}
-	c.entry = &Entry{
-		Time: start, Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
-		Header: r.Header.Clone(), Fault: c.fault.name,
+	c := &call{Server: s, r: r, fault: s.nextFault()}
+	c.w = &statusWriter{ResponseWriter: w, record: c.record}
+	c.entry = Entry{
+		Time: time.Now(), Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
+		Proto: r.Proto, Host: r.Host, Header: r.Header.Clone(), Fault: c.fault.name,
 	}
-	s.book.open(c.entry)
+	s.book.open(&c.entry)
+	c.put = c.entry
 	// Deferred, because faults end requests by panicking.
 	defer func() {
-		c.entry.Status = c.w.status
-		c.entry.Duration = time.Since(start)
 		c.entry.Left = !c.entry.Delivered && r.Context().Err() != nil
-		s.book.close(c.entry)
+		c.entry.Done = true
+		c.record()
 	}()
 
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -247,16 +258,18 @@ func (s *Server) settle(model string, ask Ask, used Used) {
 	s.accounts[model].Settle(time.Now(), ask, used)
 }
 
-// statusWriter remembers the status sent.
+// statusWriter remembers the status sent, and has it recorded before it leaves.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	record func()
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *statusWriter) WriteHeader(code int) {
 	if w.status == 0 && code >= 200 {
 		w.status = code
+		w.record()
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
@@ -264,7 +277,7 @@ func (w *statusWriter) WriteHeader(code int) {
 // Write implements io.Writer.
 func (w *statusWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(p)
 }

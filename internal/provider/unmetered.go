@@ -53,15 +53,12 @@ func (c *call) unmetered(path string) {
 
 // send answers 200 with body, through the fault's shaper.
 func (c *call) send(contentType string, body []byte) {
-	present := c.r.Context().Err() == nil
 	out := newShaper(c.w, c.r, c.fault)
 	c.w.Header().Set("Content-Type", contentType)
 	if !c.fault.gzip {
 		c.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}
-	_, _ = out.Write(body)
-	out.finish()
-	c.entry.Delivered = present && out.err == nil && !out.ended
+	c.deliver(out, true, func() { _, _ = out.Write(body) })
 }
 
 func (c *call) sendObject(v any) {
