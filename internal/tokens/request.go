@@ -23,7 +23,6 @@ type parts struct {
 
 // string weighs the JSON string at the cursor as text of its own.
 func (p *parts) string(c *cursor) {
-	p.text.state = stStart
 	c.i++
 	c.i += p.text.scan(c.b[c.i:])
 	if c.i < len(c.b) {

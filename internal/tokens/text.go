@@ -2,41 +2,11 @@ package tokens
 
 import "unicode/utf8"
 
-// unit is the fixed point of all costs: this many make one token.
+// unit is the fixed point of all weights: this many make one token.
 const unit = 1 << 12
 
-// class sorts characters by how byte-pair tokenizers treat them.
-type class uint8
-
-const (
-	clLower class = iota
-	clUpper
-	clDigit
-	clSpace
-	clNewline
-	clTab     // tabs and other control characters
-	clQuote   // " ' `
-	clBracket // ()[]{}<>
-	clStop    // . , ; : ! ?
-	clRule    // - = _ * # ~ +: what lines and tables are drawn with
-	clSign    // the rest of ASCII punctuation
-	clLatin   // accented Latin
-	clGreek
-	clCyrillic
-	clHebrew
-	clArabic
-	clIndic
-	clThai
-	clKana
-	clHan
-	clHangul
-	clPunct // punctuation beyond ASCII, full-width forms
-	clOther // two and three byte scripts without a class
-	clEmoji // four bytes
-	numClasses
-)
-
-// state remembers just enough of what came before.
+// state remembers just enough of what came before a character to tell how likely
+// a token begins at it: how far into a word, a number or a run of signs we are.
 type state uint8
 
 const (
@@ -52,323 +22,282 @@ const (
 	stLow6
 	stLow7
 	stLow8
-	stCap   // one capital that began a word
-	stCaps  // several
+	stCap1 // n capitals; stCap3 stays
+	stCap2
+	stCap3
 	stMixed // letters after digits or after a change of case: identifiers, hashes, base64
 	stDig1  // n digits into a group of three
 	stDig2
 	stDig3
-	stPunct1
-	stPunct2 // two or more
-	stScript // + class - clGreek: inside a run of one script
-	numStates = stScript + state(numClasses-clGreek)
+	stMix1 // the same inside a word
+	stMix2
+	stMix3
+	stQuote // one sign after something else
+	stBracket
+	stStop
+	stRule
+	stSign
+	stSigns     // several
+	stRules     // a drawn line
+	stGreek     // inside a run of one script, in the order of the classes
+	stScriptEnd = stGreek + state(numClasses-clGreek)
+	numStates   = int(stScriptEnd)
 )
 
 // next is where a character of a class leads from a state.
 func next(s state, c class) state {
+	inWord := s >= stLow1 && s <= stMixed
+	inDigits := s >= stDig1 && s <= stMix3
 	switch {
-	case c == clLower || c == clLatin:
+	case c == clLower, c == clLatin, c == clViet:
 		switch {
 		case s >= stLow1 && s < stLow8:
 			return s + 1
 		case s == stLow8, s == stMixed:
 			return s
-		case s == stCap:
+		case s == stCap1:
 			return stLow2
-		case s == stCaps, s >= stDig1 && s <= stDig3:
+		case s == stCap2, s == stCap3, inDigits:
 			return stMixed
 		}
 		return stLow1
 	case c == clUpper:
 		switch {
-		case s == stCap, s == stCaps:
-			return stCaps
-		case s >= stLow1 && s <= stLow8, s == stMixed, s >= stDig1 && s <= stDig3:
+		case s == stCap1, s == stCap2:
+			return s + 1
+		case s == stCap3:
+			return s
+		case inWord, inDigits:
 			return stMixed
 		}
-		return stCap
+		return stCap1
 	case c == clDigit:
-		switch s {
-		case stDig1, stDig2:
+		switch {
+		case s == stDig1, s == stDig2, s == stMix1, s == stMix2:
 			return s + 1
+		case s == stMix3, inWord:
+			return stMix1
 		}
 		return stDig1
-	case c == clSpace:
-		switch s {
-		case stNewline:
-			return stNewline
-		case stSpace, stSpaces:
+	case c == clSpace && s != stNewline:
+		if s == stSpace || s == stSpaces {
 			return stSpaces
 		}
 		return stSpace
-	case c == clNewline:
-		return stNewline
-	case c == clTab:
-		if s == stNewline {
-			return stNewline
-		}
+	case c == clTab && s != stNewline:
 		return stSpaces
+	case c == clSpace, c == clTab, c == clNewline:
+		return stNewline
 	case c <= clSign:
-		if s == stPunct1 || s == stPunct2 {
-			return stPunct2
-		}
-		return stPunct1
-	}
-	return stScript + state(c-clGreek)
-}
-
-// cell is one step of the automaton: where it leads and what it costs.
-type cell struct {
-	cost uint16
-	next state
-}
-
-// stride is the row length of steps, a power of two so that an index is a shift.
-const stride = 32
-
-// classOf sorts single bytes; bytes of longer characters are sorted by runeClass.
-var classOf = func() (t [utf8.RuneSelf]class) {
-	for b := range t {
 		switch {
-		case 'a' <= b && b <= 'z':
-			t[b] = clLower
-		case 'A' <= b && b <= 'Z':
-			t[b] = clUpper
-		case '0' <= b && b <= '9':
-			t[b] = clDigit
-		case b == ' ':
-			t[b] = clSpace
-		case b == '\n' || b == '\r':
-			t[b] = clNewline
-		case b < ' ' || b == 0x7f:
-			t[b] = clTab
-		default:
-			t[b] = clSign
+		case c == clRule && (s == stRule || s == stRules):
+			return stRules
+		case s >= stQuote && s <= stRules:
+			return stSigns
 		}
+		return stQuote + state(c-clQuote)
 	}
-	for c, set := range map[class]string{clQuote: "\"'`", clBracket: "()[]{}<>", clStop: ".,;:!?", clRule: "-=_*#~+"} {
-		for _, b := range []byte(set) {
-			t[b] = c
-		}
-	}
-	return t
-}()
+	return stGreek + state(c-clGreek)
+}
 
-var steps = func() (t [int(numStates) * stride]cell) {
-	for s := range numStates {
+// cell is one step of the automaton: what it costs, in 1/unit tokens, and the row
+// of the state that it leads to.
+type cell struct{ cost, row uint16 }
+
+// The automaton as one table. Rows are a power of two long, so that an index is a
+// row, a class and a mask that spares the bounds check.
+const (
+	rowBits = 5
+	rows    = 64
+)
+
+var steps = func() (t [rows << rowBits]cell) {
+	for s := range state(numStates) {
 		for c := range numClasses {
-			t[int(s)*stride+int(c)] = cell{cost: uint16(stepCost(s, c) * unit), next: next(s, c)}
+			t[int(s)<<rowBits|int(c)] = cell{cost: stepWeights[s][c], row: uint16(next(s, c)) << rowBits}
 		}
 	}
 	return t
 }()
 
-// stepCost is how many tokens a character adds on average.
-func stepCost(s state, c class) float64 {
-	inWord := s >= stLow1 && s <= stMixed
-	switch c {
-	case clLower:
-		switch {
-		case s == stLow6 || s == stLow7 || s == stLow8:
-			return 0.24
-		case inWord:
-			return 0
+// pairs is what a small letter costs more after another one: rare neighbours are
+// seldom inside one token. Row and column 0 stand for anything else.
+var pairs = func() (t [1 << 10]uint16) {
+	for a, row := range pairWeights {
+		for b, w := range row {
+			t[(a+1)<<5|(b+1)] = w
 		}
-		return 0.885
-	case clUpper:
-		switch {
-		case s == stCap || s == stCaps:
-			return 0.032
-		case inWord:
-			return 1.533
-		}
-		return 0.885
-	case clDigit:
-		if s == stDig1 || s == stDig2 {
-			return 0
-		}
-		return 1.233
-	case clSpace, clTab:
-		if s == stSpace {
-			return 1.187
-		}
-		return 0
-	case clNewline:
-		if s == stNewline {
-			return 0
-		}
-		return 1.187
-	case clQuote, clBracket, clStop, clRule, clSign:
-		if s == stPunct1 || s == stPunct2 {
-			return 0.257
-		}
-		return 0.691
-	case clLatin:
-		if inWord {
-			return 0.09
-		}
-		return 0.975
-	case clGreek, clCyrillic:
-		return 0.332
-	case clHebrew, clArabic:
-		return 0.367
-	case clHan:
-		return 0.908
-	case clKana:
-		return 0.686
-	case clEmoji:
-		return 2.081
 	}
-	return 0.7
-}
+	return t
+}()
 
 // text weighs characters as they come. The zero value is ready.
 type text struct {
 	cost  int64 // in 1/unit tokens
 	chars int64
-	state state
 }
 
 // tokens is the cost in whole tokens.
 func (t *text) tokens() int64 { return (t.cost + unit/2) / unit }
 
-// next adds one character of a class.
-func (t *text) add(c class) {
-	e := steps[int(t.state)*stride+int(c)]
-	t.cost += int64(e.cost)
-	t.chars++
-	t.state = e.next
-}
-
-// scan weighs b from its first byte up to an unescaped quote, as inside a JSON
-// string, and returns how many bytes it read, without the quote. Escapes weigh as
-// the characters that they stand for.
+// scan weighs b, the inside of a JSON string, up to its closing quote or the end,
+// and returns how many bytes that was. Escapes weigh as the characters that they
+// stand for. Every scan starts anew: strings do not share tokens.
 func (t *text) scan(b []byte) int {
-	cost, st := t.cost, t.state
-	i, hidden := 0, 0 // hidden: bytes that are no character of their own
-loop:
+	var (
+		cost   int64
+		row    uint16 // of the state
+		before uint8  // the letter before
+		hidden int    // bytes that are no character of their own
+		i      int
+	)
 	for i < len(b) {
 		ch := b[i]
-		var c class
-		switch {
-		case ch >= utf8.RuneSelf:
-			n := 0
-			c, n = runeClass(b[i:])
-			i += n
-			hidden += n - 1
-		case ch == '"':
-			break loop
-		case ch == '\\':
-			n := 0
-			c, n = escape(b[i:])
-			i += n
-			hidden += n - 1
-		default:
-			c = classOf[ch]
+		var g glyph
+		if ch < utf8.RuneSelf && ch != '"' && ch != '\\' {
+			g = ascii[ch]
 			i++
+		} else {
+			if ch == '"' {
+				break
+			}
+			n := 0
+			if ch == '\\' {
+				g, n = escape(b[i:])
+			} else {
+				var c class
+				c, n = classOfBytes(b[i:])
+				g.class = uint8(c)
+			}
+			i += n
+			hidden += n - 1
 		}
-		e := steps[int(st)*stride+int(c)]
-		cost += int64(e.cost)
-		st = e.next
+		e := steps[(row|uint16(g.class))&(rows<<rowBits-1)]
+		cost += int64(e.cost) + int64(pairs[(uint(before)<<5|uint(g.letter))&(1<<10-1)])
+		row, before = e.row, g.letter
 	}
-	t.cost, t.state = cost, st
+	t.cost += cost
 	t.chars += int64(i - hidden)
 	return i
 }
 
-// runeClass sorts the character at the start of b, whose first byte is not ASCII,
-// and returns its length. A byte that starts no character counts as one.
-func runeClass(b []byte) (class, int) {
-	r, n := utf8.DecodeRune(b)
-	return classOfRune(r), n
-}
+// NumFeatures is the length of what Features returns.
+const NumFeatures = numStates*int(numClasses) + 26*26
 
-// classOfRune sorts characters beyond ASCII by script.
-func classOfRune(r rune) class {
-	switch {
-	case r < utf8.RuneSelf:
-		return classOf[r&0x7f]
-	case r < 0xa0:
-		return clTab
-	case r < 0xc0:
-		return clPunct
-	case r < 0x250, 0x1e00 <= r && r < 0x1f00:
-		return clLatin
-	case 0x370 <= r && r < 0x400, 0x1f00 <= r && r < 0x2000:
-		return clGreek
-	case 0x400 <= r && r < 0x530:
-		return clCyrillic
-	case 0x590 <= r && r < 0x600:
-		return clHebrew
-	case 0x600 <= r && r < 0x780, 0xfb50 <= r && r < 0xfe00, 0xfe70 <= r && r < 0xff00:
-		return clArabic
-	case 0x900 <= r && r < 0xe00:
-		return clIndic
-	case 0xe00 <= r && r < 0xe80:
-		return clThai
-	case 0x2000 <= r && r < 0x2c00, 0x3000 <= r && r < 0x3040, 0xff00 <= r && r < 0xff66:
-		return clPunct
-	case 0x3040 <= r && r < 0x3100, 0xff66 <= r && r < 0xffa0:
-		return clKana
-	case 0x3400 <= r && r < 0xa000, 0xf900 <= r && r < 0xfb00:
-		return clHan
-	case 0xac00 <= r && r < 0xd7b0, 0x1100 <= r && r < 0x1200, 0x3130 <= r && r < 0x3190:
-		return clHangul
-	case r >= 0x20000 && r < 0x40000:
-		return clHan
-	case r >= 0x10000:
-		return clEmoji
-	}
-	return clOther
-}
-
-// escape sorts the character that an escape stands for and returns the length of
-// the escape. A surrogate pair is one character of twelve bytes; a broken escape
-// weighs as its bytes.
-func escape(b []byte) (class, int) {
-	if len(b) < 2 {
-		return clSign, 1
-	}
-	switch b[1] {
-	case 'n', 'r':
-		return clNewline, 2
-	case 't', 'b', 'f':
-		return clTab, 2
-	case '"':
-		return clQuote, 2
-	case 'u':
-		r, ok := hex4(b[2:])
-		if !ok {
-			return clSign, 1
-		}
-		if r >= 0xd800 && r < 0xe000 {
-			if len(b) >= 12 && b[6] == '\\' && b[7] == 'u' {
-				if low, ok := hex4(b[8:]); ok && low >= 0xdc00 && low < 0xe000 {
-					return clEmoji, 12
-				}
-			}
-			return clOther, 6
-		}
-		return classOfRune(r), 6
-	}
-	return clSign, 2
-}
-
-// hex4 reads the four digits of a \u escape.
-func hex4(b []byte) (rune, bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	var r rune
-	for _, ch := range b[:4] {
+// Features counts how often scan would use each weight on the inside of a JSON
+// string: the steps of the automaton row by row, then the pairs of letters. It is
+// for the fitting program in fit; its product with the weights is scan's cost.
+func Features(b []byte) [NumFeatures]float64 {
+	var f [NumFeatures]float64
+	s, before := stStart, uint8(0)
+	for i := 0; i < len(b) && b[i] != '"'; {
+		g, n := glyph{}, 1
 		switch {
-		case '0' <= ch && ch <= '9':
-			r = r<<4 | rune(ch-'0')
-		case 'a' <= ch|0x20 && ch|0x20 <= 'f':
-			r = r<<4 | rune(ch|0x20-'a'+10)
+		case b[i] == '\\':
+			g, n = escape(b[i:])
+		case b[i] >= utf8.RuneSelf:
+			var c class
+			c, n = classOfBytes(b[i:])
+			g.class = uint8(c)
 		default:
-			return 0, false
+			g = ascii[b[i]]
+		}
+		i += n
+		f[int(s)*int(numClasses)+int(g.class)]++
+		if before > 0 && g.letter > 0 {
+			f[numStates*int(numClasses)+int(before-1)*26+int(g.letter-1)]++
+		}
+		s, before = next(s, class(g.class)), g.letter
+	}
+	return f
+}
+
+// NumClasses is the length of a row of steps in Features.
+const NumClasses = int(numClasses)
+
+// Guess is a plain weight for every feature, for the fitting program to start
+// from and to fall back on where its corpus is silent: what one would say from
+// knowing how tokenizers split text and nothing else.
+func Guess() (g [NumFeatures]float64) {
+	for s := range state(numStates) {
+		for c := range numClasses {
+			g[int(s)*NumClasses+int(c)] = guess(s, c)
 		}
 	}
-	return r, true
+	return g
+}
+
+func guess(s state, c class) float64 {
+	inWord := s >= stLow1 && s <= stMixed
+	inSigns := s >= stQuote && s <= stRules
+	switch c {
+	case clLower:
+		switch {
+		case s == stMixed:
+			return 0.35
+		case s >= stMix1 && s <= stMix3:
+			return 0.7
+		case s >= stLow6 && s <= stLow8:
+			return 0.15
+		case inWord:
+			return 0.05
+		}
+		return 0.8
+	case clUpper:
+		switch {
+		case s >= stCap1 && s <= stCap3:
+			return 0.3
+		case s == stMixed:
+			return 0.6
+		}
+		return 0.8
+	case clDigit:
+		if s == stDig1 || s == stDig2 || s == stMix1 || s == stMix2 {
+			return 0
+		}
+		return 1
+	case clSpace:
+		switch s {
+		case stSpaces:
+			return 0.02
+		case stNewline:
+			return 0.05
+		}
+		return 0.2
+	case clNewline, clTab:
+		if s == stNewline {
+			return 0.1
+		}
+		return 0.6
+	case clQuote, clBracket, clStop, clRule, clSign:
+		switch {
+		case c == clRule && s == stRules:
+			return 0.05
+		case c == clRule && s == stRule:
+			return 0.1
+		case inSigns:
+			return 0.4
+		}
+		return 0.8
+	case clLatin, clViet:
+		if inWord {
+			return 0.3
+		}
+		return 0.8
+	case clHan:
+		return 0.85
+	case clPunct:
+		return 0.8
+	case clEmoji:
+		return 2
+	case clOther2:
+		return 1
+	}
+	if next(s, c) == s { // inside a run of its script
+		if c == clOther3 {
+			return 0.7
+		}
+		return 0.4
+	}
+	return 0.9
 }
