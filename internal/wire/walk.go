@@ -129,21 +129,10 @@ func skipSpace(b []byte, i int) int {
 	return i
 }
 
-// scanString reads eight bytes at a time: nearly all bytes of a request are
-// inside strings, and an image is one string of megabytes.
 func scanString(b []byte, i int) int {
 	i++
 	for {
-		for i+8 <= len(b) {
-			if m := stringStops(binary.LittleEndian.Uint64(b[i:])); m != 0 {
-				i += bits.TrailingZeros64(m) >> 3
-				break
-			}
-			i += 8
-		}
-		for i < len(b) && b[i] >= ' ' && b[i] != '"' && b[i] != '\\' {
-			i++
-		}
+		i = nextStop(b, i)
 		if i >= len(b) || b[i] < ' ' {
 			return -1
 		}
@@ -154,6 +143,22 @@ func scanString(b []byte, i int) int {
 			return -1
 		}
 	}
+}
+
+// nextStop returns the index of the next quote, backslash or control character,
+// len(b) if there is none. It reads eight bytes at a time: nearly all bytes of a
+// request are inside strings, and an image is one string of megabytes.
+func nextStop(b []byte, i int) int {
+	for i+8 <= len(b) {
+		if m := stringStops(binary.LittleEndian.Uint64(b[i:])); m != 0 {
+			return i + bits.TrailingZeros64(m)>>3
+		}
+		i += 8
+	}
+	for i < len(b) && b[i] >= ' ' && b[i] != '"' && b[i] != '\\' {
+		i++
+	}
+	return i
 }
 
 // stringStops marks, by the high bit of its lowest set byte, the first of eight

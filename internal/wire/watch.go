@@ -7,41 +7,164 @@ type WatchOptions struct {
 	HoldJSON   int64 // hold JSON answers whole up to this size in bytes; 0 = 8 MiB
 }
 
+const (
+	defaultHoldJSON = 8 << 20
+	holdFlowing     = 4 << 10  // bytes held of a JSON answer too large to hold whole
+	holdEvents      = 64 << 10 // bytes held of a stream
+)
+
 // Watcher reads an answer as it passes, finds its exact usage, and decides
-// which bytes may leave now. Not for concurrent use.
-type Watcher struct{}
+// which bytes may leave now: an event leaves when it arrives; the terminal event,
+// and whatever follows it, stays until Close, so that the ledger has its record
+// before the client has its answer. Memory is bounded whatever the upstream
+// sends. Not for concurrent use.
+//
+// What is held of a stream is bounded by 64 KiB. Of a longer line, the bytes
+// pass and its terminator is held, without which no client sees the event. An
+// upstream that sends more than that after its terminal event is let through:
+// by then Terminal has been true for long, and the record can be written.
+type Watcher struct {
+	endpoint Endpoint
+	options  WatchOptions
+	closed   bool
+
+	t          tracker
+	usage      Usage
+	hasUsage   bool
+	failed     bool
+	errorCode  string
+	model, id  string
+	identified int // events looked into for model and id
+
+	held  []byte // received, not yet released
+	spare []byte // what Push returned last, when that was not the caller's own: the two take turns
+
+	stream  stream // of an event stream
+	flowing bool   // a JSON answer outgrew HoldJSON
+}
 
 // Watch returns a Watcher for one answer of ep.
-func Watch(ep Endpoint, o WatchOptions) *Watcher { return &Watcher{} }
+func Watch(ep Endpoint, o WatchOptions) *Watcher {
+	if o.HoldJSON <= 0 {
+		o.HoldJSON = defaultHoldJSON
+	}
+	return &Watcher{endpoint: ep, options: o}
+}
 
 // Push takes the next bytes of the answer and returns those that may be sent
 // to the client now. The result may alias p or an internal buffer; it is valid
-// until the next call.
-func (w *Watcher) Push(p []byte) (forward []byte) { return p }
+// until the next call, and p must not be changed before then.
+func (w *Watcher) Push(p []byte) (forward []byte) {
+	switch {
+	case w.closed || w.endpoint == Other || len(p) == 0:
+		return p
+	case w.options.Stream:
+		return w.pushStream(p)
+	default:
+		return w.pushJSON(p)
+	}
+}
 
 // Close says that the upstream ended cleanly and returns everything still held
-// back, to be sent once the ledger has the record.
-func (w *Watcher) Close() (tail []byte) { return nil }
+// back, to be sent once the ledger has the record. It may be called as soon as
+// Complete is true; later bytes then pass through Push untouched. After a broken
+// upstream it returns the same bytes, and Complete tells that they are not all.
+func (w *Watcher) Close() (tail []byte) {
+	if w.closed {
+		return nil
+	}
+	w.closed = true
+	if w.options.Stream && w.endpoint != Other {
+		w.closeStream()
+	}
+	tail, w.held = w.held, nil
+	return tail
+}
 
-// Usage returns the exact usage seen; false: none. Zero usage is data.
-func (w *Watcher) Usage() (Usage, bool) { return Usage{}, false }
+// Usage returns the exact usage seen; false: none. Zero usage is data. Of
+// several the last counts: upstreams that repeat usage repeat it cumulatively.
+func (w *Watcher) Usage() (Usage, bool) { return w.usage, w.hasUsage }
 
 // Terminal reports that the terminal event, or the whole JSON value, has been
-// seen, so that the record may be written now.
-func (w *Watcher) Terminal() bool { return false }
+// seen, so that the record may be written now. It becomes false again in one
+// case: content after a chunk that looked like the final usage chunk.
+func (w *Watcher) Terminal() bool {
+	if w.options.Stream {
+		return w.stream.phase != live
+	}
+	return w.t.done
+}
 
-// Complete reports that the answer ended as its format says.
-func (w *Watcher) Complete() bool { return false }
+// Complete reports that the answer ended as its format says: a stream by [DONE]
+// or by a response.completed, incomplete or failed event, JSON by the end of one
+// whole value. An answer whose connection ended before that is truncated.
+func (w *Watcher) Complete() bool {
+	if w.options.Stream {
+		return w.stream.ended
+	}
+	return w.t.done && !w.t.junk
+}
 
 // Model returns the model the upstream says it used, "" when it did not say.
-func (w *Watcher) Model() string { return "" }
+func (w *Watcher) Model() string { return w.model }
 
-// ResponseID returns the answer's id.
-func (w *Watcher) ResponseID() string { return "" }
+// ResponseID returns the answer's id, which a later request may name as its
+// previous_response_id; "" when the upstream sent none.
+func (w *Watcher) ResponseID() string { return w.id }
 
 // Failed reports an error inside the answer: an error event after a 200, or a
-// response of status failed. ErrorCode then has its code, or its type.
-func (w *Watcher) Failed() bool { return false }
+// response whose status is failed.
+func (w *Watcher) Failed() bool { return w.failed }
 
-// ErrorCode returns the code, else the type, of an in-stream error.
-func (w *Watcher) ErrorCode() string { return "" }
+// ErrorCode returns the code of the error inside the answer, else its type,
+// else "".
+func (w *Watcher) ErrorCode() string { return w.errorCode }
+
+// pushJSON holds an answer whole while that is cheap. Larger ones flow (a batch
+// of embeddings may have 60 MB) but for their last bytes.
+func (w *Watcher) pushJSON(p []byte) []byte {
+	w.t.feed(p)
+	w.learn()
+	if !w.flowing && int64(len(w.held)+len(p)) <= w.options.HoldJSON {
+		w.held = append(w.held, p...)
+		return nil
+	}
+	w.flowing = true
+	if len(w.held) == 0 && len(p) > holdFlowing {
+		n := len(p) - holdFlowing
+		w.held = append(w.held, p[n:]...)
+		return p[:n]
+	}
+	w.held = append(w.held, p...)
+	return w.release(w.held, max(0, len(w.held)-holdFlowing))
+}
+
+// release returns data[:n] and holds the rest. data is w.held.
+func (w *Watcher) release(data []byte, n int) []byte {
+	if cap(w.spare) > 4*holdEvents {
+		w.spare = nil // once was a whole answer
+	}
+	w.spare = append(w.spare[:0], data[n:]...)
+	w.held, w.spare = w.spare, data
+	return data[:n:n]
+}
+
+// learn takes over what the tracker found in one value.
+func (w *Watcher) learn() {
+	e := &w.t.event
+	if e.usageRank != rankNone {
+		w.usage, w.hasUsage = e.usage, true
+	}
+	if e.failed || e.kind == kindTerminalFailed || e.kind == kindError {
+		w.failed = true
+		if w.errorCode = e.errorCode; w.errorCode == "" {
+			w.errorCode = e.code
+		}
+	}
+	if len(e.model) > 0 && w.model != string(e.model) {
+		w.model = string(e.model)
+	}
+	if len(e.id) > 0 && w.id == "" {
+		w.id = string(e.id)
+	}
+}

@@ -1,0 +1,388 @@
+package wire
+
+import "bytes"
+
+// stream is a Watcher's place in an event stream. Offsets are into the bytes at
+// hand: those held, followed by those that Push just brought.
+//
+// Lines are the unit, not events: a comment sent as heartbeat must leave at once
+// though no blank line follows, and some clients act on a data line before they
+// see the blank one. Reading order: pushStream and readLines cut lines, line and
+// dataLine read them, inspect (event.go) judges, apply decides what leaves.
+type stream struct {
+	phase phase
+	ended bool // the format's own end has been seen
+
+	data    []byte // the bytes at hand
+	own     bool   // they are in Watcher.held, not the caller's
+	release int    // everything before this may leave
+	at, end int    // the line being read, without its terminator
+	next    int    // the line after it; while no line ends after it, the bytes from here wait
+	search  int    // no line ends between next and here
+	skipLF  bool   // the last line ended with a CR at the end of the bytes at hand
+	begun   bool   // a line has been read: no byte order mark any more
+
+	long     bool // the line at next is too long to hold: what was read of it has left
+	longData bool // and it is a data line, read by the tracker
+
+	// The event being read.
+	open    bool      // it has field lines
+	eventAt int       // start of the first that is held
+	settled bool      // it has been judged: the rest of its lines follow it
+	multi   bool      // its JSON goes over several data lines, read by the tracker
+	named   eventKind // by its event line
+
+	// The chunk our splice caused, while it waits to be proved the last.
+	strip            bool
+	stripAt, stripTo int // stripTo is 0 until its blank line has come
+}
+
+type phase uint8
+
+const (
+	live      phase = iota
+	usageHeld       // a usage chunk without choices is held: content after it takes that back
+	ended           // the end is held, with everything after it
+	spilled         // more came after the end than is held: everything passes
+)
+
+// verdict is what an event turned out to be.
+type verdict uint8
+
+const (
+	content    verdict = iota
+	usageChunk         // usage, and no choices
+	terminal           // the format's own end
+)
+
+var (
+	byteOrderMark = []byte("\xEF\xBB\xBF")
+	newline       = []byte("\n")
+)
+
+func (w *Watcher) pushStream(p []byte) []byte {
+	s := &w.stream
+	if s.phase == spilled {
+		return p
+	}
+	s.data, s.own = p, len(w.held) > 0
+	if s.own {
+		w.held = append(w.held, p...)
+		s.data = w.held
+	}
+	w.readLines()
+	w.bound()
+	data, n := s.data, s.release
+	s.data, s.release = nil, 0
+	s.move(n)
+	if s.own {
+		return w.release(data, n)
+	}
+	w.held = append(w.held[:0], data[n:]...)
+	return data[:n:n]
+}
+
+// move lowers the offsets after the bytes before them have gone.
+func (s *stream) move(n int) {
+	s.at, s.end, s.next, s.search = s.at-n, s.end-n, s.next-n, s.search-n
+	s.eventAt, s.stripAt = s.eventAt-n, s.stripAt-n
+	if s.stripTo > 0 {
+		s.stripTo -= n
+	}
+}
+
+func (w *Watcher) readLines() {
+	s := &w.stream
+	for s.next < len(s.data) {
+		if s.skipLF {
+			s.skipLF = false
+			if s.data[s.next] == '\n' {
+				w.joinLF()
+				continue
+			}
+		}
+		end := lineEnd(s.data, max(s.search, s.next))
+		if end < 0 {
+			if s.search = len(s.data); s.long {
+				w.passLong(len(s.data))
+			}
+			return
+		}
+		s.at, s.end, s.next = s.next, end, end+1
+		if s.data[end] == '\r' {
+			if s.skipLF = s.next == len(s.data); !s.skipLF && s.data[s.next] == '\n' {
+				s.next++
+			}
+		}
+		w.line()
+	}
+}
+
+// lineEnd returns the index of the first line terminator at or after from: LF,
+// CR or CRLF, as the standard says; -1 for none.
+func lineEnd(b []byte, from int) int {
+	end := bytes.IndexByte(b[from:], '\n')
+	if end < 0 {
+		end = len(b) - from
+	}
+	if cr := bytes.IndexByte(b[from:from+end], '\r'); cr >= 0 {
+		return from + cr
+	}
+	if from+end == len(b) {
+		return -1
+	}
+	return from + end
+}
+
+// joinLF gives an LF that was cut off from its CR the fate of that CR.
+func (w *Watcher) joinLF() {
+	s := &w.stream
+	if s.release == s.next {
+		s.release++
+	}
+	if s.strip && s.stripTo == s.next {
+		s.stripTo++
+	}
+	s.next++
+}
+
+// line reads the line from at to end.
+func (w *Watcher) line() {
+	s := &w.stream
+	if s.long {
+		w.endLong()
+		return
+	}
+	line := s.data[s.at:s.end]
+	if !s.begun {
+		s.begun = true
+		line = bytes.TrimPrefix(line, byteOrderMark)
+	}
+	if len(line) == 0 {
+		w.endEvent()
+		w.pass()
+		return
+	}
+	switch name, value := cutField(line); string(name) {
+	case "data":
+		w.openEvent()
+		w.dataLine(value)
+	case "event":
+		w.openEvent()
+		s.named = kindOf(value)
+	case "id", "retry":
+		w.openEvent()
+	}
+	w.pass()
+}
+
+// cutField splits a line as the standard says: one space after the colon does
+// not count, and a line without a colon is all name. A comment has no name.
+func cutField(line []byte) (name, value []byte) {
+	name, value, _ = bytes.Cut(line, []byte{':'})
+	if len(value) > 0 && value[0] == ' ' {
+		value = value[1:]
+	}
+	return name, value
+}
+
+func (w *Watcher) openEvent() {
+	if s := &w.stream; !s.open {
+		s.open, s.eventAt = true, s.at
+	}
+}
+
+// pass lets the lines up to next leave, unless they may belong to the end.
+func (w *Watcher) pass() {
+	if s := &w.stream; s.phase == live && (!s.open || s.settled) {
+		s.release = s.next
+	}
+}
+
+// dataLine judges the event as soon as its JSON is whole, normally on its only
+// data line. A further data line is a new event: there are servers that leave
+// out the blank line, and clients that read them.
+func (w *Watcher) dataLine(value []byte) {
+	s := &w.stream
+	if s.strip && s.stripTo == 0 {
+		s.stripTo = s.at
+	}
+	if s.settled {
+		s.settled, s.eventAt = false, s.at
+	}
+	if !s.multi && whole(value) {
+		w.apply(w.inspect(value))
+		return
+	}
+	if !s.multi {
+		s.multi = true
+		w.t.reset()
+	}
+	w.t.feed(value)
+	w.t.feed(newline)
+	if w.t.done {
+		s.multi = false
+		w.apply(w.judge())
+	}
+}
+
+// whole reports whether data is not the first of several lines of an object.
+func whole(data []byte) bool {
+	data = bytes.TrimSpace(data)
+	return len(data) == 0 || data[0] != '{' || data[len(data)-1] == '}'
+}
+
+func (w *Watcher) endEvent() {
+	s := &w.stream
+	if s.strip && s.stripTo == 0 {
+		s.stripTo = s.next
+	}
+	s.open, s.settled, s.multi, s.named = false, false, false, kindUnknown
+}
+
+// apply decides what an event's verdict means for what is held.
+func (w *Watcher) apply(v verdict) {
+	s := &w.stream
+	if s.phase == ended {
+		return // nobody reads on after the end; it stays together with it
+	}
+	switch v {
+	case content:
+		s.settled = true
+		if s.phase == usageHeld {
+			// The chunk held was not the last. Ours always is: if choices follow,
+			// the upstream sent it by itself, and it goes on as it came.
+			if w.t.event.hasChoices {
+				s.strip = false
+			}
+			w.resume()
+		}
+	case usageChunk:
+		s.phase = usageHeld
+		s.strip = w.options.StripUsage && w.t.event.noChoices && s.eventAt >= s.release
+		s.stripAt, s.stripTo = s.eventAt, 0
+	case terminal:
+		s.phase, s.ended = ended, true
+	}
+}
+
+// resume goes back to live, without the chunk to be stripped if there is one.
+func (w *Watcher) resume() {
+	w.cut()
+	w.stream.phase = live
+}
+
+// cut takes the chunk that our splice caused out of the bytes at hand.
+func (w *Watcher) cut() {
+	s := &w.stream
+	if !s.strip {
+		return
+	}
+	s.strip = false
+	if !s.own {
+		w.held = append(w.held[:0], s.data...)
+		s.own = true
+	}
+	n := s.stripTo - s.stripAt
+	w.held = append(w.held[:s.stripAt], s.data[s.stripTo:]...)
+	s.data = w.held
+	s.move(n)
+}
+
+// bound gives up holding what has grown beyond holdEvents.
+func (w *Watcher) bound() {
+	s := &w.stream
+	if len(s.data)-s.release <= holdEvents {
+		return
+	}
+	switch s.phase {
+	case ended:
+		w.cut()
+		s.phase, s.release = spilled, len(s.data)
+		return
+	case usageHeld:
+		if s.strip && s.stripTo == 0 {
+			s.stripTo = s.next
+		}
+		w.resume()
+		s.spill(s.next)
+	}
+	switch {
+	case len(s.data)-s.release <= holdEvents:
+	case len(s.data)-s.next > holdEvents/2:
+		w.beginLong()
+	default:
+		// An event of very many lines: all but its last terminator leaves.
+		s.spill(s.end)
+	}
+}
+
+// spill lets a part of the event being read leave before it is judged.
+func (s *stream) spill(to int) {
+	s.release = to
+	s.eventAt = to - 1 // which tells apply that it cannot be stripped any more
+}
+
+// beginLong lets the start of a line leave that is too long to hold, and has
+// the tracker read it as it passes.
+func (w *Watcher) beginLong() {
+	s := &w.stream
+	line := s.data[s.next:]
+	if !s.begun {
+		s.begun = true
+		line = bytes.TrimPrefix(line, byteOrderMark)
+	}
+	name, value := cutField(line)
+	s.long, s.longData = true, string(name) == "data"
+	if s.longData {
+		s.open, s.settled = true, false
+		if !s.multi {
+			s.multi = true
+			w.t.reset()
+		}
+		w.t.feed(value)
+	}
+	s.next, s.search = len(s.data), len(s.data)
+	s.spill(len(s.data))
+}
+
+// passLong lets more of a long line leave.
+func (w *Watcher) passLong(to int) {
+	s := &w.stream
+	if s.longData {
+		w.t.feed(s.data[s.next:to])
+	}
+	s.next, s.search = to, to
+	s.spill(to)
+}
+
+// endLong is called at the end of a long line. Its terminator waits for the
+// verdict: until the client has that, it has no event.
+func (w *Watcher) endLong() {
+	s := &w.stream
+	next := s.next
+	s.next = s.at
+	w.passLong(s.end)
+	s.next, s.search, s.long = next, next, false
+	if s.longData {
+		w.t.feed(newline)
+		if w.t.done {
+			s.multi = false
+			w.apply(w.judge())
+		}
+	}
+	w.pass()
+}
+
+// closeStream reads what is left as if its terminators had come.
+func (w *Watcher) closeStream() {
+	s := &w.stream
+	s.data, s.own = w.held, true
+	if s.next < len(s.data) || s.long {
+		s.at, s.end, s.next = s.next, len(s.data), len(s.data)
+		w.line()
+	}
+	w.endEvent()
+	w.cut()
+	w.held, s.data = s.data, nil
+}

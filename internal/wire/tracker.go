@@ -1,0 +1,427 @@
+package wire
+
+// tracker reads one JSON value of any size as it passes and keeps the few
+// members of its top level that tell what the answer is and what it cost. It
+// works on any split of the bytes, in constant memory, and allocates only to
+// keep what it found.
+//
+// It follows structure without checking grammar: an answer is the upstream's
+// affair, and goes to the client whatever it is. What it keeps is checked by
+// the validating walk (parseUsage).
+type tracker struct {
+	depth    int
+	done     bool // the value has ended
+	junk     bool // and something else followed
+	inString bool
+	escaped  bool // after a backslash in a string
+	inScalar bool // in a number or a word
+
+	// Names are read in the top object and in one object inside it.
+	objects  [3]bool // objects[d]: the container at depth d is an object we read names in
+	inside   slot    // the member whose object is open at depth 2
+	wantName bool
+	inName   bool
+	name     [24]byte
+	nameLen  int
+	member   slot // of the value that comes next, or is being read
+
+	capturing bool
+	overflow  bool
+	kept      []byte // the raw value so far
+
+	wantFirst bool // directly after the [ of choices
+	event     trackedEvent
+}
+
+// trackedEvent is what one value said. tracker.reset clears it, but for the
+// memory that kept uses.
+type trackedEvent struct {
+	usage      Usage
+	usageRank  usageRank
+	hasChoices bool // choices is there and not empty
+	noChoices  bool // choices is there and empty or null
+	failed     bool
+	errorCode  string
+	code       string    // of the top level; means an error's only if kind says so
+	kind       eventKind // of the member type
+	model, id  []byte    // views of strings kept below
+	strings    [2][maxKeptString]byte
+}
+
+// usageRank says where usage was found; a higher one outranks a lower.
+type usageRank uint8
+
+const (
+	rankNone usageRank = iota
+	rankGroq
+	rankResponse
+	rankTop
+)
+
+const (
+	maxKeptString = 256     // bytes of a model or id
+	maxKept       = 8 << 10 // bytes of a usage or error object
+)
+
+// slot is a member we read.
+type slot uint8
+
+const (
+	none slot = iota
+	slotModel
+	slotID
+	slotUsage
+	slotChoices
+	slotType
+	slotError
+	slotCode // of a Responses event of type error
+	slotStatus
+	slotResponse // Responses events carry the response in here
+	slotGroq     // Groq streams put usage in here
+)
+
+// eventKind is what a Responses event's type says.
+type eventKind uint8
+
+const (
+	kindUnknown eventKind = iota
+	kindOther             // a type that ends nothing
+	kindError
+	kindTerminal       // response.completed or response.incomplete
+	kindTerminalFailed // response.failed
+)
+
+func kindOf(typ []byte) eventKind {
+	switch string(typ) {
+	case "response.completed", "response.incomplete":
+		return kindTerminal
+	case "response.failed":
+		return kindTerminalFailed
+	case "error":
+		return kindError
+	}
+	return kindOther
+}
+
+func slotOf(name []byte, inside slot) slot {
+	switch string(name) {
+	case "usage":
+		return slotUsage
+	case "error":
+		if inside == slotGroq {
+			return none
+		}
+		return slotError
+	}
+	if inside == slotGroq {
+		return none
+	}
+	switch string(name) {
+	case "model":
+		return slotModel
+	case "id":
+		return slotID
+	case "status":
+		return slotStatus
+	}
+	if inside != none {
+		return none
+	}
+	switch string(name) {
+	case "choices":
+		return slotChoices
+	case "type":
+		return slotType
+	case "code":
+		return slotCode
+	case "response":
+		return slotResponse
+	case "x_groq":
+		return slotGroq
+	}
+	return none
+}
+
+func (t *tracker) reset() {
+	kept := t.kept[:0]
+	*t = tracker{}
+	t.kept = kept
+}
+
+// plain marks the bytes that an object or array we don't read can be skipped over.
+var plain = func() (p [256]bool) {
+	for i := range p {
+		p[i] = true
+	}
+	for _, c := range []byte(`"[]{}`) {
+		p[c] = false
+	}
+	return p
+}()
+
+// feed reads the next bytes of the value.
+func (t *tracker) feed(p []byte) {
+	from := 0 // where the captured part of p starts
+	for i := 0; i < len(p); {
+		if t.inString {
+			end := t.stringEnd(p, i)
+			if t.inName {
+				t.addName(p[i:end])
+			}
+			i = end
+			if t.inString { // p ended first
+				break
+			}
+			t.endString(p[from:i])
+			continue
+		}
+		if t.depth > 0 && !t.reading() && !t.wantFirst {
+			for i < len(p) && plain[p[i]] {
+				i++
+			}
+			if i == len(p) {
+				break
+			}
+		}
+		c := p[i]
+		if t.inScalar && (c <= ' ' || c == ',' || c == '}' || c == ']') {
+			t.inScalar = false
+			t.endValue(p[from:i])
+		}
+		if c <= ' ' {
+			i++
+			continue
+		}
+		if t.wantFirst {
+			t.wantFirst = false
+			t.event.noChoices, t.event.hasChoices = c == ']', c != ']'
+		}
+		switch c {
+		case '"':
+			t.inString = true
+			t.inName = t.reading() && t.wantName
+			if t.inName {
+				t.nameLen = 0
+			} else if t.begin() {
+				from = i
+			}
+		case '{', '[':
+			if t.begin() {
+				from = i
+			}
+			t.open(c)
+		case '}', ']':
+			if t.depth > 0 {
+				t.depth--
+				t.endValue(p[from : i+1])
+			}
+		case ',':
+			if t.reading() {
+				t.wantName, t.member = true, none
+			}
+		case ':':
+			t.wantName = false
+		default:
+			if !t.inScalar {
+				t.inScalar = true
+				if t.begin() {
+					from = i
+				}
+			}
+		}
+		i++
+	}
+	if t.capturing {
+		t.keep(p[from:])
+	}
+}
+
+// reading reports whether names are read in the innermost container.
+func (t *tracker) reading() bool { return t.depth < len(t.objects) && t.objects[t.depth] }
+
+// atMember reports whether the next value is that of a member we read.
+func (t *tracker) atMember() bool { return t.reading() && t.member != none && !t.wantName }
+
+// begin is called at a value's first byte and reports whether it is captured.
+func (t *tracker) begin() bool {
+	if t.done {
+		t.junk = true
+	}
+	if !t.atMember() || t.capturing {
+		return false
+	}
+	switch t.member {
+	case slotChoices, slotResponse, slotGroq:
+		return false
+	}
+	t.capturing, t.overflow = true, false
+	t.kept = t.kept[:0]
+	return true
+}
+
+func (t *tracker) open(c byte) {
+	member := none
+	if t.atMember() {
+		member = t.member
+	}
+	t.inScalar = false
+	t.depth++
+	if t.depth < len(t.objects) {
+		t.objects[t.depth] = c == '{' && (t.depth == 1 || member == slotResponse || member == slotGroq)
+		if t.objects[t.depth] {
+			t.wantName = true
+			t.inside = member
+		}
+	}
+	t.wantFirst = c == '[' && member == slotChoices
+}
+
+// endString is called after the closing quote; tail is the captured part of the
+// bytes at hand.
+func (t *tracker) endString(tail []byte) {
+	if t.inName {
+		t.inName = false
+		t.wantName = false
+		t.member = none
+		if t.nameLen <= len(t.name) {
+			t.member = slotOf(t.name[:max(t.nameLen-1, 0)], t.inside) // without the quote
+		}
+		return
+	}
+	t.endValue(tail)
+}
+
+// endValue is called when a value ends, with the depth already that of its parent.
+func (t *tracker) endValue(tail []byte) {
+	if t.depth == 0 {
+		t.done = true
+		return
+	}
+	if !t.reading() {
+		return
+	}
+	if t.depth == 1 && t.inside != none && t.member == none {
+		t.member = t.inside // its object has just closed
+	}
+	if t.depth == 1 {
+		t.inside = none
+	}
+	if t.capturing {
+		t.keep(tail)
+		t.capturing = false
+		if !t.overflow {
+			t.found(t.member, t.kept)
+		} else if t.member == slotError {
+			t.event.failed = true
+		}
+	} else if t.member == slotChoices && !t.event.hasChoices {
+		t.event.noChoices = true // [] or null
+	}
+	t.member = none
+}
+
+func (t *tracker) keep(b []byte) {
+	if t.overflow || len(t.kept)+len(b) > maxKept {
+		t.overflow = true
+		return
+	}
+	t.kept = append(t.kept, b...)
+}
+
+func (t *tracker) addName(b []byte) {
+	if t.nameLen <= len(t.name) {
+		copy(t.name[min(t.nameLen, len(t.name)):], b)
+	}
+	t.nameLen += len(b)
+}
+
+// stringEnd returns the index after the string's closing quote, or len(p) when
+// it is not in p.
+func (t *tracker) stringEnd(p []byte, i int) int {
+	for i < len(p) {
+		if t.escaped {
+			t.escaped = false
+			i++
+			continue
+		}
+		if i = nextStop(p, i); i == len(p) {
+			break
+		}
+		switch p[i] {
+		case '"':
+			t.inString = false
+			return i + 1
+		case '\\':
+			t.escaped = true
+		}
+		i++
+	}
+	return i
+}
+
+// found notes a captured member.
+func (t *tracker) found(m slot, v []byte) {
+	e := &t.event
+	switch m {
+	case slotUsage:
+		rank := rankTop
+		switch t.inside {
+		case slotResponse:
+			rank = rankResponse
+		case slotGroq:
+			rank = rankGroq
+		}
+		if rank < e.usageRank {
+			return
+		}
+		if u, ok := parseUsage(v); ok {
+			e.usage, e.usageRank = u, rank
+		}
+	case slotModel:
+		e.model = keepString(e.strings[0][:0], v)
+	case slotID:
+		e.id = keepString(e.strings[1][:0], v)
+	case slotType:
+		if len(v) >= 2 && v[0] == '"' {
+			e.kind = kindOf(unescape(v[1 : len(v)-1]))
+		}
+	case slotCode:
+		e.code, _ = stringValue(v)
+	case slotStatus:
+		if string(v) == `"failed"` {
+			e.failed = true
+		}
+	case slotError:
+		if !isNull(v) {
+			e.failed = true
+			e.errorCode = errorCode(v)
+		}
+	}
+}
+
+func keepString(buf, v []byte) []byte {
+	if len(v) < 2 || v[0] != '"' || len(v) > maxKeptString {
+		return nil
+	}
+	return append(buf, unescape(v[1:len(v)-1])...)
+}
+
+// errorCode returns the code of an error object, else its type.
+func errorCode(v []byte) string {
+	var code, typ string
+	for m := membersOf(v); m.next(); {
+		switch string(m.name) {
+		case "code":
+			code, _ = stringValue(m.value)
+			if code == "" && !isNull(m.value) && m.value[0] != '"' {
+				code = string(m.value[:min(len(m.value), maxKeptString)]) // a number, as OpenRouter sends
+			}
+		case "type":
+			typ, _ = stringValue(m.value)
+		}
+	}
+	if code == "" {
+		return typ
+	}
+	return code
+}
