@@ -38,7 +38,7 @@ func WithKey(key string) Option { return func(c *Client) { c.key = key } }
 func WithHTTPClient(h *http.Client) Option { return func(c *Client) { c.http = h } }
 
 // WithPageSize sets how many entries [Client.Sessions] and [Client.Requests]
-// fetch at once. Without it the sidecar decides.
+// fetch at once, 500 at most. Without it the sidecar decides.
 func WithPageSize(n int) Option { return func(c *Client) { c.pageSize = n } }
 
 // New returns a client of the sidecar at baseURL, such as

@@ -214,7 +214,7 @@ func ExampleClient_Queue() {
 	}
 	for _, group := range queue.Groups {
 		for _, limit := range group.Limits {
-			fmt.Printf("%s: %g of %g %s left, %d waiting\n", group.Name, limit.Level, limit.Limit, limit.Name, group.Waiting)
+			fmt.Printf("%s: %g of %d %s left, %d waiting\n", group.Name, limit.Level, limit.Limit, limit.Name, group.Waiting)
 		}
 	}
 	// Output: gpt-4o: 1250 of 30000 tokens_per_minute left, 3 waiting

@@ -29,7 +29,7 @@ type QueueGroup struct {
 // QueueLimit is one limit of a group.
 type QueueLimit struct {
 	Name   string  `json:"name"`   // "requests_per_minute", "tokens_per_minute", …
-	Limit  float64 `json:"limit"`  // in the name's unit
+	Limit  int64   `json:"limit"`  // in the name's unit
 	Level  float64 `json:"level"`  // what may be spent at once; negative: owed
 	Source string  `json:"source"` // "configured" or "learned"
 }

@@ -55,10 +55,10 @@ type Request struct {
 	EstimatedPromptTokens     int64 `json:"estimated_prompt_tokens"`
 	EstimatedCompletionTokens int64 `json:"estimated_completion_tokens"`
 
-	Attempts    int   `json:"attempts"`      // times sent upstream
-	QueueMs     int64 `json:"queue_ms"`      // in the queue, over all attempts
-	FirstByteMs int64 `json:"first_byte_ms"` // until the answer's first byte
-	TotalMs     int64 `json:"total_ms"`
+	Attempts    int     `json:"attempts"`      // times sent upstream
+	QueueMs     float64 `json:"queue_ms"`      // in the queue, over all attempts
+	FirstByteMs float64 `json:"first_byte_ms"` // until the answer's first byte
+	TotalMs     float64 `json:"total_ms"`
 }
 
 // Sessions returns all sessions, the most recently used first. It fetches them

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// UsageQuery selects usage. The zero value asks for what the sidecar gives by
-// default.
+// UsageQuery selects usage. The zero value asks for the last 24 hours in one row.
+// Usage is kept by the hour, so that is how finely From and To cut.
 type UsageQuery struct {
-	From, To time.Time // From inclusive, To exclusive, kept by the hour; zero: open
+	From, To time.Time // zero: 24 hours ago, and now
 	By       []string  // any of "hour" or "day", "model", "client"
 }
 
@@ -72,9 +72,10 @@ func (c *Client) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 	return usage, err
 }
 
-// Totals returns the sum of all usage from from (inclusive) to to (exclusive).
+// Totals returns the sum of all usage from from to to, which mean what they mean
+// in a [UsageQuery].
 func (c *Client) Totals(ctx context.Context, from, to time.Time) (Totals, error) {
-	usage, err := c.Usage(ctx, UsageQuery{From: from, To: to, By: []string{"model"}})
+	usage, err := c.Usage(ctx, UsageQuery{From: from, To: to})
 	var sum Totals
 	for _, row := range usage.Rows {
 		sum = sum.Add(row.Totals)
