@@ -1,3 +1,23 @@
 module github.com/llm-queue-proxy/llm-queue-proxy/examples
 
 go 1.26.0
+
+require (
+	github.com/llm-queue-proxy/llm-queue-proxy/client v0.0.0
+	github.com/llm-queue-proxy/llm-queue-proxy/middleware v0.0.0
+	github.com/openai/openai-go v1.12.0
+	github.com/sashabaranov/go-openai v1.43.0
+)
+
+require (
+	github.com/tidwall/gjson v1.14.4 // indirect
+	github.com/tidwall/match v1.1.1 // indirect
+	github.com/tidwall/pretty v1.2.1 // indirect
+	github.com/tidwall/sjson v1.2.5 // indirect
+)
+
+replace (
+	github.com/llm-queue-proxy/llm-queue-proxy => ../
+	github.com/llm-queue-proxy/llm-queue-proxy/client => ../client
+	github.com/llm-queue-proxy/llm-queue-proxy/middleware => ../middleware
+)
