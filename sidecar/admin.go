@@ -1,0 +1,388 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+)
+
+// The JSON of the sidecar's own routes. Package client has the same types for
+// Go callers; a test in examples holds the two equal.
+
+type sessionStatus struct {
+	SessionID        string `json:"session_id"`
+	PromptTokens     int64  `json:"total_prompt_tokens"`
+	CompletionTokens int64  `json:"total_completion_tokens"`
+	TotalTokens      int64  `json:"total_tokens"`
+	RequestCount     int64  `json:"request_count"`
+}
+
+type sessionRow struct {
+	sessionStatus
+	CachedTokens      int64  `json:"cached_tokens"`
+	ReasoningTokens   int64  `json:"reasoning_tokens"`
+	UnknownUsageCount int64  `json:"unknown_usage_count"`
+	FirstAt           string `json:"first_at"`
+	LastAt            string `json:"last_at"`
+}
+
+type requestRow struct {
+	RequestID           string  `json:"request_id"`
+	StartedAt           string  `json:"started_at"`
+	SessionID           string  `json:"session_id"`
+	Client              string  `json:"client"`
+	Route               string  `json:"route"`
+	Model               string  `json:"model"`
+	AnsweredModel       string  `json:"answered_model"`
+	Stream              bool    `json:"stream"`
+	Metered             bool    `json:"metered"`
+	Status              int     `json:"status"`
+	Outcome             string  `json:"outcome"`
+	UsageSource         string  `json:"usage_source"` // exact or none
+	PromptTokens        *int64  `json:"prompt_tokens"`
+	CompletionTokens    *int64  `json:"completion_tokens"`
+	CachedTokens        *int64  `json:"cached_tokens"`
+	ReasoningTokens     *int64  `json:"reasoning_tokens"`
+	EstimatedPrompt     int64   `json:"estimated_prompt_tokens"`
+	EstimatedCompletion int64   `json:"estimated_completion_tokens"`
+	Attempts            int     `json:"attempts"`
+	QueueMS             float64 `json:"queue_ms"`
+	FirstByteMS         float64 `json:"first_byte_ms"`
+	TotalMS             float64 `json:"total_ms"`
+}
+
+type usageRow struct {
+	Time              string  `json:"time,omitempty"`
+	Model             *string `json:"model,omitempty"`
+	Client            *string `json:"client,omitempty"`
+	RequestCount      int64   `json:"request_count"`
+	UnknownUsageCount int64   `json:"unknown_usage_count"`
+	PromptTokens      int64   `json:"prompt_tokens"`
+	CompletionTokens  int64   `json:"completion_tokens"`
+	CachedTokens      int64   `json:"cached_tokens"`
+	ReasoningTokens   int64   `json:"reasoning_tokens"`
+	Cost              *string `json:"cost"` // null where no price is known
+}
+
+func statusOf(s ledger.Session) sessionStatus {
+	return sessionStatus{s.ID, s.PromptTokens, s.CompletionTokens, s.PromptTokens + s.CompletionTokens, s.Requests}
+}
+
+// handleStatus writes all sessions as one object. It is written as it is read,
+// so that a hundred thousand sessions need no memory here.
+func (s *server) handleStatus(w http.ResponseWriter, r *http.Request, _ string) error {
+	out := bufio.NewWriter(w)
+	started := false
+	for one, err := range s.ledger.Status(r.Context()) {
+		if err != nil {
+			if started {
+				return &abortError{err}
+			}
+			return err
+		}
+		separator := byte(',')
+		if !started {
+			w.Header().Set("Content-Type", "application/json")
+			separator, started = '{', true
+		}
+		id, err := json.Marshal(one.ID)
+		if err != nil {
+			return &abortError{err}
+		}
+		value, err := json.Marshal(statusOf(one))
+		if err != nil {
+			return &abortError{err}
+		}
+		_ = out.WriteByte(separator)
+		_, _ = out.Write(id)
+		_ = out.WriteByte(':')
+		_, _ = out.Write(value)
+	}
+	if !started {
+		w.Header().Set("Content-Type", "application/json")
+		_ = out.WriteByte('{')
+	}
+	_, _ = out.WriteString("}\n")
+	return out.Flush()
+}
+
+func (s *server) handleSessionStatus(w http.ResponseWriter, r *http.Request, _ string) error {
+	id := r.PathValue("id")
+	if err := session.CheckID(id); err != nil {
+		return err
+	}
+	one, err := s.ledger.Session(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, statusOf(one))
+}
+
+func (s *server) handleSessions(w http.ResponseWriter, r *http.Request, _ string) error {
+	limit, cursor, err := pageOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	page, err := s.ledger.Sessions(r.Context(), ledger.SessionQuery{Limit: limit, Cursor: cursor})
+	if err != nil {
+		return err
+	}
+	rows := make([]sessionRow, 0, len(page.Sessions))
+	for _, one := range page.Sessions {
+		rows = append(rows, sessionRow{
+			statusOf(one), one.CachedTokens, one.ReasoningTokens, one.UnknownUsage, timestamp(one.FirstAt), timestamp(one.LastAt),
+		})
+	}
+	return writeJSON(w, struct {
+		Sessions   []sessionRow `json:"sessions"`
+		NextCursor *string      `json:"next_cursor"`
+	}{rows, optional(page.NextCursor)})
+}
+
+func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string) error {
+	id := r.PathValue("id")
+	if err := session.CheckID(id); err != nil {
+		return err
+	}
+	limit, cursor, err := pageOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	page, err := s.ledger.Requests(r.Context(), id, ledger.RecordQuery{Limit: limit, Cursor: cursor})
+	if err != nil {
+		return err
+	}
+	rows := make([]requestRow, 0, len(page.Records))
+	for _, record := range page.Records {
+		rows = append(rows, requestRowOf(record))
+	}
+	return writeJSON(w, struct {
+		Requests   []requestRow `json:"requests"`
+		NextCursor *string      `json:"next_cursor"`
+	}{rows, optional(page.NextCursor)})
+}
+
+func requestRowOf(r ledger.Record) requestRow {
+	row := requestRow{
+		RequestID: r.ID.String(), StartedAt: timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
+		Route: r.Route, Model: r.Model, AnsweredModel: r.AnsweredModel, Stream: r.Stream, Metered: r.Metered,
+		Status: r.Status, Outcome: r.Outcome.String(), UsageSource: "none",
+		EstimatedPrompt: r.EstimatedPrompt, EstimatedCompletion: r.EstimatedOutput, Attempts: r.Attempts,
+		QueueMS: milliseconds(r.QueueWait), FirstByteMS: milliseconds(r.FirstByte), TotalMS: milliseconds(r.Total),
+	}
+	if r.UsageKnown {
+		row.UsageSource = "exact"
+		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
+		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
+	}
+	return row
+}
+
+func (s *server) handleDeleteSession(w http.ResponseWriter, r *http.Request, _ string) error {
+	id := r.PathValue("id")
+	if err := session.CheckID(id); err != nil {
+		return err
+	}
+	if err := s.ledger.DeleteSession(r.Context(), id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) error {
+	query := r.URL.Query()
+	now := time.Now()
+	from, err := timeOf(query.Get("from"), now.Add(-24*time.Hour))
+	if err != nil {
+		return err
+	}
+	to, err := timeOf(query.Get("to"), now)
+	if err != nil {
+		return err
+	}
+	by := []string{}
+	for _, field := range strings.FieldsFunc(query.Get("by"), func(r rune) bool { return r == ',' }) {
+		if !slices.Contains([]string{"hour", "day", "model", "client"}, field) || slices.Contains(by, field) {
+			return invalid("invalid_query", "by: want a list of hour or day, model, client")
+		}
+		by = append(by, field)
+	}
+	totals, err := s.ledger.Usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by})
+	if err != nil {
+		return err
+	}
+	rows := make([]usageRow, 0, len(totals))
+	for _, t := range totals {
+		row := usageRow{
+			RequestCount: t.Requests, UnknownUsageCount: t.UnknownUsage, PromptTokens: t.PromptTokens,
+			CompletionTokens: t.CompletionTokens, CachedTokens: t.CachedTokens, ReasoningTokens: t.ReasoningTokens,
+		}
+		if slices.Contains(by, "hour") || slices.Contains(by, "day") {
+			row.Time = timestamp(t.Time)
+		}
+		if slices.Contains(by, "model") {
+			row.Model = &t.Model
+		}
+		if slices.Contains(by, "client") {
+			row.Client = &t.Client
+		}
+		rows = append(rows, row)
+	}
+	return writeJSON(w, struct {
+		From string     `json:"from"`
+		To   string     `json:"to"`
+		By   []string   `json:"by"`
+		Rows []usageRow `json:"rows"`
+	}{timestamp(from), timestamp(to), by, rows})
+}
+
+func (s *server) handleLive(w http.ResponseWriter, _ *http.Request, _ string) error {
+	return writeJSON(w, map[string]string{"status": "ok"})
+}
+
+// handleReady says whether this process should get requests. A provider that
+// is down is no reason to say no: the queue is what requests are sent here for.
+func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) error {
+	if s.draining.Load() {
+		return errShuttingDown
+	}
+	if err := s.ledger.Ready(r.Context()); err != nil {
+		s.logger.Warn("ledger not ready", "error", err.Error())
+		if s.cfg.LedgerOnFailure == "refuse" {
+			return &apiError{status: http.StatusServiceUnavailable, code: "ledger_unavailable", retryAfter: 5 * time.Second, cause: err, message: "the ledger takes no records"}
+		}
+		return writeJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})
+	}
+	return writeJSON(w, map[string]string{"status": "ok"})
+}
+
+func (s *server) handleQueue(w http.ResponseWriter, _ *http.Request, _ string) error {
+	return writeJSON(w, queueStatusOf(s.limits.Snapshot(), int(s.inFlight.Load()), time.Now()))
+}
+
+type queueStatus struct {
+	Waiting  int            `json:"waiting"`
+	InFlight int            `json:"in_flight"`
+	Groups   []queueGroup   `json:"groups"`
+	Sessions []queueSession `json:"sessions"`
+}
+
+type queueGroup struct {
+	Name        string       `json:"name"`
+	Profile     string       `json:"profile"`
+	Waiting     int          `json:"waiting"`
+	InFlight    int          `json:"in_flight"`
+	PausedUntil *string      `json:"paused_until"`
+	Limits      []queueLimit `json:"limits"`
+}
+
+type queueLimit struct {
+	Name   string  `json:"name"`
+	Limit  int64   `json:"limit"`
+	Level  float64 `json:"level"`
+	Source string  `json:"source"` // configured or learned
+}
+
+type queueSession struct {
+	Client    string  `json:"client"`
+	SessionID string  `json:"session_id"`
+	Group     string  `json:"group"`
+	Waiting   int     `json:"waiting"`
+	Position  int     `json:"position"`
+	Weight    float64 `json:"weight"`
+}
+
+// queueStatusOf shows the limiter's groups; the caps over all of them come
+// first, as a group without a name. A session's position is its place in the
+// order of service among those that wait in its group, as it stands now.
+func queueStatusOf(snap limit.Snapshot, inFlight int, now time.Time) queueStatus {
+	status := queueStatus{Waiting: snap.Waiting, InFlight: inFlight, Groups: []queueGroup{}, Sessions: []queueSession{}}
+	if len(snap.Global) > 0 {
+		status.Groups = append(status.Groups, queueGroup{Waiting: snap.Waiting, InFlight: snap.InFlight, Limits: queueLimits(snap.Global)})
+	}
+	for _, g := range snap.Groups {
+		group := queueGroup{Name: g.Name, Profile: g.Profile, Waiting: g.Waiting, InFlight: g.InFlight, Limits: queueLimits(g.Meters)}
+		if g.Paused > 0 {
+			group.PausedUntil = optional(timestamp(now.Add(g.Paused)))
+		}
+		status.Groups = append(status.Groups, group)
+		slices.SortFunc(g.Sessions, func(a, b limit.SessionState) int {
+			return cmp.Or(-cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Lag, b.Lag), strings.Compare(a.Session, b.Session))
+		})
+		position := 0
+		for _, q := range g.Sessions {
+			if q.Waiting == 0 {
+				continue
+			}
+			position++
+			status.Sessions = append(status.Sessions, queueSession{q.Client, q.Session, g.Name, q.Waiting, position, q.Weight})
+		}
+	}
+	return status
+}
+
+func queueLimits(meters []limit.Meter) []queueLimit {
+	limits := make([]queueLimit, 0, len(meters))
+	for _, m := range meters {
+		source := "configured"
+		if m.Learned {
+			source = "learned"
+		}
+		limits = append(limits, queueLimit{m.Name, m.Limit, m.Level, source})
+	}
+	return limits
+}
+
+// pageOf reads limit and cursor; the ledger judges the cursor.
+func pageOf(query url.Values) (limit int, cursor string, err error) {
+	limit = 50
+	if text := query.Get("limit"); text != "" {
+		limit, err = strconv.Atoi(text)
+		if err != nil || limit < 1 || limit > 500 {
+			return 0, "", invalid("invalid_query", "limit: want a number from 1 to 500")
+		}
+	}
+	return limit, query.Get("cursor"), nil
+}
+
+func timeOf(text string, otherwise time.Time) (time.Time, error) {
+	if text == "" {
+		return otherwise, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, invalid("invalid_query", "from and to: want a time such as 2026-01-31T12:00:00Z, or a date")
+}
+
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n'))
+	return nil
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// A usageError is a wrong command line. It ends the program with exit status 2.
+type usageError struct{ error }
+
+// commands is the command line. Every setting that is no secret is also a flag
+// of every command.
+func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Command {
+	flags := map[string]*string{}
+	given := func() map[string]string {
+		values := map[string]string{}
+		for name, value := range flags {
+			values[name] = *value
+		}
+		return values
+	}
+	serve := func(cmd *cobra.Command, _ []string) error {
+		cfg, err := LoadConfig(given(), getenv)
+		if err != nil {
+			return err
+		}
+		return runServe(cmd.Context(), cfg, stderr)
+	}
+	root := &cobra.Command{
+		Use: "llm-queue-proxy", Short: "An OpenAI-compatible sidecar that queues instead of failing with 429",
+		Args: noArgs, RunE: serve, SilenceUsage: true, SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	for _, s := range settings {
+		if s.secret {
+			continue // a command line is visible to every user of the machine
+		}
+		name := strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
+		flags[s.name] = root.PersistentFlags().String(name, "", s.doc)
+	}
+	config := &cobra.Command{Use: "config", Short: "Check or show the settings", Args: noArgs}
+	config.AddCommand(
+		&cobra.Command{
+			Use: "check", Short: "Say what is wrong with the settings", Args: noArgs,
+			RunE: func(*cobra.Command, []string) error {
+				if _, err := LoadConfig(given(), getenv); err != nil {
+					return err
+				}
+				fmt.Fprintln(stdout, "settings are fine")
+				return nil
+			},
+		},
+		&cobra.Command{
+			Use: "print", Short: "Show every setting and where it comes from", Args: noArgs,
+			RunE: func(*cobra.Command, []string) error { return printConfig(stdout, given(), getenv) },
+		},
+	)
+	root.AddCommand(
+		config,
+		&cobra.Command{Use: "serve", Short: "Serve (the default)", Args: noArgs, RunE: serve},
+		&cobra.Command{
+			Use: "demo", Short: "See it work, without a key or a network", Args: noArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), stdout) },
+		},
+		&cobra.Command{
+			Use: "healthcheck", Short: "Exit 0 if the sidecar of these settings is ready", Args: noArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				cfg, _ := readConfig(given(), getenv) // wrong settings have kept the sidecar from starting
+				return ask(cmd.Context(), cfg, cfg.ListenAddr, "/readyz", nil)
+			},
+		},
+		&cobra.Command{
+			Use: "queue", Short: "Show the queue of a running sidecar", Args: noArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				cfg, _ := readConfig(given(), getenv)
+				return printQueue(cmd.Context(), stdout, cfg)
+			},
+		},
+		&cobra.Command{
+			Use: "usage", Short: "Show the sessions of a running sidecar", Args: noArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				cfg, _ := readConfig(given(), getenv)
+				return printUsage(cmd.Context(), stdout, cfg)
+			},
+		},
+		&cobra.Command{
+			Use: "version", Short: "Print the version", Args: noArgs,
+			RunE: func(*cobra.Command, []string) error {
+				_, err := fmt.Fprintln(stdout, "llm-queue-proxy", version())
+				return err
+			},
+		},
+	)
+	return root
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return &usageError{fmt.Errorf("%s: unknown command %q; see --help", cmd.CommandPath(), args[0])}
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}
+
+// printConfig shows each setting with its value and its origin.
+func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
+	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
+	for _, s := range settings {
+		value, origin := s.def, "default"
+		switch {
+		case flags[s.name] != "":
+			value, origin = flags[s.name], "flag"
+		case getenv(s.name) != "":
+			value, origin = getenv(s.name), "environment"
+		case s.secret && getenv(s.name+"_FILE") != "":
+			value, origin = redacted, s.name+"_FILE"
+		}
+		if s.secret && origin != "default" {
+			value = redacted
+		}
+		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
+	}
+	return out.Flush()
+}
+
+// ask gets JSON from the sidecar that listens on address.
+func ask(ctx context.Context, cfg *Config, address, path string, into any) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("ask the sidecar: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	url := "http://" + net.JoinHostPort(host, port) + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("ask the sidecar: %w", err)
+	}
+	if len(cfg.ClientKeys) > 0 {
+		req.Header.Set("Authorization", "Bearer "+string(cfg.ClientKeys[0].Key))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("no sidecar answers: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(url + " answered " + resp.Status)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// adminAddr is where a running sidecar serves its own routes.
+func (c *Config) adminAddr() string {
+	if c.AdminAddr != "" {
+		return c.AdminAddr
+	}
+	return c.ListenAddr
+}
+
+func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
+	var status queueStatus
+	if err := ask(ctx, cfg, cfg.adminAddr(), "/queue/status", &status); err != nil {
+		return err
+	}
+	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(out, "%d waiting, %d in flight\n", status.Waiting, status.InFlight)
+	fmt.Fprintln(out, "GROUP\tLIMIT\tLEVEL\tOF\tSOURCE")
+	for _, g := range status.Groups {
+		for _, l := range g.Limits {
+			fmt.Fprintf(out, "%s\t%s\t%.0f\t%d\t%s\n", g.Name, l.Name, l.Level, l.Limit, l.Source)
+		}
+	}
+	fmt.Fprintln(out, "\nPOSITION\tCLIENT\tSESSION\tGROUP\tWAITING\tWEIGHT")
+	for _, q := range status.Sessions {
+		fmt.Fprintf(out, "%d\t%s\t%s\t%s\t%d\t%g\n", q.Position, q.Client, q.SessionID, q.Group, q.Waiting, q.Weight)
+	}
+	return out.Flush()
+}
+
+func printUsage(ctx context.Context, stdout io.Writer, cfg *Config) error {
+	var status map[string]sessionStatus
+	if err := ask(ctx, cfg, cfg.adminAddr(), "/sessions/status", &status); err != nil {
+		return err
+	}
+	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(out, "SESSION\tREQUESTS\tPROMPT\tCOMPLETION\tTOTAL\t")
+	for _, id := range slices.Sorted(maps.Keys(status)) {
+		v := status[id]
+		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t\n", id, v.RequestCount, v.PromptTokens, v.CompletionTokens, v.TotalTokens)
+	}
+	return out.Flush()
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
+)
+
+// The bounds of reading an answer on after its client has left (contract,
+// DISCONNECT_POLICY).
+const (
+	drainTime  = 10 * time.Second
+	drainBytes = 1 << 20
+	drainShare = 10 // one in so many answers under way
+)
+
+// statusClientGone is what a row says where no status was sent (nginx's 499).
+const statusClientGone = 499
+
+// An exchange is one request on its way, and what is known of it so far.
+// Its methods are called by the handler's goroutine, leave by any.
+type exchange struct {
+	s       *server
+	w       http.ResponseWriter
+	r       *http.Request
+	who     session.Identity
+	client  string
+	id      ledger.ID
+	started time.Time
+
+	endpoint wire.Endpoint
+	req      *wire.Request
+	body     *heldBody
+	spliced  bool // include_usage was added by us
+	estimate tokens.Estimate
+
+	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
+	cancel context.CancelCauseFunc
+	stop   func() bool
+
+	lease     *limit.Lease
+	sentAt    time.Time // of the last attempt
+	watch     *wire.Watcher
+	headerOut bool // a status line is out: only a cut can still say that something failed
+	truncated bool
+	recorded  bool
+	row       ledger.Record
+
+	sent    atomic.Bool // an attempt has been made
+	left    atomic.Bool // the client has gone
+	reading atomic.Bool // ... and the answer is read on
+	live    bool        // counted in s.inFlight
+}
+
+func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
+	x := &exchange{s: s, w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
+	x.stop = context.AfterFunc(r.Context(), x.leave)
+	return x
+}
+
+// leave is called once the client has gone. An answer under way is read on for
+// a while to learn what it cost, within the bounds above.
+func (x *exchange) leave() {
+	if x.left.Swap(true) {
+		return
+	}
+	places := max(1, x.s.inFlight.Load()/drainShare)
+	switch {
+	case x.s.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
+		x.cancel(errClientGone)
+	case x.s.drains.Add(1) > places:
+		x.s.drains.Add(-1)
+		x.cancel(errClientGone)
+	default:
+		x.reading.Store(true)
+		time.AfterFunc(drainTime, func() { x.cancel(errClientGone) })
+	}
+}
+
+func (x *exchange) clientGone() bool { return x.left.Load() || x.r.Context().Err() != nil }
+
+// attempt notes that the request is about to be sent.
+func (x *exchange) attempt(lease *limit.Lease) {
+	x.lease, x.sentAt = lease, time.Now()
+	x.row.Attempts++
+	x.row.QueueWait = lease.Waited()
+	if x.row.Attempts == 1 {
+		x.live = true
+		x.s.inFlight.Add(1)
+		x.sent.Store(true)
+		x.fillRow()
+		x.s.ledger.Start(x.row)
+	}
+	lease.Sent()
+}
+
+func (x *exchange) fillRow() {
+	x.row.ID, x.row.StartedAt = x.id, x.started
+	x.row.Session, x.row.Parent, x.row.Client = x.who.Session, x.who.Parent, x.client
+	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Metered(), x.req.Stream
+	x.row.Model = storable(x.req.Model)
+	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Prompt, x.estimate.Output
+}
+
+// answered notes an answer's headers.
+func (x *exchange) answered(resp *http.Response) {
+	x.row.Status, x.row.FirstByte = resp.StatusCode, time.Since(x.started)
+}
+
+// release gives back the body's bytes once no attempt can follow.
+func (x *exchange) release() {
+	if x.body != nil {
+		x.body.release()
+		x.req = &wire.Request{Endpoint: x.endpoint, Model: x.req.Model, Stream: x.req.Stream} // no span into the body
+	}
+}
+
+// streamed reports whether the body has passed through and is gone.
+func (x *exchange) streamed(out *upstream.Request) bool { return out.Stream != nil && out.Length != 0 }
+
+// usage returns what the answer said of its cost.
+func (x *exchange) usage() (u wire.Usage, known bool) {
+	if x.watch == nil {
+		return wire.Usage{}, false
+	}
+	return x.watch.Usage()
+}
+
+// complete fills in the row's end.
+func (x *exchange) complete(u wire.Usage, known bool, failure error) {
+	x.row.Usage = ledger.Usage{Prompt: u.Prompt, Completion: u.Completion, Cached: u.Cached, Reasoning: u.Reasoning}
+	x.row.UsageKnown = known
+	x.row.Total = time.Since(x.started)
+	if x.watch != nil {
+		x.row.AnsweredModel = storable(x.watch.Model())
+	}
+	switch {
+	case x.row.Status != 0:
+	case x.clientGone():
+		x.row.Status = statusClientGone
+	case failure != nil:
+		x.row.Status = toAPIError(failure).status
+	}
+	x.row.Outcome = x.outcome(failure)
+}
+
+// end frees what the exchange holds and writes its one log line.
+func (x *exchange) end(failure error) {
+	x.stop()
+	x.cancel(nil)
+	if x.reading.Load() {
+		x.s.drains.Add(-1)
+	}
+	if x.live {
+		x.s.inFlight.Add(-1)
+	}
+	x.s.metrics.observe(x, failure)
+	attributes := []slog.Attr{
+		slog.String("request_id", x.id.String()), slog.String("client", x.client), slog.String("session", x.who.Session),
+		slog.String("route", x.endpoint.String()), slog.String("model", x.row.Model), slog.Int("status", x.status(failure)),
+		slog.Int("attempts", x.row.Attempts), slog.Int64("queue_ms", x.row.QueueWait.Milliseconds()),
+		slog.Int64("first_byte_ms", x.row.FirstByte.Milliseconds()), slog.Int64("total_ms", time.Since(x.started).Milliseconds()),
+	}
+	if x.recorded {
+		attributes = append(attributes, slog.String("outcome", x.row.Outcome.String()))
+	}
+	if x.row.UsageKnown {
+		attributes = append(attributes, slog.Int64("prompt_tokens", x.row.Usage.Prompt), slog.Int64("completion_tokens", x.row.Usage.Completion))
+	}
+	if failure != nil {
+		attributes = append(attributes, slog.String("error", failure.Error()))
+	}
+	x.s.logger.LogAttrs(x.r.Context(), slog.LevelInfo, "request", attributes...)
+}
+
+// status is what the client got.
+func (x *exchange) status(failure error) int {
+	var aborted *abortError
+	switch {
+	case gone(failure):
+		return statusClientGone
+	case failure == nil || errors.As(failure, &aborted):
+		return x.row.Status
+	}
+	return toAPIError(failure).status
+}
+
+// refused turns an error before the answer into what the client can still be
+// told.
+func (x *exchange) refused(err error) error {
+	switch {
+	case x.clientGone():
+		return errClientGone
+	case x.headerOut:
+		return &abortError{err}
+	}
+	return err
+}
+
+// beat keeps a waiting stream's connection alive: a line of one space is the
+// only sign of life that no SDK stumbles over.
+func (x *exchange) beat() error {
+	if !x.headerOut {
+		h := x.w.Header()
+		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+		h.Set("Cache-Control", "no-cache")
+		h.Set("X-Request-Id", x.id.String())
+		x.w.WriteHeader(http.StatusOK)
+		x.headerOut = true
+	}
+	if _, err := x.w.Write([]byte(" \n")); err != nil {
+		return errClientGone
+	}
+	return http.NewResponseController(x.w).Flush()
+}
+
+// writeHeader sends the answer's status and headers, once.
+func (x *exchange) writeHeader(resp *http.Response) {
+	if x.headerOut {
+		return
+	}
+	x.headerOut = true
+	h := x.w.Header()
+	x.s.upstream.CopyHeader(h, resp)
+	if resp.StatusCode < 300 && h.Get("X-Should-Retry") == "true" {
+		h.Del("X-Should-Retry") // openai-go would send a successful request again
+	}
+	if x.spliced {
+		h.Del("Content-Length") // the usage chunk will be missing
+	}
+	queued := x.lease.Waited()
+	h.Set("X-Queue-Wait-Ms", strconv.FormatInt(queued.Milliseconds(), 10))
+	h.Add("Server-Timing", fmt.Sprintf("queue;dur=%.1f, upstream;dur=%.1f", milliseconds(queued), milliseconds(time.Since(x.sentAt))))
+	if h.Get("X-Request-Id") == "" {
+		h.Set("X-Request-Id", x.id.String())
+	}
+	x.w.WriteHeader(resp.StatusCode)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func notSent(err error) bool {
+	var e *upstream.Error
+	return errors.As(err, &e) && e.Kind == upstream.NotSent
+}

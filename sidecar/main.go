@@ -1,0 +1,303 @@
+// Llm-queue-proxy is an OpenAI-compatible sidecar: applications that share one
+// API key point base_url at it, and rate limits stop being their problem.
+// Requests wait in a weighted, fair queue instead of failing with 429, each
+// session's exact token usage is in a ledger, and everything else about the
+// API is unchanged, byte for byte.
+//
+//	llm-queue-proxy [serve]       serve; settings come from the environment
+//	llm-queue-proxy demo          see it work, without a key or a network
+//	llm-queue-proxy config check  say what is wrong with the settings
+//	llm-queue-proxy config print  show every setting and where it comes from
+//	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
+//	llm-queue-proxy queue         show the queue of a running sidecar
+//	llm-queue-proxy usage         show the sessions of a running sidecar
+//	llm-queue-proxy version
+//	llm-queue-proxy completion    scripts for bash, zsh, fish and PowerShell
+//
+// Every setting is an environment variable; README.md lists them. Each but the
+// secrets is also a flag: RATE_LIMIT_PER_MIN is --rate-limit-per-min.
+//
+// Exit status: 0 done, 1 failed, 2 wrong usage, 78 wrong settings.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+)
+
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG of sysexits.h
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(exitStatus(err))
+	}
+}
+
+func exitStatus(err error) int {
+	var (
+		config *configError
+		usage  *usageError
+	)
+	switch {
+	case errors.As(err, &config):
+		return exitConfig
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// run is the program without its process: everything it uses comes in.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	root := commands(getenv, stdout, stderr)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+// runServe serves with the given settings until ctx ends.
+func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
+	logger := newLogger(cfg, stderr)
+	for _, key := range cfg.File.notYet() {
+		logger.Warn("this version checks the key but does not act on it", "key", key)
+	}
+	s, err := build(ctx, cfg, logger)
+	if err != nil {
+		return err
+	}
+	main, admin, err := listen(cfg)
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
+
+	saving := make(chan struct{})
+	saved := make(chan struct{})
+	go func() { defer close(saved); s.saveRegularly(saving) }()
+	err = s.serve(ctx, main, admin)
+	close(saving)
+	<-saved
+	err = errors.Join(err, s.close())
+	logger.Info("stopped")
+	return err
+}
+
+func listen(cfg *Config) (main, admin net.Listener, err error) {
+	if main, err = net.Listen("tcp", cfg.ListenAddr); err != nil {
+		return nil, nil, fmt.Errorf("listen: %w", err)
+	}
+	if cfg.AdminAddr == "" {
+		return main, nil, nil
+	}
+	if admin, err = net.Listen("tcp", cfg.AdminAddr); err != nil {
+		main.Close()
+		return nil, nil, fmt.Errorf("listen: %w", err)
+	}
+	return main, admin, nil
+}
+
+// build makes every part and puts them together.
+func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, error) {
+	store, err := openLedger(ctx, cfg, logger)
+	if err != nil {
+		return nil, err
+	}
+	s := newServer(dependencies{
+		Config: cfg, Logger: logger, Ledger: store,
+		Limits:  limit.New(limitConfig(cfg, logger)),
+		Tokens:  tokens.New(tokens.Config{}),
+		Metrics: newMetrics(),
+	})
+	s.restore(ctx)
+	return s, nil
+}
+
+// closeTimeout bounds the ledger's last commit.
+const closeTimeout = 10 * time.Second
+
+// close saves what was learned and commits what was accepted.
+func (s *server) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	s.limits.Close()
+	s.save(ctx)
+	if err := s.ledger.Close(ctx); err != nil {
+		return fmt.Errorf("close ledger: %w", err)
+	}
+	return nil
+}
+
+// dependencies is everything a server is made of. Upstream is made from Config
+// where it is nil.
+type dependencies struct {
+	Config   *Config
+	Logger   *slog.Logger
+	Ledger   *ledger.Store
+	Limits   *limit.Limiter
+	Tokens   *tokens.Estimator
+	Metrics  *metrics
+	Upstream *upstream.Client
+}
+
+func newServer(d dependencies) *server {
+	name := make([]byte, 6)
+	_, _ = rand.Read(name) // never fails
+	s := &server{
+		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
+		upstream: d.Upstream, ledger: d.Ledger,
+		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
+		instance: fmt.Sprintf("llm-queue-proxy-%x", name),
+		seed:     maphash.MakeSeed(),
+	}
+	if s.upstream == nil {
+		keyHeader := "Authorization"
+		if d.Config.Profile == "azure" {
+			keyHeader = "api-key"
+		}
+		s.upstream = upstream.New(upstream.Config{
+			Base: d.Config.BaseURL, KeyHeader: keyHeader,
+			Key:     func() string { return string(d.Config.APIKey) },
+			Private: append(session.Headers(), d.Config.SessionHeader),
+			Via:     "1.1 " + s.instance,
+		})
+	}
+	s.metrics.watch(s.limits, s.ledger, s)
+	return s
+}
+
+func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
+	store, err := ledger.Open(ctx, ledger.Config{
+		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
+		Durability: cfg.LedgerDurability, Logger: logger,
+	})
+	if err == nil {
+		return store, nil
+	}
+	if cfg.RepositoryType == "sqlite" {
+		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+	}
+	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+}
+
+const calibrationState = "calibration"
+
+// restore takes up what the last process learned, so that a restart starts
+// with calibrated estimates and a level that counts its last minute.
+func (s *server) restore(ctx context.Context) {
+	data, err := s.ledger.LoadState(ctx, calibrationState)
+	if err == nil && len(data) > 0 {
+		var learned []tokens.Calibration
+		if err = json.Unmarshal(data, &learned); err == nil {
+			s.tokens.Import(learned)
+		}
+	}
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+		s.logger.Warn("calibration not restored", "error", err.Error())
+	}
+	recent, err := s.ledger.RecentUse(ctx, time.Now().Add(-time.Minute))
+	if err != nil {
+		s.logger.Warn("recent use not restored", "error", err.Error())
+	}
+	for _, use := range recent {
+		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.PromptTokens, Output: use.CompletionTokens})
+	}
+}
+
+// saveRegularly bounds what a crash unlearns to a minute.
+func (s *server) saveRegularly(stop <-chan struct{}) {
+	ticker := time.NewTicker(time.Minute)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+			s.save(context.Background())
+		}
+	}
+}
+
+func (s *server) save(ctx context.Context) {
+	data, err := json.Marshal(s.tokens.Export())
+	if err == nil {
+		err = s.ledger.SaveState(ctx, calibrationState, data)
+	}
+	if err != nil {
+		s.logger.Warn("calibration not saved", "error", err.Error())
+	}
+}
+
+func newLogger(cfg *Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// limitsText says the limits in the start line.
+func (c *Config) limitsText() string {
+	limitText := func(n int64, learned bool, unit string) string {
+		switch {
+		case learned && n > 0:
+			return fmt.Sprintf("%d %s until learned", n, unit)
+		case learned:
+			return unit + " learned"
+		case n == 0:
+			return "no cap on " + unit
+		}
+		return fmt.Sprintf("%d %s", n, unit)
+	}
+	parts := []string{
+		limitText(c.RequestsPerMinute, c.LearnedRequests && c.LearnLimits, "requests/min"),
+		limitText(c.TokensPerMinute, c.LearnedTokens && c.LearnLimits, "tokens/min"),
+	}
+	if c.MaxConcurrent > 0 {
+		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (c *Config) repositoryText() string {
+	if c.RepositoryType == "sqlite" {
+		return "sqlite " + c.SQLiteDSN
+	}
+	return c.RepositoryType
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"hash/maphash"
+	"log/slog"
+	"net/http"
+	"path"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
+)
+
+// The internal packages do not know one another; what one says is put into
+// another's words here.
+
+func (x *exchange) tokensKey() tokens.Key {
+	return tokens.Key{Model: x.req.Model, Client: x.client, Session: x.who.Session}
+}
+
+func tokensRequest(r *wire.Request) tokens.Request {
+	if r.Endpoint.Metered() && !r.Valid {
+		return tokens.Request{Body: r.Raw, Embedding: r.Endpoint == wire.Embeddings}
+	}
+	return tokens.Request{
+		Messages: r.Messages, Prompt: r.Prompt, Input: r.Input, Instructions: r.Instructions,
+		Tools: r.Tools, Functions: r.Functions, ResponseFormat: r.ResponseFormat,
+		Embedding: r.Endpoint == wire.Embeddings,
+		MaxOutput: r.MaxOutput, Choices: max(r.N, r.BestOf, 1),
+		PreviousResponseID: r.PreviousResponseID, OpaqueContext: r.OpaqueContext, Effort: r.Effort,
+	}
+}
+
+func tokensUsage(u wire.Usage, responseID string) tokens.Usage {
+	return tokens.Usage{Prompt: u.Prompt, Cached: u.Cached, Completion: u.Completion, Reasoning: u.Reasoning, ResponseID: responseID}
+}
+
+// limitSignal puts what an answer's headers, and a 429's body, say into the
+// limiter's words.
+func limitSignal(l wire.RateLimit, t wire.Throttle) limit.Signal {
+	s := limit.Signal{
+		Requests: limit.Level(l.Requests), Tokens: limit.Level(l.Tokens),
+		Input: limit.Level(l.InputTokens), Output: limit.Level(l.OutputTokens),
+		RequestsDay: limit.Level(l.RequestsDay), TokensDay: limit.Level(l.TokensDay),
+		RetryAfter: l.RetryAfter, HasRetryAfter: l.HasRetryAfter,
+		Group: t.Group, Limit: t.Limit, Used: t.Used, Requested: t.Requested,
+	}
+	if t.HasRetryAfter {
+		s.RetryAfter, s.HasRetryAfter = t.RetryAfter, true
+	}
+	switch t.Dimension {
+	case wire.RequestsPerMinute:
+		s.Dimension = "requests"
+	case wire.TokensPerMinute:
+		s.Dimension = "tokens"
+	case wire.InputTokensPerMinute:
+		s.Dimension = "input_tokens"
+	case wire.OutputTokensPerMinute:
+		s.Dimension = "output_tokens"
+	case wire.RequestsPerDay:
+		s.Dimension = "requests_day"
+	case wire.TokensPerDay:
+		s.Dimension = "tokens_day"
+	}
+	return s
+}
+
+// throttleReason is the label of a 429: from a closed set.
+func throttleReason(t wire.Throttle) string {
+	switch {
+	case t.Kind == wire.Quota:
+		return "quota"
+	case t.Kind == wire.TooLarge:
+		return "too_large"
+	case t.Dimension != "":
+		return t.Dimension
+	}
+	return "unknown"
+}
+
+// priority gives what the file grants, or less if the request asks for less.
+func priority(granted, asked string) limit.Priority {
+	rank := map[string]limit.Priority{"low": limit.Low, "normal": limit.Normal, "high": limit.High}
+	p := rank[granted] // "" is normal, the zero value
+	if asked != "" {
+		p = min(p, rank[asked])
+	}
+	return p
+}
+
+// sessionWeight is the weight the file gives a session; 0 = none given.
+func (f *File) sessionWeight(id string) float64 {
+	for _, rule := range f.Sessions {
+		if ok, _ := path.Match(rule.Match, id); ok {
+			return rule.Weight
+		}
+	}
+	return 0
+}
+
+// patience is how long the client's SDK waits for an answer, queue included;
+// 0 = it does not say.
+func patience(h http.Header) time.Duration {
+	least := time.Duration(0)
+	for _, header := range []string{"X-Stainless-Read-Timeout", "X-Stainless-Timeout"} {
+		seconds, err := strconv.ParseFloat(h.Get(header), 64)
+		if err != nil || !(seconds > 0 && seconds < 1e6) {
+			continue
+		}
+		if d := time.Duration(seconds * float64(time.Second)); least == 0 || d < least {
+			least = d
+		}
+	}
+	return least
+}
+
+// retryHint recognises an SDK's second try of a request that it gave up
+// waiting for: same session, same body, and a retry count.
+func retryHint(x *exchange) (key uint64, count int) {
+	text := x.r.Header.Get("X-Stainless-Retry-Count")
+	if text == "" || x.body == nil {
+		return 0, 0
+	}
+	count, err := strconv.Atoi(text)
+	if err != nil || count < 0 {
+		return 0, 0
+	}
+	var h maphash.Hash
+	h.SetSeed(x.s.seed)
+	_, _ = h.WriteString(x.client)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(x.who.Session)
+	_ = h.WriteByte(0)
+	_, _ = h.Write(x.req.Raw)
+	return h.Sum64(), count
+}
+
+// limitConfig is the limiter's part of the settings.
+func limitConfig(c *Config, logger *slog.Logger) limit.Config {
+	lc := limit.Config{
+		Global: limit.Limits{
+			RequestsPerMinute: c.RequestsPerMinute, TokensPerMinute: c.TokensPerMinute, Concurrent: c.MaxConcurrent,
+		},
+		Provisional: c.LearnedRequests,
+		Learn:       c.LearnLimits, Share: c.LimitShare, Profile: c.Profile,
+		MaxWait: c.QueueMaxWait, MaxWaiting: int(c.QueueMaxRequests), MaxWaitingBytes: c.QueueMaxBytes,
+		Logger: logger,
+	}
+	for _, l := range c.File.Limits {
+		lc.Models = append(lc.Models, limit.ModelLimits{
+			Pattern: l.Model, Profile: l.Profile,
+			Limits: limit.Limits{
+				RequestsPerMinute: l.RequestsPerMinute, TokensPerMinute: l.TokensPerMinute,
+				InputTokensPerMinute: l.InputTokensPerMinute, OutputTokensPerMinute: l.OutputTokensPerMinute,
+				RequestsPerDay: l.RequestsPerDay, TokensPerDay: l.TokensPerDay, Concurrent: l.Concurrent,
+			},
+		})
+	}
+	return lc
+}
+
+// storable makes a name that a client or a provider chose fit for the ledger
+// and the log: valid UTF-8, printable, at most 128 bytes.
+func storable(name string) string {
+	kept := make([]byte, 0, min(len(name), 128))
+	for _, r := range name {
+		if r < ' ' || r == 0x7f || r == utf8.RuneError || r == 0x2028 || r == 0x2029 {
+			r = '?'
+		}
+		if len(kept)+utf8.RuneLen(r) > 128 {
+			break
+		}
+		kept = utf8.AppendRune(kept, r)
+	}
+	return string(kept)
+}
+
+// ledgerRow is a record as the log keeps it when the ledger cannot.
+func ledgerRow(r ledger.Record) slog.Value {
+	return slog.GroupValue(
+		slog.String("request_id", r.ID.String()), slog.String("session", r.Session), slog.String("client", r.Client),
+		slog.String("route", r.Route), slog.String("model", r.Model), slog.Int("status", r.Status),
+		slog.String("outcome", r.Outcome.String()), slog.Bool("usage_known", r.UsageKnown),
+		slog.Int64("prompt_tokens", r.Usage.Prompt), slog.Int64("completion_tokens", r.Usage.Completion),
+	)
+}
+
+// A modelSet remembers a bounded number of models; the zero value is empty.
+// It is safe for concurrent use.
+type modelSet struct {
+	mu     sync.RWMutex
+	models map[string]bool
+}
+
+// maxModels bounds the set: names come from clients.
+const maxModels = 1024
+
+func (m *modelSet) has(model string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.models[model]
+}
+
+func (m *modelSet) add(model string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.models == nil || len(m.models) >= maxModels {
+		m.models = map[string]bool{} // a full set is learned anew, one refusal each
+	}
+	m.models[model] = true
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
+)
+
+// handleProxy serves /v1/...: one request, from the client's bytes to the
+// ledger's row. Whatever happens after the first attempt, the lease ends and
+// one row is written; once a byte of the answer is out, nothing is made up any
+// more: the connection is cut instead.
+func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client string) (err error) {
+	// 1 Identify.
+	who, err := session.From(r, s.cfg.SessionHeader)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(strings.Join(r.Header["Via"], ","), s.instance) {
+		return errLoop
+	}
+	if strings.HasPrefix(who.Rest, "v1/") {
+		return errDoubleV1
+	}
+	x := s.begin(w, r, who, client)
+	defer func() { x.end(err) }()
+
+	// 2 Decode: a typed view beside the raw bytes.
+	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header}
+	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
+		held, err := s.readBody(w, r)
+		if err != nil {
+			return err
+		}
+		defer held.release()
+		if x.req, err = wire.Decode(x.endpoint, held.bytes); err != nil {
+			return err
+		}
+		x.body = held
+		out.Body, out.Identity = s.upstreamBody(x), true
+	} else {
+		x.req = &wire.Request{Endpoint: x.endpoint}
+		out.Stream, out.Length = r.Body, r.ContentLength // streams through, and cannot be sent again
+	}
+
+	// 3 Estimate.
+	x.estimate = s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
+
+	// 4 Wait for a place.
+	lease, err := s.limits.Acquire(r.Context(), s.limitRequest(x))
+	if err != nil {
+		return x.refused(err)
+	}
+	defer lease.Release() // harmless once settled
+
+	// 5 Send; a 429 or a safe fault goes back to 4 with its place kept.
+	defer func() { x.depart(err) }() // from here on there is something to record
+	resp, err := s.send(x, lease, &out)
+	if err != nil {
+		return x.refused(err)
+	}
+	defer resp.Body.Close()
+	x.release() // nothing can be sent again now: the body's bytes are free
+	out.Body = nil
+
+	// 6 Stream the answer, observing its usage; the terminal event is kept back.
+	tail, err := s.relay(x, resp)
+
+	// 7 Settle the charge.
+	usage, known := x.usage()
+	if known {
+		lease.Settle(limit.Usage{Input: usage.Prompt, Cached: usage.Cached, Output: usage.Completion})
+		s.tokens.Observe(x.tokensKey(), x.estimate, tokensUsage(usage, x.watch.ResponseID()))
+	}
+
+	// 8 Record, before the client has the whole answer.
+	x.record(usage, known, err)
+	if err != nil {
+		return err
+	}
+
+	// 9 The terminal event leaves with the end of the body, in one write: SDKs
+	// stop reading at [DONE], and an unread end costs them the connection.
+	return x.finish(tail)
+}
+
+// send makes attempts until there is an answer to hand on. An attempt that may
+// be repeated returns to the head of its session's queue first.
+func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*http.Response, error) {
+	queue := x.r.Context()
+	for unsent := 1; ; {
+		x.attempt(lease)
+		resp, err := s.upstream.Do(x.ctx, *out)
+		if err != nil {
+			if !notSent(err) {
+				return nil, err
+			}
+			s.metrics.attempts.WithLabelValues("not_sent").Inc()
+			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "attempt", x.row.Attempts, "error", err.Error())
+			if err := lease.Retry(queue, upstream.Backoff(unsent)); err != nil {
+				return nil, err
+			}
+			unsent++
+			continue
+		}
+		unsent = 1
+		x.answered(resp)
+		now := time.Now()
+		levels := wire.ParseRateLimit(resp.Header, now)
+		lease.Started()
+		lease.Observe(limitSignal(levels, wire.Throttle{}))
+
+		switch verdict, pause := upstream.Judge(resp, now); {
+		case verdict == upstream.Throttled:
+			throttle := wire.ParseThrottle(resp.StatusCode, resp.Header, peek(resp))
+			s.metrics.upstream429.WithLabelValues(throttleReason(throttle)).Inc()
+			if throttle.Kind == wire.Quota || throttle.Kind == wire.TooLarge {
+				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
+				return resp, nil
+			}
+			if x.streamed(out) {
+				return resp, nil
+			}
+			discard(resp)
+			if err := lease.Throttled(queue, limitSignal(levels, throttle)); err != nil {
+				return nil, err
+			}
+		case verdict == upstream.Unavailable && !x.streamed(out):
+			s.metrics.attempts.WithLabelValues("unavailable").Inc()
+			discard(resp)
+			if err := lease.Retry(queue, pause); err != nil {
+				return nil, err
+			}
+		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
+			// Our own splice was refused: this provider is asked without it from now on.
+			s.plain.add(x.req.Model)
+			discard(resp)
+			out.Body = s.upstreamBody(x)
+			if err := lease.Retry(queue, 0); err != nil {
+				return nil, err
+			}
+		default:
+			return resp, nil
+		}
+	}
+}
+
+// upstreamBody is the client's body, byte for byte, but for include_usage
+// where the client's stream did not ask for its usage.
+func (s *server) upstreamBody(x *exchange) []byte {
+	x.spliced = false
+	if s.plain.has(x.req.Model) {
+		return x.req.Raw
+	}
+	body, spliced := x.req.Upstream()
+	x.spliced = spliced
+	return body
+}
+
+// limitRequest says what the queue has to know of a request.
+func (s *server) limitRequest(x *exchange) limit.Request {
+	rule := s.cfg.File.Clients[x.client]
+	r := limit.Request{
+		Model:        x.req.Model,
+		Client:       x.client,
+		Session:      x.who.Session,
+		ClientWeight: rule.Weight,
+		Weight:       x.who.Weight,
+		Priority:     priority(rule.Priority, x.who.Priority),
+		Demand: limit.Demand{
+			Input: x.estimate.Prompt, Output: x.estimate.Output,
+			MaxOutput: x.estimate.MaxOutput, Chars: x.estimate.Chars,
+		},
+		Bytes:   int64(len(x.req.Raw)),
+		MaxWait: x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
+		Timeout: patience(x.r.Header),
+	}
+	if r.Weight == 0 {
+		r.Weight = s.cfg.File.sessionWeight(x.who.Session)
+	}
+	r.RetryKey, r.RetryCount = retryHint(x)
+	if s.cfg.QueueHeartbeat > 0 && x.req.Stream {
+		r.Every, r.OnWait = s.cfg.QueueHeartbeat, x.beat
+	}
+	return r
+}
+
+// peekLimit bounds what is read of a refusal to find its reason.
+const peekLimit = 64 << 10
+
+// peek reads the beginning of a refusal's body and puts it back.
+func peek(resp *http.Response) []byte {
+	if resp.StatusCode < 400 {
+		return nil
+	}
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, peekLimit))
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
+	return head
+}
+
+// discard reads the rest of an answer that nobody gets, so that its connection
+// can be used again, and closes it.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, peekLimit)
+	resp.Body.Close()
+}
+
+// recordTimeout bounds how long a client waits for the ledger: past it the
+// answer, which is already billed, is delivered all the same.
+const recordTimeout = 10 * time.Second
+
+// record writes the exchange's one row. It must not inherit the client's
+// cancellation: who leaves early has used tokens all the same.
+func (x *exchange) record(usage wire.Usage, known bool, failure error) {
+	if x.recorded {
+		return
+	}
+	x.recorded = true
+	x.complete(usage, known, failure)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), recordTimeout)
+	defer cancel()
+	if err := x.s.ledger.Record(ctx, x.row); err != nil {
+		x.s.metrics.unrecorded.Inc()
+		x.s.logger.Error("usage not recorded", "error", err.Error(), "record", ledgerRow(x.row))
+	}
+}
+
+// depart records an exchange that ended before its answer was relayed.
+func (x *exchange) depart(failure error) {
+	if x.row.Attempts > 0 {
+		x.record(wire.Usage{}, false, failure)
+	}
+}
+
+// outcome says how an exchange ended.
+func (x *exchange) outcome(failure error) ledger.Outcome {
+	switch {
+	case x.clientGone():
+		return ledger.ClientGone
+	case x.row.Status < 200 || x.row.Status > 299:
+		return ledger.UpstreamError
+	case failure != nil || x.truncated:
+		return ledger.Truncated
+	}
+	return ledger.Complete
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
+)
+
+const (
+	// idleTimeout is how long an answer may pause between two bytes. Reasoning
+	// models are silent for minutes; a connection that is silent for longer is
+	// taken for dead.
+	idleTimeout = 10 * time.Minute
+	// endPatience is how long the end of the body may take after the answer
+	// said it was complete.
+	endPatience = 2 * time.Second
+	// slowReader is how long a client may block one write: past it its place
+	// upstream goes to another.
+	slowReader = 2 * time.Minute
+)
+
+var errStalled = errors.New("the answer stalled")
+
+var errEnded = errors.New("the answer is complete, its connection stays open")
+
+var relayBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// relay copies the upstream's answer to the client as it arrives, and returns
+// the bytes that must wait for the ledger. A read error is the upstream's
+// fault and cuts the answer off; a write error is the client's and leaves the
+// answer to be read on by DISCONNECT_POLICY.
+func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error) {
+	if x.headerOut && !isStream(resp) {
+		return nil, &abortError{errors.New("the answer to a heartbeat stream is none")}
+	}
+	x.observe(resp)
+	held := x.watch != nil && !isStream(resp) // nothing is out before the whole answer is recorded
+	if !held {
+		x.writeHeader(resp)
+		_ = http.NewResponseController(x.w).Flush()
+	}
+	idle := time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
+	defer idle.Stop()
+
+	buffer := relayBuffers.Get().(*[]byte)
+	defer relayBuffers.Put(buffer)
+	afterLeft := 0
+	var ended *time.Timer
+	for {
+		n, readErr := resp.Body.Read(*buffer)
+		idle.Reset(idleTimeout)
+		forward := (*buffer)[:n]
+		if x.watch != nil && n > 0 {
+			forward = x.watch.Push(forward)
+		}
+		if len(forward) > 0 && !x.left.Load() {
+			x.writeHeader(resp)
+			if err := x.write(forward, true); err != nil {
+				x.leave()
+			}
+		}
+		if x.left.Load() {
+			if afterLeft += n; afterLeft > drainBytes {
+				x.cancel(errClientGone)
+			}
+		}
+		if ended == nil && x.watch != nil && x.watch.Complete() {
+			ended = time.AfterFunc(endPatience, func() { x.cancel(errEnded) })
+			defer ended.Stop()
+		}
+		switch {
+		case readErr == nil:
+			continue
+		case errors.Is(readErr, io.EOF), ended != nil:
+			// Some servers keep the connection open behind the end of the answer.
+		default:
+			x.truncated = true
+			return nil, x.refused(truncation(x.ctx, readErr))
+		}
+		break
+	}
+	if x.watch != nil {
+		x.truncated = !x.watch.Complete()
+		tail = x.watch.Close()
+	}
+	if x.clientGone() {
+		return nil, errClientGone
+	}
+	if !x.headerOut {
+		x.writeHeader(resp)
+	}
+	for name, values := range resp.Trailer {
+		x.w.Header()[http.TrailerPrefix+name] = values
+	}
+	return tail, nil
+}
+
+// observe sets a watcher on a metered, successful, readable answer.
+func (x *exchange) observe(resp *http.Response) {
+	if !x.endpoint.Metered() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
+		return
+	}
+	x.watch = wire.Watch(x.endpoint, wire.WatchOptions{Stream: isStream(resp), StripUsage: x.spliced})
+}
+
+func isStream(resp *http.Response) bool {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return kind == "text/event-stream"
+}
+
+// truncation says why an answer broke off.
+func truncation(ctx context.Context, readErr error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		readErr = cause
+	}
+	return &apiError{status: http.StatusBadGateway, code: "upstream_truncated", final: true, cause: readErr, message: "the provider's answer broke off; it may have done the work"}
+}
+
+// write sends bytes of the answer to the client, within slowReader.
+func (x *exchange) write(p []byte, flush bool) error {
+	rc := http.NewResponseController(x.w)
+	_ = rc.SetWriteDeadline(time.Now().Add(slowReader))
+	if _, err := x.w.Write(p); err != nil {
+		return err
+	}
+	if flush {
+		return rc.Flush()
+	}
+	return nil
+}
+
+// finish sends what was held back. It is not flushed: it leaves in one write
+// with the end of the body.
+func (x *exchange) finish(tail []byte) error {
+	if len(tail) == 0 {
+		return nil
+	}
+	if err := x.write(tail, false); err != nil {
+		return errClientGone
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+)
+
+// A server holds every dependency of the handlers; nothing else is global.
+type server struct {
+	cfg      *Config
+	logger   *slog.Logger
+	metrics  *metrics
+	limits   *limit.Limiter
+	tokens   *tokens.Estimator
+	upstream *upstream.Client
+	ledger   *ledger.Store
+	bodies   *byteBudget
+	instance string // our entry in the Via header
+	seed     maphash.Seed
+
+	plain    modelSet // models whose provider rejects stream_options
+	draining atomic.Bool
+	drains   atomic.Int64 // answers read on for clients that left
+	inFlight atomic.Int64 // answers under way
+}
+
+// A handler answers a request, or returns the error to answer with. client is
+// the name of the key it came with, else its address.
+type handler func(w http.ResponseWriter, r *http.Request, client string) error
+
+type listener uint8
+
+const (
+	mainListener listener = 1 << iota
+	adminListener
+	bothListeners = mainListener | adminListener
+)
+
+// A route is one line of the HTTP surface.
+type route struct {
+	pattern string
+	on      listener
+	open    bool // needs no client key, whatever its host
+	handler handler
+}
+
+// routes is the whole HTTP surface. With ADMIN_ADDR the main listener serves
+// the API and health only.
+func (s *server) routes() []route {
+	admin := bothListeners
+	if s.cfg.AdminAddr != "" {
+		admin = adminListener
+	}
+	return []route{
+		{"/v1/{rest...}", mainListener, false, s.handleProxy},
+		{"GET /v1/session/{id}/status", mainListener, false, s.handleSessionStatus},
+
+		{"GET /sessions/status", admin, false, s.handleStatus},
+		{"GET /sessions/{id}/status", admin, false, s.handleSessionStatus},
+		{"GET /sessions/{id}/requests", admin, false, s.handleRequests},
+		{"GET /sessions", admin, false, s.handleSessions},
+		{"DELETE /sessions/{id}", admin, false, s.handleDeleteSession},
+		{"GET /usage", admin, false, s.handleUsage},
+		{"GET /queue/status", admin, false, s.handleQueue},
+		{"GET /metrics", admin, false, s.handleMetrics},
+
+		{"GET /livez", bothListeners, true, s.handleLive},
+		{"GET /healthz", bothListeners, true, s.handleLive},
+		{"GET /readyz", bothListeners, true, s.handleReady},
+
+		{"/", bothListeners, false, s.handleUnknown},
+	}
+}
+
+// handlerFor serves the routes of one listener.
+func (s *server) handlerFor(on listener) http.Handler {
+	mux := http.NewServeMux()
+	for _, route := range s.routes() {
+		if route.on&on != 0 {
+			mux.Handle(route.pattern, s.guard(route.open, route.handler))
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would answer such a path with a redirect to a cleaned one.
+		if err := session.CheckPath(r.URL.EscapedPath()); err != nil {
+			writeError(w, toAPIError(err))
+			return
+		}
+		// The last answer on this connection may have left its deadline behind.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// guard lets a request through to h when its host, its origin and its key are
+// accepted, and answers with the error that h returns.
+func (s *server) guard(open bool, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		client, err := s.admit(r, open)
+		if err == nil {
+			err = h(w, r, client)
+		}
+		var aborted *abortError
+		switch {
+		case err == nil || gone(err):
+		case errors.As(err, &aborted):
+			panic(http.ErrAbortHandler)
+		default:
+			e := toAPIError(err)
+			if e.status == http.StatusInternalServerError {
+				s.logger.Error("request failed", "route", r.Pattern, "error", err.Error())
+			}
+			s.metrics.refused.WithLabelValues(e.code).Inc()
+			writeError(w, e)
+		}
+	})
+}
+
+// admit checks host, origin and key. Health routes are open: a kubelet knows
+// neither our names nor our keys.
+func (s *server) admit(r *http.Request, open bool) (client string, err error) {
+	if open {
+		return "", nil
+	}
+	if !s.hostAllowed(r.Host) {
+		return "", errHost
+	}
+	if origin := r.Header.Get("Origin"); origin != "" {
+		u, err := url.Parse(origin)
+		if err != nil || u.Host == "" || !s.hostAllowed(u.Host) {
+			return "", errOrigin
+		}
+	}
+	if len(s.cfg.ClientKeys) == 0 {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			return r.RemoteAddr, nil
+		}
+		return host, nil
+	}
+	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !bearer {
+		key = r.Header.Get("Api-Key")
+	}
+	// Digests have one length, so the comparison tells nothing of the keys'.
+	given := sha256.Sum256([]byte(key))
+	for _, k := range s.cfg.ClientKeys {
+		known := sha256.Sum256([]byte(string(k.Key)))
+		if subtle.ConstantTimeCompare(given[:], known[:]) == 1 {
+			client = k.Name
+		}
+	}
+	if client == "" {
+		return "", errUnauthorized
+	}
+	return client, nil
+}
+
+// hostAllowed guards a sidecar on loopback against web pages whose name
+// resolves to 127.0.0.1 (DNS rebinding).
+func (s *server) hostAllowed(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if len(s.cfg.AllowedHosts) > 0 {
+		return slices.Contains(s.cfg.AllowedHosts, host) || slices.Contains(s.cfg.AllowedHosts, strings.ToLower(hostport))
+	}
+	if !loopback(s.cfg.ListenAddr) {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (s *server) handleUnknown(http.ResponseWriter, *http.Request, string) error {
+	return errUnknownRoute
+}
+
+// serve answers on the listeners until ctx ends, then lets queue and streams
+// finish for cfg.ShutdownGrace. main is required, admin may be nil.
+func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
+	servers := []*http.Server{s.httpServer(mainListener)}
+	failed := make(chan error, 2)
+	go func() { failed <- servers[0].Serve(main) }()
+	if admin != nil {
+		servers = append(servers, s.httpServer(adminListener))
+		go func() { failed <- servers[1].Serve(admin) }()
+	}
+	select {
+	case err := <-failed:
+		for _, server := range servers {
+			server.Close()
+		}
+		return err
+	case <-ctx.Done():
+	}
+	return s.drain(servers)
+}
+
+func (s *server) httpServer(on listener) *http.Server {
+	return &http.Server{
+		Handler:           s.handlerFor(on),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// drain ends the service: readiness fails at once, nothing new is admitted,
+// what waits is served for as long as it can still finish, what is then left
+// is told to come back, and connections that outlast the grace are cut.
+func (s *server) drain(servers []*http.Server) error {
+	s.draining.Store(true)
+	s.limits.Drain()
+	s.logger.Info("draining", "grace", s.cfg.ShutdownGrace.String())
+	last := s.cfg.ShutdownGrace / 5 // for answers that are already on their way
+	reject := time.AfterFunc(s.cfg.ShutdownGrace-last, s.limits.RejectWaiting)
+	defer reject.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
+	defer cancel()
+	var cut error
+	for _, server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			cut = errors.Join(cut, server.Close())
+			s.logger.Warn("grace is over, connections were cut")
+		}
+	}
+	return cut
+}
