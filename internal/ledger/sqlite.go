@@ -2,9 +2,270 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
+	"embed"
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect/sqlitedialect"
+	"modernc.org/sqlite" // and registers the driver "sqlite"
 )
 
-func openSQLite(context.Context, *Config) (backend, error) {
-	return nil, fmt.Errorf("open ledger: %w: sqlite comes next", ErrInvalid)
+//go:embed migration/sqlite/*.sql
+var sqliteMigrations embed.FS
+
+const (
+	// busyTimeout is how long the writer waits for another process's lock before the batch goes
+	// to the journal; no client's last event waits longer.
+	busyTimeout  = 250 * time.Millisecond
+	openPatience = 5 * time.Second // how long Open waits for such a lock
+	readers      = 4
+	checkBelow   = 64 << 20 // bytes: larger files are not checked at Open, for it would take seconds
+)
+
+// openSQLite opens, checks and migrates the database file of cfg.SQLiteDSN, and sets the journal's
+// place beside it.
+func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
+	path, params, err := parseSQLiteDSN(cfg.SQLiteDSN)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open ledger: sqlite %q: %w", path, err)
+		}
+	}()
+	if err := createPrivate(path); err != nil {
+		return nil, err
+	}
+	lock, alone, err := lockFile(ctx, path+".lock", openPatience)
+	if err != nil {
+		return nil, err
+	}
+	db := &sqliteFile{path: path, lock: lock}
+	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, names: map[string]int64{}}
+	defer func() {
+		if err != nil {
+			_ = db.close(ctx)
+		}
+	}()
+	if db.write, err = openPool(path, params, writerPragmas(cfg.Durability), 1); err != nil {
+		return nil, err
+	}
+	if db.read, err = openPool(path, params, []string{busyPragma(), "query_only(1)"}, readers); err != nil {
+		return nil, err
+	}
+	b.write, b.read = db.write, db.read
+	if err := db.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := migrateUp(ctx, db.write, mustSub(sqliteMigrations, "migration/sqlite"), alone); err != nil {
+		return nil, sqliteErr(err)
+	}
+	if err := b.probe(ctx); err != nil {
+		return nil, err
+	}
+	if alone { // whoever wrote the notes is dead: see lockFile
+		if b.cut, err = b.inflight(ctx); err != nil {
+			return nil, err
+		}
+		if err := lock.share(); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.JournalPath == "" {
+		cfg.JournalPath = path + ".spill"
+	}
+	return b, nil
+}
+
+// parseSQLiteDSN splits a path or file: URI. A plain path is taken literally. A database in
+// memory is refused: each connection would get its own.
+func parseSQLiteDSN(dsn string) (path string, params url.Values, err error) {
+	params = url.Values{}
+	path = dsn
+	if rest, isURI := strings.CutPrefix(dsn, "file:"); isURI {
+		raw, query, _ := strings.Cut(rest, "?")
+		query, _, _ = strings.Cut(query, "#")
+		if authority, ok := strings.CutPrefix(raw, "//"); ok {
+			host, after, _ := strings.Cut(authority, "/")
+			if host != "" && host != "localhost" {
+				return "", nil, fmt.Errorf("%w: sqlite URI %q names a host", ErrInvalid, dsn)
+			}
+			raw = "/" + after
+		}
+		if path, err = url.PathUnescape(raw); err != nil {
+			return "", nil, fmt.Errorf("%w: sqlite URI %q: %w", ErrInvalid, dsn, err)
+		}
+		if params, err = url.ParseQuery(query); err != nil {
+			return "", nil, fmt.Errorf("%w: sqlite URI %q: %w", ErrInvalid, dsn, err)
+		}
+	}
+	if path == "" {
+		return "", nil, fmt.Errorf("%w: sqlite needs a path, such as sessions.db", ErrInvalid)
+	}
+	if path == ":memory:" || params.Get("mode") == "memory" || params.Get("cache") == "shared" {
+		return "", nil, fmt.Errorf("%w: sqlite %q: use the memory ledger, or a file without shared cache", ErrInvalid, dsn)
+	}
+	return path, params, nil
+}
+
+// createPrivate makes the file, so that neither it nor SQLite's side files, which take its mode, can be
+// read by others.
+func createPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err // the path stands in front already
+		}
+		return err
+	}
+	return f.Close()
+}
+
+func busyPragma() string { return fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()) }
+
+// writerPragmas are in order: the time-out covers those behind it, and auto_vacuum must
+// come before the first table.
+func writerPragmas(durability string) []string {
+	level := "synchronous(NORMAL)"
+	if durability == DurabilityFull {
+		level = "synchronous(FULL)" // NORMAL in WAL mode syncs at checkpoints only
+	}
+	return []string{
+		busyPragma(), "auto_vacuum(2)", "journal_mode(WAL)", level, "foreign_keys(1)", "journal_size_limit(67108864)",
+	}
+}
+
+func openPool(path string, params url.Values, pragmas []string, conns int) (*bun.DB, error) {
+	q := url.Values{}
+	for k, v := range params {
+		q[k] = v
+	}
+	q["_pragma"] = append(append([]string{}, params["_pragma"]...), pragmas...) // the last one wins
+	// A transaction that reads before it writes would fail at once on a busy database, whatever
+	// the time-out: take the write lock at BEGIN.
+	q.Set("_txlock", "immediate")
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := sql.Open("sqlite", "file:"+(&url.URL{Path: abs}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return nil, err
+	}
+	pool.SetMaxOpenConns(conns)
+	pool.SetMaxIdleConns(conns)
+	pool.SetConnMaxLifetime(0)
+	return bun.NewDB(pool, sqlitedialect.New()), nil
+}
+
+// sqliteFile is what has to be closed.
+type sqliteFile struct {
+	path        string
+	lock        *fileLock
+	write, read *bun.DB
+}
+
+// check refuses what is no database of ours, or a broken one, before anything is written to it.
+func (f *sqliteFile) check(ctx context.Context) error {
+	var mode string
+	err := waitBusy(ctx, func() error {
+		return f.write.NewRaw("PRAGMA journal_mode").Scan(ctx, &mode)
+	})
+	if err != nil {
+		return sqliteErr(err)
+	}
+	if mode != "wal" {
+		return fmt.Errorf("%w: journal mode is %q where WAL is needed: is this a network file system?", ErrUnavailable, mode)
+	}
+	info, err := os.Stat(f.path)
+	if err != nil || info.Size() > checkBelow {
+		return err
+	}
+	var verdict string
+	if err := f.write.NewRaw("PRAGMA quick_check(1)").Scan(ctx, &verdict); err != nil {
+		return sqliteErr(err)
+	}
+	if verdict != "ok" {
+		first, _, _ := strings.Cut(verdict, "\n")
+		return fmt.Errorf("%w: the database is damaged: %s", ErrUnavailable, first)
+	}
+	return nil
+}
+
+// waitBusy tries act until another process gives its lock back, for openPatience.
+func waitBusy(ctx context.Context, act func() error) error {
+	end := time.Now().Add(openPatience)
+	for {
+		err := act()
+		if code, ok := sqliteCode(err); !ok || code != codeBusy || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (f *sqliteFile) close(ctx context.Context) error {
+	var errs []error
+	if f.read != nil {
+		errs = append(errs, f.read.Close())
+	}
+	if f.write != nil {
+		// Both are courtesies to the next start: a failure costs it time, and nothing else.
+		_, _ = f.write.ExecContext(ctx, "PRAGMA optimize")
+		_, _ = f.write.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+		errs = append(errs, f.write.Close())
+	}
+	return errors.Join(append(errs, f.lock.close())...)
+}
+
+// SQLite's primary result codes, sqlite.org/rescode.html.
+const (
+	codeError      = 1
+	codeBusy       = 5
+	codeTooBig     = 18
+	codeConstraint = 19
+	codeMismatch   = 20
+)
+
+func sqliteCode(err error) (primary int, ok bool) {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return 0, false
+	}
+	return e.Code() & 0xff, true
+}
+
+// sqliteErr maps an error of the driver, once and for all: either the row is absent, or this
+// data can never be stored, or the store cannot be used now. A full disk, a lock, a
+// read-only or a broken file are all of the last kind: the records must survive them.
+func sqliteErr(err error) error {
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound
+	}
+	switch code, ok := sqliteCode(err); {
+	case ok && (code == codeConstraint || code == codeTooBig || code == codeMismatch || code == codeError):
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+}
+
+func mustSub(fsys fs.FS, dir string) fs.FS {
+	sub, err := fs.Sub(fsys, dir)
+	if err != nil {
+		panic(err) // the directory is embedded: only a typing error gets here
+	}
+	return sub
 }

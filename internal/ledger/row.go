@@ -1,0 +1,198 @@
+package ledger
+
+import (
+	"time"
+
+	"github.com/uptrace/bun"
+)
+
+// The tables as bun sees them. The DDL is written by hand under migration/, because bun's own
+// knows neither STRICT nor WITHOUT ROWID.
+
+type nameRow struct {
+	bun.BaseModel `bun:"table:names"`
+
+	ID   int64  `bun:"id,pk,autoincrement"`
+	Name string `bun:"name"`
+}
+
+type counterColumns struct {
+	Requests         int64 `bun:"requests"`
+	Unknown          int64 `bun:"unknown"`
+	PromptTokens     int64 `bun:"prompt_tokens"`
+	CompletionTokens int64 `bun:"completion_tokens"`
+	CachedTokens     int64 `bun:"cached_tokens"`
+	ReasoningTokens  int64 `bun:"reasoning_tokens"`
+}
+
+func columnsOf(c counters) counterColumns {
+	return counterColumns{
+		Requests: c.Requests, Unknown: c.Unknown, PromptTokens: c.Prompt,
+		CompletionTokens: c.Completion, CachedTokens: c.Cached, ReasoningTokens: c.Reasoning,
+	}
+}
+
+func (c counterColumns) counters() counters {
+	return counters{
+		Requests: c.Requests, Unknown: c.Unknown, Prompt: c.PromptTokens,
+		Completion: c.CompletionTokens, Cached: c.CachedTokens, Reasoning: c.ReasoningTokens,
+	}
+}
+
+type sessionRow struct {
+	bun.BaseModel `bun:"table:sessions,alias:sessions"`
+
+	ID     int64  `bun:"id,pk,autoincrement"`
+	Key    string `bun:"key"`
+	Parent string `bun:"parent"`
+	counterColumns
+	FirstAt int64 `bun:"first_at"`
+	LastAt  int64 `bun:"last_at"`
+}
+
+func (r *sessionRow) session() Session {
+	return Session{
+		ID: r.Key, PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens,
+		CachedTokens: r.CachedTokens, ReasoningTokens: r.ReasoningTokens,
+		Requests: r.Requests, UnknownUsage: r.Unknown,
+		FirstAt: time.UnixMilli(r.FirstAt).UTC(), LastAt: time.UnixMilli(r.LastAt).UTC(), seq: r.ID,
+	}
+}
+
+type requestRow struct {
+	bun.BaseModel `bun:"table:requests"`
+
+	ID         ID    `bun:"id,pk,type:blob"`
+	SessionID  int64 `bun:"session_id,nullzero"`
+	ClientID   int64 `bun:"client_id"`
+	RouteID    int64 `bun:"route_id"`
+	ModelID    int64 `bun:"model_id"`
+	AnsweredID int64 `bun:"answered_id"`
+	measures
+	FirstByteMs int64 `bun:"first_byte_ms"`
+	TotalMs     int64 `bun:"total_ms"`
+	Status      int   `bun:"status"`
+	Outcome     uint8 `bun:"outcome"`
+
+	// Pointers, for unknown is NULL and zero is a count.
+	PromptTokens     *int64 `bun:"prompt_tokens"`
+	CompletionTokens *int64 `bun:"completion_tokens"`
+	CachedTokens     *int64 `bun:"cached_tokens"`
+	ReasoningTokens  *int64 `bun:"reasoning_tokens"`
+}
+
+// measures is what a finished request and one in flight have in common.
+type measures struct {
+	Metered         int   `bun:"metered"` // STRICT knows no boolean
+	Stream          int   `bun:"stream"`
+	EstimatedPrompt int64 `bun:"estimated_prompt"`
+	EstimatedOutput int64 `bun:"estimated_output"`
+	Attempts        int   `bun:"attempts"`
+	StartedAt       int64 `bun:"started_at"`
+	QueueMs         int64 `bun:"queue_ms"`
+}
+
+func measuresOf(r *Record) measures {
+	return measures{
+		Metered: bit(r.Metered), Stream: bit(r.Stream),
+		EstimatedPrompt: r.EstimatedPrompt, EstimatedOutput: r.EstimatedOutput,
+		Attempts: r.Attempts, StartedAt: r.StartedAt.UnixMilli(), QueueMs: r.QueueWait.Milliseconds(),
+	}
+}
+
+func (m measures) fill(r *Record) {
+	r.Metered, r.Stream = m.Metered != 0, m.Stream != 0
+	r.EstimatedPrompt, r.EstimatedOutput = m.EstimatedPrompt, m.EstimatedOutput
+	r.Attempts, r.StartedAt = m.Attempts, time.UnixMilli(m.StartedAt).UTC()
+	r.QueueWait = time.Duration(m.QueueMs) * time.Millisecond
+}
+
+func bit(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// logRow is a line of the view request_log: a request with its names.
+type logRow struct {
+	bun.BaseModel `bun:"table:request_log"`
+
+	ID       ID     `bun:"id,type:blob"`
+	Session  string `bun:"session"`
+	Parent   string `bun:"parent"`
+	Client   string `bun:"client"`
+	Route    string `bun:"route"`
+	Model    string `bun:"model"`
+	Answered string `bun:"answered_model"`
+	measures
+	FirstByteMs      int64  `bun:"first_byte_ms"`
+	TotalMs          int64  `bun:"total_ms"`
+	Status           int    `bun:"status"`
+	Outcome          uint8  `bun:"outcome"`
+	PromptTokens     *int64 `bun:"prompt_tokens"`
+	CompletionTokens *int64 `bun:"completion_tokens"`
+	CachedTokens     *int64 `bun:"cached_tokens"`
+	ReasoningTokens  *int64 `bun:"reasoning_tokens"`
+}
+
+func (l *logRow) record() Record {
+	r := Record{
+		ID: l.ID, Session: l.Session, Parent: l.Parent, Client: l.Client, Route: l.Route,
+		Model: l.Model, AnsweredModel: l.Answered, Status: l.Status, Outcome: Outcome(l.Outcome),
+		UsageKnown: l.PromptTokens != nil,
+		FirstByte:  time.Duration(l.FirstByteMs) * time.Millisecond,
+		Total:      time.Duration(l.TotalMs) * time.Millisecond,
+	}
+	if r.UsageKnown {
+		r.Usage = Usage{*l.PromptTokens, *l.CompletionTokens, *l.CachedTokens, *l.ReasoningTokens}
+	}
+	l.fill(&r)
+	return r
+}
+
+// noteRow is a request in flight. It holds names as text: there are few, and they go soon.
+type noteRow struct {
+	bun.BaseModel `bun:"table:inflight"`
+
+	ID      ID     `bun:"id,pk,type:blob"`
+	Session string `bun:"session"`
+	Parent  string `bun:"parent"`
+	Client  string `bun:"client"`
+	Route   string `bun:"route"`
+	Model   string `bun:"model"`
+	measures
+}
+
+func noteOf(r *Record) noteRow {
+	return noteRow{
+		ID: r.ID, Session: r.Session, Parent: r.Parent, Client: r.Client,
+		Route: r.Route, Model: r.Model, measures: measuresOf(r),
+	}
+}
+
+func (n *noteRow) record() Record {
+	r := Record{
+		ID: n.ID, Session: n.Session, Parent: n.Parent, Client: n.Client,
+		Route: n.Route, Model: n.Model, Outcome: Interrupted,
+	}
+	n.fill(&r)
+	return r
+}
+
+// rollupRow is a line of usage_hourly or usage_daily; the query names the table.
+type rollupRow struct {
+	bun.BaseModel `bun:"table:usage_hourly,alias:u"`
+
+	Start    int64 `bun:"start,pk"`
+	ModelID  int64 `bun:"model_id,pk"`
+	ClientID int64 `bun:"client_id,pk"`
+	counterColumns
+}
+
+type stateRow struct {
+	bun.BaseModel `bun:"table:state,alias:state"`
+
+	Name string `bun:"name,pk"`
+	Data []byte `bun:"data"`
+}
