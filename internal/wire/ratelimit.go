@@ -1,7 +1,10 @@
 package wire
 
 import (
+	"math"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,9 +15,24 @@ type Level struct {
 	HasLimit, HasRemaining, HasReset bool
 }
 
+// Window returns the time in which the whole limit refills, where the three
+// numbers tell it, else 0. With continuous refill, Reset is the part of the
+// window that Limit−Remaining takes; OpenAI's own numbers fit this.
+func (l Level) Window() time.Duration {
+	used := l.Limit - l.Remaining
+	if !l.HasLimit || !l.HasRemaining || !l.HasReset || used <= 0 || l.Reset <= 0 {
+		return 0
+	}
+	w := float64(l.Reset) * float64(l.Limit) / float64(used)
+	if w > float64(maxReset) {
+		return 0
+	}
+	return time.Duration(w)
+}
+
 // RateLimit is every level found in the headers of an answer.
 type RateLimit struct {
-	Requests, Tokens          Level // per minute
+	Requests, Tokens          Level // per minute, or an unnamed window
 	InputTokens, OutputTokens Level // per minute
 	RequestsDay, TokensDay    Level
 	RetryAfter                time.Duration
@@ -24,6 +42,178 @@ type RateLimit struct {
 // Found reports whether any level or retry hint was found.
 func (l RateLimit) Found() bool { return l != RateLimit{} }
 
-// ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic and
-// their relatives. Values that make no sense are absent.
-func ParseRateLimit(h http.Header, now time.Time) RateLimit { return RateLimit{} }
+const (
+	// maxReset is the longest wait that is believed: monthly limits are the
+	// longest known, everything beyond is a mistake or an overflow.
+	maxReset = 31 * 24 * time.Hour
+	// maxCount is the largest limit that is believed.
+	maxCount = 1 << 50
+	// dayWindow separates limits per day from limits per minute where the header
+	// does not say: OpenAI's lower tiers and Groq put a daily limit into
+	// x-ratelimit-limit-requests.
+	dayWindow = 30 * time.Minute
+)
+
+// ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic,
+// Groq, Cerebras, Mistral, Fireworks, Together and their relatives, which all
+// spell one idea with the same few words in different order. now is the time at
+// which the headers came; resets that are points in time are counted from it.
+// Values that make no sense (−1, overflow, years) are absent.
+func ParseRateLimit(h http.Header, now time.Time) RateLimit {
+	var l RateLimit
+	for name, values := range h {
+		if len(values) == 0 || !strings.Contains(name, "imit") && !strings.Contains(name, "IMIT") {
+			continue
+		}
+		if level, what := l.level(strings.ToLower(name)); level != nil {
+			level.set(what, values[0], now)
+		}
+	}
+	if w := l.Requests.Window(); w > dayWindow {
+		if l.RequestsDay == (Level{}) {
+			l.RequestsDay = l.Requests
+		}
+		l.Requests = Level{}
+	}
+	l.RetryAfter, l.HasRetryAfter = parseRetryAfter(h, now)
+	return l
+}
+
+// level finds the level a header is about and which of its three numbers it
+// holds; nil if the header is not of this kind, or about a limit we don't keep
+// (images, audio, hours, projects).
+func (l *RateLimit) level(name string) (level *Level, what string) {
+	var requests, tokens, input, output, day bool
+	for word := range strings.SplitSeq(name, "-") {
+		switch word {
+		case "x", "anthropic", "rate", "ratelimit", "minute":
+		case "limit", "remaining", "reset":
+			if what == "" || what == "limit" { // x-rate-limit-reset-tokens
+				what = word
+			}
+		case "requests", "request", "req":
+			requests = true
+		case "tokens", "token":
+			tokens = true
+		case "tokenlimit":
+			tokens = true
+		case "input", "prompt":
+			input = true
+		case "output", "generated":
+			output = true
+		case "day":
+			day = true
+		default:
+			return nil, ""
+		}
+	}
+	if !strings.Contains(name, "ratelimit") && !strings.Contains(name, "rate-limit") && !strings.HasPrefix(name, "x-tokenlimit") {
+		return nil, ""
+	}
+	switch {
+	case what == "" || requests && (tokens || input || output) || input && output:
+		return nil, ""
+	case day && (input || output):
+		return nil, ""
+	case input:
+		return &l.InputTokens, what
+	case output:
+		return &l.OutputTokens, what
+	case tokens && day:
+		return &l.TokensDay, what
+	case tokens:
+		return &l.Tokens, what
+	case day:
+		return &l.RequestsDay, what
+	default: // without a dimension: requests
+		return &l.Requests, what
+	}
+}
+
+// set takes the tighter value where two headers name one number: headers have
+// no order that could decide.
+func (l *Level) set(what, value string, now time.Time) {
+	switch what {
+	case "limit":
+		if n, ok := parseCount(value); ok && n > 0 && (!l.HasLimit || n < l.Limit) {
+			l.Limit, l.HasLimit = n, true
+		}
+	case "remaining":
+		if n, ok := parseCount(value); ok && (!l.HasRemaining || n < l.Remaining) {
+			l.Remaining, l.HasRemaining = n, true
+		}
+	case "reset":
+		if d, ok := parseReset(value, now); ok && (!l.HasReset || d > l.Reset) {
+			l.Reset, l.HasReset = d, true
+		}
+	}
+}
+
+// parseCount reads a count, also of the draft standard's form "100, 100;w=60".
+func parseCount(s string) (n int64, ok bool) {
+	s, _, _ = strings.Cut(s, ",")
+	s, _, _ = strings.Cut(s, ";")
+	f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	if err != nil || !(f >= 0 && f <= maxCount) { // also refuses NaN
+		return 0, false
+	}
+	return int64(f), true
+}
+
+// parseReset reads a duration ("6m0s", "1ms"), seconds, a Unix time in seconds
+// or milliseconds, or an RFC 3339 or HTTP date.
+func parseReset(s string, now time.Time) (d time.Duration, ok bool) {
+	s = strings.TrimSpace(s)
+	if f, err := strconv.ParseFloat(s, 64); err == nil {
+		switch {
+		case f > 1e12:
+			f = f/1e3 - float64(now.UnixMilli())/1e3
+		case f > 1e9:
+			f -= float64(now.UnixMilli()) / 1e3
+		}
+		return seconds(f)
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return d, 0 <= d && d <= maxReset
+	}
+	return parseDate(s, now)
+}
+
+func parseDate(s string, now time.Time) (d time.Duration, ok bool) {
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		if t, err = http.ParseTime(s); err != nil {
+			return 0, false
+		}
+	}
+	d = max(0, t.Sub(now)) // a date just past means now
+	return d, d <= maxReset
+}
+
+func seconds(f float64) (d time.Duration, ok bool) {
+	if !(f >= 0 && f <= maxReset.Seconds()) {
+		return 0, false
+	}
+	return time.Duration(math.Round(f * float64(time.Second))), true
+}
+
+// parseRetryAfter reads retry-after-ms, which is the more exact, else
+// Retry-After in seconds or as an HTTP date.
+func parseRetryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
+	if f, err := strconv.ParseFloat(strings.TrimSpace(h.Get("Retry-After-Ms")), 64); err == nil {
+		if d, ok = seconds(f / 1e3); ok {
+			return d, true
+		}
+	}
+	s := strings.TrimSpace(h.Get("Retry-After"))
+	if s == "" {
+		return 0, false
+	}
+	if f, err := strconv.ParseFloat(s, 64); err == nil {
+		return seconds(f)
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return d, 0 <= d && d <= maxReset
+	}
+	return parseDate(s, now)
+}

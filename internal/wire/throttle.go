@@ -1,18 +1,23 @@
 package wire
 
 import (
+	"bytes"
 	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 )
 
 // ThrottleKind says what can be done about a 429.
 type ThrottleKind uint8
 
-// The kinds of 429. Unknown is treated as Curable.
+// The kinds of 429. Unknown is to be treated as Curable: nothing known says
+// that waiting is useless.
 const (
 	Unknown  ThrottleKind = iota
 	Curable               // waiting cures it
-	Quota                 // insufficient_quota: money, not time
+	Quota                 // insufficient_quota: a matter of money, not of time
 	TooLarge              // the request alone exceeds the limit
 )
 
@@ -32,16 +37,223 @@ type Throttle struct {
 	Kind                   ThrottleKind
 	Dimension              string // one of the constants above, "" = not said
 	Group                  string // the model or group of models the limit is for, as the upstream calls it
-	Limit, Used, Requested int64  // 0 = not said
+	Limit, Used, Requested int64  // 0 = not said; Limit−Used is the upstream's own level, Requested its own estimate
 	RetryAfter             time.Duration
 	HasRetryAfter          bool
 	Code, Type             string // of the error object
 }
 
-// ParseThrottle reads the headers and body of a 429, or of another refusal
-// that carries a retry hint.
-func ParseThrottle(status int, h http.Header, body []byte) Throttle { return Throttle{} }
+// ParseThrottle reads the headers and body of a 429, or of another refusal with
+// a retry hint. The wait is, in this order: retry-after-ms, retry-after, the
+// time named in the message, the time that the numbers in the message give, and
+// the dimension's x-ratelimit-reset. The body may be cut short: of a long one
+// only the first kilobytes are looked at.
+func ParseThrottle(status int, h http.Header, body []byte) Throttle {
+	now := time.Now()
+	e := parseError(body)
+	t := Throttle{Code: e.code, Type: e.typ, Group: groupOf(e.message)}
+	t.Dimension = dimensionOf(e.message, e.typ)
+	t.Limit = number(limitPattern, e.message)
+	if t.Limit == 0 {
+		t.Limit = number(sentencePattern, e.message)
+	}
+	t.Used, t.Requested = number(usedPattern, e.message), number(requestedPattern, e.message)
+	t.RetryAfter, t.HasRetryAfter = parseRetryAfter(h, now)
+	for _, hint := range []func() (time.Duration, bool){
+		func() (time.Duration, bool) { return waitNamed(e.message) },
+		func() (time.Duration, bool) { return waitNamed(e.retryDelay) },
+		t.waitComputed,
+		func() (time.Duration, bool) { return ParseRateLimit(h, now).reset(t.Dimension) },
+	} {
+		if !t.HasRetryAfter {
+			t.RetryAfter, t.HasRetryAfter = hint()
+		}
+	}
+	t.Kind = t.kind(status, e.message)
+	return t
+}
 
-// RejectsStreamOptions reports whether an answer is a 400 about the
-// stream_options member that our splice may have caused.
-func RejectsStreamOptions(status int, body []byte) bool { return false }
+// kind classifies: 1. money, by code or, where there is none, by its sentence;
+// 2. too large, by its sentence or by the numbers; 3. anything that speaks of a rate.
+func (t *Throttle) kind(status int, message string) ThrottleKind {
+	switch {
+	case quotaCode(t.Code), quotaCode(t.Type),
+		!t.HasRetryAfter && containsFold(message, "check your plan and billing"),
+		containsFold(message, "credit balance is too low"):
+		return Quota
+	case containsFold(message, "request too large"), t.Limit > 0 && t.Requested > t.Limit:
+		return TooLarge
+	case t.HasRetryAfter, t.Dimension != "", t.Limit > 0,
+		containsFold(t.Code, "rate_limit"), containsFold(t.Type, "rate_limit"),
+		containsFold(message, "rate limit"), containsFold(message, "too many requests"):
+		return Curable
+	default:
+		return Unknown
+	}
+}
+
+func quotaCode(s string) bool {
+	switch s {
+	case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance", "insufficient_credits":
+		return true
+	}
+	return false
+}
+
+// waitComputed applies the continuous bucket that OpenAI's published messages
+// fit to the millisecond: what is missing, divided by the refill per second.
+func (t *Throttle) waitComputed() (time.Duration, bool) {
+	window := time.Minute
+	switch t.Dimension {
+	case RequestsPerDay, TokensPerDay:
+		window = 24 * time.Hour
+	case "", Concurrent:
+		return 0, false
+	}
+	missing := t.Used + t.Requested - t.Limit
+	if t.Limit <= 0 || t.Used <= 0 || t.Requested <= 0 || missing <= 0 {
+		return 0, false
+	}
+	return seconds(float64(missing) / float64(t.Limit) * window.Seconds())
+}
+
+// reset returns the reset of a dimension; where none is named, the longest of
+// the levels that are empty.
+func (l RateLimit) reset(dimension string) (d time.Duration, ok bool) {
+	for name, level := range map[string]Level{
+		RequestsPerMinute: l.Requests, TokensPerMinute: l.Tokens,
+		InputTokensPerMinute: l.InputTokens, OutputTokensPerMinute: l.OutputTokens,
+		RequestsPerDay: l.RequestsDay, TokensPerDay: l.TokensDay,
+	} {
+		asked := name == dimension || dimension == "" && !(level.HasRemaining && level.Remaining > 0)
+		if asked && level.HasReset && level.Reset >= d {
+			d, ok = level.Reset, true
+		}
+	}
+	return d, ok
+}
+
+// RejectsStreamOptions reports whether an answer refuses the stream_options
+// member that our splice may have caused. Mistral's servers and others built on
+// pydantic say 422.
+func RejectsStreamOptions(status int, body []byte) bool {
+	if status != http.StatusBadRequest && status != http.StatusUnprocessableEntity {
+		return false
+	}
+	body = bytes.ToLower(body[:min(len(body), maxErrorBody)])
+	return bytes.Contains(body, []byte("stream_options")) ||
+		bytes.Contains(body, []byte("stream options")) ||
+		bytes.Contains(body, []byte(includeUsage))
+}
+
+const maxErrorBody = 16 << 10
+
+var (
+	limitPattern     = regexp.MustCompile(`(?i)\blimit:? ~?(\d[\d,]*)`)
+	usedPattern      = regexp.MustCompile(`(?i)\b(?:used|current):? ~?(\d[\d,]*)`)
+	requestedPattern = regexp.MustCompile(`(?i)\brequested:? ~?(\d[\d,]*)`)
+	sentencePattern  = regexp.MustCompile(`(?i)\bof (\d[\d,]*) (?:input |output )?(?:tokens|requests) per`)
+
+	waitPattern = regexp.MustCompile(`(?i)\b(?:again|retry) (?:in|after):? ~?((?:\d+(?:\.\d+)?\s*` + unit + `\s*)+)|^(\d+(?:\.\d+)?s)$`)
+	partPattern = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + unit + `)`)
+
+	shortPattern = regexp.MustCompile(`\((RPM|TPM|RPD|TPD|ITPM|OTPM)\)`)
+	longPattern  = regexp.MustCompile(`(?i)\b(input |output )?(token|request)s per (min|day)`)
+
+	limitGroupPattern = regexp.MustCompile(`(?i)\(for limit ([\w./:@-]+)\)`)
+	groupPattern      = regexp.MustCompile("(?i)\\bfor (?:model )?[`'\"]?([\\w./:@-]+)[`'\"]?(?: \\([^)]*\\))? (?:in|on) ")
+	modelPattern      = regexp.MustCompile(`(?i)\bmodel: ([\w./:@-]+)`)
+)
+
+// unit is longest first where one is the other's beginning.
+const unit = `(?:milliseconds?|ms|minutes?|mins?|m|seconds?|secs?|s|hours?|h|days?|d)`
+
+func number(p *regexp.Regexp, s string) int64 {
+	m := p.FindStringSubmatch(s)
+	if m == nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.ReplaceAll(m[1], ",", ""), 10, 64)
+	if err != nil || n > maxCount {
+		return 0
+	}
+	return n
+}
+
+// waitNamed finds "Please try again in 1m2.5s" and its relatives.
+func waitNamed(s string) (d time.Duration, ok bool) {
+	m := waitPattern.FindStringSubmatch(s)
+	if m == nil {
+		return 0, false
+	}
+	var sum float64
+	for _, part := range partPattern.FindAllStringSubmatch(m[1]+m[2], -1) {
+		n, err := strconv.ParseFloat(part[1], 64)
+		if err != nil {
+			return 0, false
+		}
+		sum += n * unitSeconds(strings.ToLower(part[2]))
+	}
+	return seconds(sum)
+}
+
+func unitSeconds(u string) float64 {
+	switch {
+	case strings.HasPrefix(u, "ms"), strings.HasPrefix(u, "milli"):
+		return 1e-3
+	case u[0] == 'm':
+		return 60
+	case u[0] == 'h':
+		return 3600
+	case u[0] == 'd':
+		return 86400
+	default:
+		return 1
+	}
+}
+
+func dimensionOf(message, typ string) string {
+	if m := shortPattern.FindStringSubmatch(message); m != nil {
+		return map[string]string{
+			"RPM": RequestsPerMinute, "TPM": TokensPerMinute, "RPD": RequestsPerDay, "TPD": TokensPerDay,
+			"ITPM": InputTokensPerMinute, "OTPM": OutputTokensPerMinute,
+		}[m[1]]
+	}
+	if m := longPattern.FindStringSubmatch(message); m != nil {
+		side, what, day := strings.ToLower(m[1]), strings.ToLower(m[2]), strings.EqualFold(m[3], "day")
+		switch {
+		case what == "request" && day:
+			return RequestsPerDay
+		case what == "request":
+			return RequestsPerMinute
+		case day:
+			return TokensPerDay
+		case side == "input ":
+			return InputTokensPerMinute
+		case side == "output ":
+			return OutputTokensPerMinute
+		default:
+			return TokensPerMinute
+		}
+	}
+	switch {
+	case containsFold(message, "token rate limit"), typ == "tokens":
+		return TokensPerMinute
+	case containsFold(message, "call rate limit"), containsFold(message, "request rate limit"), typ == "requests":
+		return RequestsPerMinute
+	case containsFold(message, "concurren"):
+		return Concurrent
+	}
+	return ""
+}
+
+func groupOf(message string) string {
+	for _, p := range []*regexp.Regexp{limitGroupPattern, groupPattern, modelPattern} {
+		if m := p.FindStringSubmatch(message); m != nil {
+			return m[1]
+		}
+	}
+	return ""
+}
+
+func containsFold(s, lower string) bool { return strings.Contains(strings.ToLower(s), lower) }

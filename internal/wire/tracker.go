@@ -408,20 +408,9 @@ func keepString(buf, v []byte) []byte {
 
 // errorCode returns the code of an error object, else its type.
 func errorCode(v []byte) string {
-	var code, typ string
-	for m := membersOf(v); m.next(); {
-		switch string(m.name) {
-		case "code":
-			code, _ = stringValue(m.value)
-			if code == "" && !isNull(m.value) && m.value[0] != '"' {
-				code = string(m.value[:min(len(m.value), maxKeptString)]) // a number, as OpenRouter sends
-			}
-		case "type":
-			typ, _ = stringValue(m.value)
-		}
+	e := parseError(v)
+	if e.code == "" {
+		return e.typ
 	}
-	if code == "" {
-		return typ
-	}
-	return code
+	return e.code
 }
