@@ -1,0 +1,161 @@
+"""Drive openai-python, sync and async, directly and through the sidecar.
+
+Writes one JSON line per call: what the SDK showed its user. Nothing is judged
+here; check.py compares the lines of all drivers with each other and with the
+ledger.
+"""
+
+import asyncio
+import json
+import os
+import pathlib
+import sys
+import urllib.request
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+PLAN = json.loads(pathlib.Path(__file__).with_name("plan.json").read_text())
+DIRECT = os.environ["DIRECT_URL"]  # the model server's base URL, ends in /v1
+SIDECAR = os.environ["SIDECAR_URL"]  # the sidecar's origin
+DENIED = os.environ["DENIED_URL"]  # a sidecar whose upstream key is wrong
+KEY = os.environ["UPSTREAM_KEY"]
+
+CHAT = {
+    "model": PLAN["model"],
+    "messages": [{"role": "user", "content": PLAN["question"]}],
+    "max_tokens": PLAN["max_tokens"],
+    "temperature": 0,
+    "seed": PLAN["seed"],
+}
+LONG = CHAT | {
+    "messages": [{"role": "user", "content": PLAN["long_question"]}],
+    "max_tokens": PLAN["long_max_tokens"],
+}
+USAGE = {"stream_options": {"include_usage": True}}
+RESPONSE = {
+    "model": PLAN["model"],
+    "input": PLAN["question"],
+    "max_output_tokens": PLAN["max_tokens"],
+    "temperature": 0,
+}
+
+
+def busy() -> bool:
+    """Whether the model is still generating: the proof that a stream is live."""
+    request = urllib.request.Request(os.environ["METRICS_URL"], headers={"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request) as answer:
+        return b"llamacpp:requests_processing 1" in answer.read()
+
+
+def tokens(usage) -> dict | None:
+    """The usage an SDK object shows, under the names of the sidecar's status."""
+    if usage is None:
+        return None
+    if hasattr(usage, "input_tokens"):
+        return {"prompt": usage.input_tokens, "completion": usage.output_tokens, "total": usage.total_tokens}
+    # Embeddings have no completion tokens.
+    return {
+        "prompt": usage.prompt_tokens,
+        "completion": getattr(usage, "completion_tokens", 0),
+        "total": usage.total_tokens,
+    }
+
+
+class Report:
+    """Writes the lines of one client."""
+
+    def __init__(self, sdk: str, via: str, session: str):
+        self.head = {"sdk": sdk, "via": via, "session": session}
+
+    def write(self, step: str, **line) -> None:
+        print(json.dumps(self.head | {"step": step} | line), flush=True)
+
+    def answer(self, step: str, text: str, answer) -> None:
+        self.write(step, text=text, usage=tokens(answer.usage), body=answer.model_dump(mode="json", exclude_unset=True))
+
+    def stream(self, step: str, chunks: list, live: bool | None = None) -> None:
+        usage = [c.usage for c in chunks if getattr(c, "usage", None)]
+        usage += [c.response.usage for c in chunks if getattr(c, "type", "") == "response.completed"]
+        text = "".join(delta(c) for c in chunks)
+        events = [c.model_dump(mode="json", exclude_unset=True) for c in chunks]
+        self.write(step, text=text, usage=tokens(usage[-1]) if usage else None, events=events, live=live)
+
+    def error(self, step: str, err: openai.APIStatusError) -> None:
+        self.write(step, error={"class": type(err).__name__, "status": err.status_code, "message": err.message,
+                                "type": err.type, "code": err.code})
+
+
+def delta(chunk) -> str:
+    if getattr(chunk, "type", "") == "response.output_text.delta":
+        return chunk.delta
+    choices = getattr(chunk, "choices", None)
+    return (choices[0].delta.content or "") if choices else ""
+
+
+def run_sync(report: Report, client: OpenAI, denied: OpenAI) -> None:
+    chat = client.chat.completions.create(**CHAT)
+    report.answer("chat", chat.choices[0].message.content, chat)
+    report.stream("stream", list(client.chat.completions.create(**CHAT, stream=True)))
+    report.stream("stream-usage", list(client.chat.completions.create(**CHAT, stream=True, **USAGE)))
+
+    chunks, live = [], False
+    for chunk in client.chat.completions.create(**LONG, stream=True, **USAGE):
+        if not chunks:
+            live = busy()
+        chunks.append(chunk)
+    report.stream("long-usage", chunks, live)
+    report.stream("long", list(client.chat.completions.create(**LONG, stream=True)))
+
+    completion = client.completions.create(model=PLAN["model"], prompt=PLAN["prompt"], max_tokens=PLAN["max_tokens"],
+                                           temperature=0, seed=PLAN["seed"])
+    report.answer("completion", completion.choices[0].text, completion)
+    response = client.responses.create(**RESPONSE)
+    report.answer("response", response.output_text, response)
+    report.stream("response-stream", list(client.responses.create(**RESPONSE, stream=True)))
+    embedding = client.embeddings.create(model=PLAN["model"], input=PLAN["embed"])
+    report.answer("embedding", f"{len(embedding.data)}x{len(embedding.data[0].embedding)}", embedding)
+    report.write("models", text=client.models.list().data[0].id, usage=None)
+
+    for step, call in {
+        "error-400": lambda: client.chat.completions.create(**CHAT | {"messages": None}),
+        "error-404": lambda: client.models.retrieve("no-such-model"),
+        "error-401": lambda: denied.chat.completions.create(**CHAT),
+    }.items():
+        try:
+            call()
+            report.write(step, error=None)
+        except openai.APIStatusError as err:
+            report.error(step, err)
+
+
+async def run_async(report: Report, client: AsyncOpenAI) -> None:
+    chat = await client.chat.completions.create(**CHAT)
+    report.answer("chat", chat.choices[0].message.content, chat)
+    report.stream("stream", [c async for c in await client.chat.completions.create(**CHAT, stream=True)])
+    report.stream("stream-usage", [c async for c in await client.chat.completions.create(**CHAT, stream=True, **USAGE)])
+    # The header of one call wins over the client's own, as with every SDK option.
+    other = client.with_options(timeout=120, default_headers={"X-Session-Id": report.head["session"] + "-options"})
+    chat = await other.chat.completions.create(**CHAT)
+    Report(report.head["sdk"], report.head["via"], report.head["session"] + "-options").answer(
+        "chat", chat.choices[0].message.content, chat)
+
+
+def main() -> None:
+    name = f"openai-python {openai.__version__}"
+    plain = {"max_retries": 0, "timeout": 120}
+
+    def sync_client(base: str, key: str = "unused") -> OpenAI:
+        return OpenAI(base_url=base, api_key=key, **plain)
+
+    def async_client(base: str, key: str = "unused") -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=base, api_key=key, default_headers={"X-Session-Id": "py-async"}, **plain)
+
+    run_sync(Report(name, "direct", "py-sync"), sync_client(DIRECT, KEY), sync_client(DIRECT, "wrong"))
+    run_sync(Report(name, "sidecar", "py-sync"), sync_client(f"{SIDECAR}/v1/session/py-sync"), sync_client(f"{DENIED}/v1"))
+    asyncio.run(run_async(Report(name, "direct", "py-async"), async_client(DIRECT, KEY)))
+    asyncio.run(run_async(Report(name, "sidecar", "py-async"), async_client(f"{SIDECAR}/v1")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
