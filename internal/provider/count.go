@@ -3,6 +3,7 @@ package provider
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -18,6 +19,9 @@ const (
 	imageTokens   = 85  // per image part, whatever its size
 	mediaTokens   = 100 // per audio or file part
 )
+
+// maxInputs is OpenAI's bound of a list of inputs.
+const maxInputs = 2048
 
 // CountTokens counts text the way this provider bills it: a run of letters or
 // of digits is one token and one more for every 6 runes beyond the first 6,
@@ -143,11 +147,14 @@ func (p *prompt) inputs(raw json.RawMessage) (int, error) {
 		return 1, nil
 	}
 	if !ok || len(list) == 0 {
-		return 0, fmt.Errorf("input must be a string or a list that is not empty")
+		return 0, errors.New("input must be a string or a list that is not empty")
 	}
 	if _, flat := list[0].(float64); flat {
 		p.tokenArray(int64(len(list)))
 		return 1, nil
+	}
+	if len(list) > maxInputs {
+		return 0, fmt.Errorf("input must have at most %d elements", maxInputs)
 	}
 	for _, element := range list {
 		switch e := element.(type) {
@@ -156,7 +163,7 @@ func (p *prompt) inputs(raw json.RawMessage) (int, error) {
 		case []any:
 			p.tokenArray(int64(len(e)))
 		default:
-			return 0, fmt.Errorf("input holds neither strings nor tokens")
+			return 0, errors.New("input holds neither strings nor tokens")
 		}
 	}
 	return len(list), nil

@@ -190,7 +190,10 @@ func (w *work) ask() Ask {
 // directive finds the phrases that steer an answer; see the package comment.
 var directive = regexp.MustCompile(`(?i)\b(say|think|cached|call) ([A-Za-z0-9_-]+)`)
 
-const directiveReach = 4 << 10
+const (
+	directiveReach = 4 << 10 // bytes of the prompt's end that are searched for them
+	maxAnswer      = 100_000 // tokens of each kind that a directive may ask for
+)
 
 // vocabulary's words count one token each: six letters at most.
 var vocabulary = strings.Fields(`the queue holds a fair share of every call and no one waits for long
@@ -210,7 +213,8 @@ func (s *Server) plan(ep endpoint, w *work) {
 	length := int64(mean/2 + h%(mean+1))
 	text = text[max(0, len(text)-directiveReach):]
 	for _, d := range directive.FindAllStringSubmatch(text, -1) {
-		n, err := strconv.ParseInt(d[2], 10, 32)
+		n, err := strconv.ParseInt(d[2], 10, 64)
+		n = min(max(n, 0), maxAnswer)
 		verb := strings.ToLower(d[1])
 		switch {
 		case verb == "call" && w.declares(d[2]):
