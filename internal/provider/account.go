@@ -72,6 +72,9 @@ type Level struct {
 	Reset            time.Duration
 }
 
+// Levels are those of an account's per-minute limits.
+type Levels struct{ Requests, Tokens, Input, Output Level }
+
 // Verdict is the answer to an Ask.
 type Verdict struct {
 	OK        bool
@@ -83,8 +86,8 @@ type Verdict struct {
 	Per                    string // "min" or "day"
 	Limit, Used, Requested int64  // Limit-Used is the level that refused
 
-	Requests, Tokens Level // after the decision, for the headers
-	Charged          int64 // tokens taken at admission
+	Levels        // after the decision, for the headers
+	Charged int64 // tokens taken at admission
 }
 
 // Account applies one model's limits. It is not safe for concurrent use, and it
@@ -174,7 +177,7 @@ func (a *Account) Admit(now time.Time, r Ask) Verdict {
 			g.meter.take(now, a.charge(g.dim, r))
 		}
 	}
-	v.Requests, v.Tokens = a.Levels(now)
+	v.Levels = a.Levels(now)
 	return v
 }
 
@@ -221,21 +224,25 @@ func (a *Account) Settle(now time.Time, r Ask, u Used) {
 }
 
 // Levels returns what is left of the per-minute limits.
-func (a *Account) Levels(now time.Time) (requests, tokens Level) {
+func (a *Account) Levels(now time.Time) (l Levels) {
 	for _, g := range a.gates {
 		if g.per != "min" || g.slice {
 			continue
 		}
 		remaining, reset := g.meter.level(now)
-		l := Level{Limit: g.limit, Remaining: max(0, remaining), Reset: reset}
+		level := Level{Limit: g.limit, Remaining: max(0, remaining), Reset: reset}
 		switch g.dim {
 		case "requests":
-			requests = l
+			l.Requests = level
 		case "tokens":
-			tokens = l
+			l.Tokens = level
+		case "input_tokens":
+			l.Input = level
+		case "output_tokens":
+			l.Output = level
 		}
 	}
-	return requests, tokens
+	return l
 }
 
 // charge is what Admit takes for r.

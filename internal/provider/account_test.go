@@ -68,8 +68,8 @@ func TestAccount_Variants(t *testing.T) {
 				t.Errorf("after admission %+v, want %d gone", v, tt.admitted)
 			}
 			a.Settle(epoch, ask, used)
-			if _, tokens := a.Levels(epoch); tokens.Remaining != 10000-tt.after {
-				t.Errorf("after settlement %d left, want %d gone", tokens.Remaining, tt.after)
+			if left := a.Levels(epoch).Tokens.Remaining; left != 10000-tt.after {
+				t.Errorf("after settlement %d left, want %d gone", left, tt.after)
 			}
 		})
 	}

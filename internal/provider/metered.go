@@ -51,7 +51,7 @@ func (c *call) metered(ep endpoint) {
 
 	ask := w.ask()
 	verdict := c.admit(name, ask)
-	setLevels(c.w.Header(), c.cfg.Dialect, verdict.Requests, verdict.Tokens)
+	setLevels(c.w.Header(), c.cfg.Dialect, time.Now(), verdict.Levels)
 	if !verdict.OK {
 		c.throttle(c.w, name, verdict)
 		return

@@ -71,30 +71,37 @@ func duration(d time.Duration) string {
 	return (d + time.Millisecond - 1).Truncate(time.Millisecond).String()
 }
 
-// setLevels writes the x-ratelimit headers.
-func setLevels(h http.Header, dialect Dialect, requests, tokens Level) {
-	set := func(kind string, l Level) {
-		if l.Limit == 0 || dialect == Silent {
-			return
+// setLevels writes the rate-limit headers.
+func setLevels(h http.Header, dialect Dialect, now time.Time, levels Levels) {
+	for kind, l := range map[string]Level{
+		"requests": levels.Requests, "tokens": levels.Tokens, "input-tokens": levels.Input, "output-tokens": levels.Output,
+	} {
+		limit, remaining := strconv.FormatInt(l.Limit, 10), strconv.FormatInt(l.Remaining, 10)
+		switch {
+		case l.Limit == 0 || dialect == Silent:
+		case dialect == Anthropic:
+			h.Set("anthropic-ratelimit-"+kind+"-limit", limit)
+			h.Set("anthropic-ratelimit-"+kind+"-remaining", remaining)
+			h.Set("anthropic-ratelimit-"+kind+"-reset", now.Add(l.Reset+time.Second-1).UTC().Format(time.RFC3339))
+		case dialect == Azure: // known to send neither limit nor reset
+			h.Set("x-ratelimit-remaining-"+kind, remaining)
+		default:
+			h.Set("x-ratelimit-limit-"+kind, limit)
+			h.Set("x-ratelimit-remaining-"+kind, remaining)
+			h.Set("x-ratelimit-reset-"+kind, duration(l.Reset))
 		}
-		h.Set("x-ratelimit-remaining-"+kind, strconv.FormatInt(l.Remaining, 10))
-		if dialect == Azure {
-			return // known to send neither limit nor reset
-		}
-		h.Set("x-ratelimit-limit-"+kind, strconv.FormatInt(l.Limit, 10))
-		h.Set("x-ratelimit-reset-"+kind, duration(l.Reset))
 	}
-	set("requests", requests)
-	set("tokens", tokens)
 }
 
-// setRetry writes retry-after-ms and retry-after, rounded up.
+// setRetry writes the hints when to come back, rounded up.
 func setRetry(h http.Header, dialect Dialect, after time.Duration) {
 	if dialect == Silent {
 		return
 	}
 	h.Set("retry-after", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
-	h.Set("retry-after-ms", strconv.FormatInt(int64((after+time.Millisecond-1)/time.Millisecond), 10))
+	if dialect != Anthropic {
+		h.Set("retry-after-ms", strconv.FormatInt(int64((after+time.Millisecond-1)/time.Millisecond), 10))
+	}
 }
 
 const (
@@ -125,6 +132,10 @@ func (s *Server) throttle(w http.ResponseWriter, model string, v Verdict) {
 		e.Message = fmt.Sprintf("Requests to the ChatCompletions_Create Operation under Azure OpenAI API version 2024-10-21 have exceeded %s rate limit "+
 			"of your current OpenAI S0 pricing tier. Please retry after %d seconds. Please go here: https://aka.ms/oai/quotaincrease "+
 			"if you would like to further increase the default rate limit.", kind, int64((v.RetryAfter+time.Second-1)/time.Second))
+	case s.cfg.Dialect == Anthropic:
+		e.Type, e.Code = "rate_limit_error", ""
+		e.Message = fmt.Sprintf("This request would exceed your organization's (%s) rate limit of %d %s per minute.",
+			s.cfg.Organization, v.Limit, strings.ReplaceAll(v.Dimension, "_", " "))
 	default:
 		e.Message = fmt.Sprintf("Rate limit reached %s Used %d, Requested %d. Please try again in %s. Visit %s to learn more.",
 			where, v.Used, v.Requested, duration(v.RetryAfter), limitsPage)

@@ -18,9 +18,10 @@ type Dialect int
 
 // The dialects.
 const (
-	OpenAI Dialect = iota
-	Azure          // remaining only, and Azure's 429 text without numbers
-	Silent         // no x-ratelimit headers and no retry hints
+	OpenAI    Dialect = iota
+	Azure             // remaining only, Azure's 429 text without numbers, paths below /openai as well
+	Anthropic         // anthropic-ratelimit-* headers with times instead of durations, retry-after in seconds only
+	Silent            // no rate-limit headers and no retry hints
 )
 
 // Config describes a simulated provider. The zero value answers at once, any model, any key, without limits.
@@ -166,6 +167,9 @@ func (c *call) serve() {
 		return
 	}
 	path := c.r.URL.Path
+	if c.cfg.Dialect == Azure {
+		path = strings.TrimPrefix(path, "/openai")
+	}
 	ep := endpoint(path)
 	switch ep {
 	case chat, completion, responses, embeddings:
@@ -240,7 +244,7 @@ func (s *Server) admit(model string, ask Ask) Verdict {
 	if s.cfg.MaxConcurrent > 0 && s.busy >= s.cfg.MaxConcurrent {
 		n := int64(s.cfg.MaxConcurrent)
 		v := Verdict{RetryAfter: time.Second, Dimension: "requests", Per: "min", Limit: n, Used: n, Requested: 1}
-		v.Requests, v.Tokens = a.Levels(time.Now())
+		v.Levels = a.Levels(time.Now())
 		return v
 	}
 	v := a.Admit(time.Now(), ask)

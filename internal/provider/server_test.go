@@ -103,6 +103,14 @@ func TestServer_Refusals(t *testing.T) {
 			t.Errorf("%d %s", r.StatusCode, body)
 		}
 	})
+	t.Run("azure's prefix is part of its dialect", func(t *testing.T) {
+		for dialect, want := range map[provider.Dialect]int{provider.Azure: 200, provider.OpenAI: 404} {
+			s := provider.New(provider.Config{Dialect: dialect})
+			if r := ask(s, "POST", "/openai/v1/chat/completions", hello); r.StatusCode != want {
+				t.Errorf("dialect %d: %d, want %d", dialect, r.StatusCode, want)
+			}
+		}
+	})
 	t.Run("a model's encoded slash is understood", func(t *testing.T) {
 		r := ask(s, "GET", "/v1/models/org%2Fm", "", "api-key", "sk-good")
 		if body := text(t, r); !strings.Contains(body, `"id": "org/m"`) {
@@ -188,6 +196,24 @@ func TestServer_Dialects(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestServer_AnthropicDialect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := provider.New(provider.Config{
+			Dialect: provider.Anthropic, Account: provider.AccountConfig{Variant: provider.Reserve, ITPM: 1000, OTPM: 600, DefaultMaxTokens: 400},
+		})
+		r := ask(s, "POST", "/v1/chat/completions", hello)
+		reset, err := time.Parse(time.RFC3339, r.Header.Get("anthropic-ratelimit-output-tokens-reset"))
+		if err != nil || reset.Before(time.Now()) || r.Header.Get("anthropic-ratelimit-output-tokens-remaining") != "200" ||
+			r.Header.Get("anthropic-ratelimit-input-tokens-limit") != "1000" || r.Header.Get("x-ratelimit-limit-requests") != "" {
+			t.Errorf("%v, headers %v", err, r.Header)
+		}
+		r = ask(s, "POST", "/v1/chat/completions", strings.Replace(hello, `{`, `{"max_tokens":590,`, 1))
+		if e := errorOf(t, r); r.StatusCode != 429 || e.Type != "rate_limit_error" || r.Header.Get("retry-after") != "1" || r.Header.Get("retry-after-ms") != "" {
+			t.Errorf("%+v %v", e, r.Header)
+		}
+	})
 }
 
 func TestServer_MaxConcurrent(t *testing.T) {

@@ -71,7 +71,7 @@ func (c *call) admitRequest(model string) (done func(), ok bool) {
 	name, _ := c.model(model)
 	c.entry.Model = name
 	v := c.admit(name, Ask{MaxOutput: 1}) // the least that every variant understands as "no text"
-	setLevels(c.w.Header(), c.cfg.Dialect, v.Requests, v.Tokens)
+	setLevels(c.w.Header(), c.cfg.Dialect, time.Now(), v.Levels)
 	if !v.OK {
 		c.throttle(c.w, name, v)
 		return nil, false
@@ -94,7 +94,7 @@ func (c *call) listModels() {
 
 // getModel takes the name from the escaped path: it may hold an encoded slash.
 func (c *call) getModel() {
-	name, err := url.PathUnescape(strings.TrimPrefix(c.r.URL.EscapedPath(), "/v1/models/"))
+	name, err := url.PathUnescape(strings.TrimPrefix(strings.TrimPrefix(c.r.URL.EscapedPath(), "/openai"), "/v1/models/"))
 	canonical, known := c.model(name)
 	if err != nil || !known {
 		refuse(c.w, http.StatusNotFound, apiError{
