@@ -12,6 +12,7 @@ import "bytes"
 type stream struct {
 	phase phase
 	ended bool // the format's own end has been seen
+	endAt int  // after the line that made the phase what it is; unused while live
 
 	data    []byte // the bytes at hand
 	own     bool   // they are in Watcher.held, not the caller's
@@ -85,7 +86,7 @@ func (w *Watcher) pushStream(p []byte) []byte {
 // move lowers the offsets after the bytes before them have gone.
 func (s *stream) move(n int) {
 	s.at, s.end, s.next, s.search = s.at-n, s.end-n, s.next-n, s.search-n
-	s.eventAt, s.stripAt = s.eventAt-n, s.stripAt-n
+	s.eventAt, s.endAt, s.stripAt = s.eventAt-n, s.endAt-n, s.stripAt-n
 	if s.stripTo > 0 {
 		s.stripTo -= n
 	}
@@ -258,11 +259,14 @@ func (w *Watcher) apply(v verdict) {
 			w.resume()
 		}
 	case usageChunk:
-		s.phase = usageHeld
+		if s.phase == usageHeld {
+			s.release = max(s.release, s.eventAt) // the one before was not the last
+		}
+		s.phase, s.endAt = usageHeld, s.next
 		s.strip = w.options.StripUsage && w.t.event.noChoices && s.eventAt >= s.release
 		s.stripAt, s.stripTo = s.eventAt, 0
 	case terminal:
-		s.phase, s.ended = ended, true
+		s.phase, s.ended, s.endAt = ended, true, s.next
 	}
 }
 
@@ -289,10 +293,15 @@ func (w *Watcher) cut() {
 	s.move(n)
 }
 
-// bound gives up holding what has grown beyond holdEvents.
+// bound gives up holding what has grown beyond holdEvents: an event that is not
+// whole yet, or what follows the end. The end itself is held whatever its size.
 func (w *Watcher) bound() {
 	s := &w.stream
-	if len(s.data)-s.release <= holdEvents {
+	from := s.release
+	if s.phase != live {
+		from = s.endAt
+	}
+	if len(s.data)-from <= holdEvents {
 		return
 	}
 	switch s.phase {

@@ -21,7 +21,7 @@ type tracker struct {
 	inside   slot    // the member whose object is open at depth 2
 	wantName bool
 	inName   bool
-	name     [24]byte
+	name     [64]byte // raw; a longer name is none of ours, however it is escaped
 	nameLen  int
 	member   slot // of the value that comes next, or is being read
 
@@ -163,6 +163,10 @@ var plain = func() (p [256]bool) {
 func (t *tracker) feed(p []byte) {
 	from := 0 // where the captured part of p starts
 	for i := 0; i < len(p); {
+		if t.done {
+			t.junk = t.junk || skipSpace(p, i) < len(p)
+			return
+		}
 		if t.inString {
 			end := t.stringEnd(p, i)
 			if t.inName {
@@ -244,9 +248,6 @@ func (t *tracker) atMember() bool { return t.reading() && t.member != none && !t
 
 // begin is called at a value's first byte and reports whether it is captured.
 func (t *tracker) begin() bool {
-	if t.done {
-		t.junk = true
-	}
 	if !t.atMember() || t.capturing {
 		return false
 	}
@@ -284,7 +285,7 @@ func (t *tracker) endString(tail []byte) {
 		t.wantName = false
 		t.member = none
 		if t.nameLen <= len(t.name) {
-			t.member = slotOf(t.name[:max(t.nameLen-1, 0)], t.inside) // without the quote
+			t.member = slotOf(unescape(t.name[:t.nameLen-1]), t.inside) // without the quote
 		}
 		return
 	}
@@ -386,7 +387,7 @@ func (t *tracker) found(m slot, v []byte) {
 			e.kind = kindOf(unescape(v[1 : len(v)-1]))
 		}
 	case slotCode:
-		e.code, _ = stringValue(v)
+		e.code = scalarText(v)
 	case slotStatus:
 		if string(v) == `"failed"` {
 			e.failed = true

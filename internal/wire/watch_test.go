@@ -146,3 +146,246 @@ func TestWatcher_StripsOnlyTheChunkOfTheSplice(t *testing.T) {
 		}
 	}
 }
+
+// endless returns an upstream that sends bytes without end.
+func endless(pattern string) func() []byte {
+	b := []byte(strings.Repeat(pattern, 4096/len(pattern)+1))
+	return func() []byte { return b }
+}
+
+func TestWatcher_MemoryIsBounded(t *testing.T) {
+	const total = 64 << 20
+	tests := []struct{ name, start, pattern string }{
+		{"a data line without end", "data: {\"choices\":[{\"delta\":{\"content\":\"", "x"},
+		{"a data line without end in unread places", "data: ", "[1,"},
+		{"a comment without end", ":", " ping"},
+		{"a field without colon", "", "data"},
+		{"data lines without a blank one", "", "data: {\n"},
+		{"ids without a blank line", "", "id: 1\n"},
+		{"carriage returns", "", "\r"},
+		{"blank lines after the end", done, "\n"},
+		{"comments after the usage chunk", final, ": x\n"},
+		{"a comment after the usage chunk", final, ": x"},
+		{"usage chunks", "", final},
+		{"usage without end", `data: {"usage":{"prompt_tokens":1,"a":"`, "x"},
+		{"a name without end", `data: {"`, "x"},
+		{"nested without end", `data: {"a":`, `{"a":`},
+	}
+	for _, tt := range tests {
+		for _, stream := range []bool{true, false} {
+			t.Run(fmt.Sprint(tt.name, " ", stream), func(t *testing.T) {
+				w := Watch(Chat, WatchOptions{Stream: stream, HoldJSON: 64 << 10})
+				got := len(w.Push([]byte(tt.start)))
+				next, sent := endless(tt.pattern), len(tt.start)
+				for sent < total/16 {
+					p := next()
+					sent += len(p)
+					got += len(w.Push(p))
+					if n := cap(w.held) + cap(w.spare) + cap(w.t.kept); n > 1<<20 {
+						t.Fatalf("holds %d bytes after %d", n, sent)
+					}
+				}
+				if sent-got > 2*holdEvents {
+					t.Errorf("held back %d bytes", sent-got)
+				}
+				if got += len(w.Close()); got != sent {
+					t.Errorf("%d bytes came, %d left", sent, got)
+				}
+			})
+		}
+	}
+}
+
+func TestWatcher_LongLines(t *testing.T) {
+	long := strings.Repeat(`long \" text, `, 1<<20/14)
+	content := strings.Replace(delta, "hi", long, 1)
+	finish := `data: {"choices":[],"x":"` + long + `","usage":{"prompt_tokens":7,"completion_tokens":3}}`
+	completed := `data: {"type":"response.completed","response":{"output":[{"content":"` + long + `"}],"usage":` + responseUsage + `}}`
+	tests := []struct {
+		name       string
+		endpoint   Endpoint
+		live, held string
+		want       Usage
+	}{
+		{"usage after a long line", Chat, delta + content + delta, final + done, full},
+		{"usage behind a long line", Chat, delta + finish, "\n\n" + done, small},
+		{"usage behind a long line with CRLF", Chat, delta + finish, "\r\n\r\n" + done, small},
+		{"usage in a long content line", Chat, strings.Replace(last, `"delta"`, `"x":"`+long+`","delta"`, 1), done, small},
+		{"a long comment", Chat, delta + ":" + long + "\n\n" + delta, final + done, full},
+		{"over very many lines", Chat, "data: {\"choices\":[],\"x\":[0\n" + strings.Repeat("data: ,12345678\n", 1<<14) + "data: ],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}", "\n\n" + done, small},
+		{"a long completed response", Responses, completed, "\n\n", Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2, Reasoning: 1}},
+	}
+	for _, tt := range tests {
+		for _, size := range []int{1000, 4096, 32 << 10, 100_000, 1 << 22} {
+			t.Run(fmt.Sprint(tt.name, " read by ", size), func(t *testing.T) {
+				w := Watch(tt.endpoint, WatchOptions{Stream: true, StripUsage: true})
+				if tt.want == full {
+					w = Watch(tt.endpoint, WatchOptions{Stream: true})
+				}
+				var parts []string
+				for rest := tt.live + tt.held; rest != ""; rest = rest[len(parts[len(parts)-1]):] {
+					parts = append(parts, rest[:min(size, len(rest))])
+				}
+				forward, tail := play(w, parts...)
+				// What fits may be held whole, so the cut is asked for only in small reads.
+				if forward+tail != tt.live+tt.held && !strings.Contains(tt.name, "usage behind") && !strings.Contains(tt.name, "very many") {
+					t.Fatal("the bytes changed")
+				}
+				if strings.Contains(tt.name, "very many") {
+					if !strings.HasSuffix(tail, done) || len(tail) > 2*holdEvents {
+						t.Errorf("held %d bytes", len(tail))
+					}
+				} else if size < holdEvents && (forward != tt.live || tail != tt.held) {
+					t.Errorf("left %d bytes before the end, want %d; held %.60q", len(forward), len(tt.live), tail)
+				}
+				if u, ok := w.Usage(); !ok || u != tt.want {
+					t.Errorf("usage %+v %v", u, ok)
+				}
+				if !w.Complete() {
+					t.Error("not complete")
+				}
+			})
+		}
+	}
+}
+
+func TestWatcher_JSON(t *testing.T) {
+	chat := `{"id":"chatcmpl-1","model":"gpt-4o","choices":[{"message":{"content":"\"usage\": {\"prompt_tokens\":9}","usage":{"prompt_tokens":99}}}],"usage": {"prompt_tokens":7,"completion_tokens":3,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":2,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":1,"audio_tokens":1}}}`
+	tests := []struct {
+		name     string
+		endpoint Endpoint
+		body     string
+		usage    *Usage
+		complete bool
+		model    string
+		failed   bool
+		code     string
+	}{
+		{"chat", Chat, chat, &full, true, "gpt-4o", false, ""},
+		{"with space around", Chat, "\n " + chat + "\n", &full, true, "gpt-4o", false, ""},
+		{"error null", Chat, `{"error":null,"model":"m","usage":null}`, nil, true, "m", false, ""},
+		{"truncated", Chat, chat[:len(chat)-1], &full, false, "gpt-4o", false, ""},
+		{"truncated before usage", Chat, chat[:100], nil, false, "gpt-4o", false, ""},
+		{"truncated in usage", Chat, chat[:len(chat)-4], nil, false, "gpt-4o", false, ""},
+		{"two values", Chat, `{"usage":{"prompt_tokens":1}}{"usage":{"prompt_tokens":2}}`, &Usage{Prompt: 1, Total: 1}, false, "", false, ""},
+		{"zero", Chat, `{"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}`, &Usage{}, true, "", false, ""},
+		{"escaped names", Chat, `{"us\u0061ge":{"prompt_tokens":7,"completion_tokens":3}}`, &small, true, "", false, ""},
+		{"not numbers", Chat, `{"usage":{"prompt_tokens":"7","completion_tokens":3}}`, nil, true, "", false, ""},
+		{"beyond all numbers", Chat, `{"usage":{"prompt_tokens":1e300,"completion_tokens":3}}`, nil, true, "", false, ""},
+		{"fractions spelled", Chat, `{"usage":{"prompt_tokens":7.0,"completion_tokens":0.3e1}}`, &small, true, "", false, ""},
+		{"deepseek", Chat, `{"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_cache_hit_tokens":2}}`, &Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2}, true, "", false, ""},
+		{"embeddings", Embeddings, `{"data":[{"embedding":[0.1,-2e-5]}],"model":"e","usage":{"prompt_tokens":7,"total_tokens":7}}`, &Usage{Prompt: 7, Total: 7}, true, "e", false, ""},
+		{"responses", Responses, `{"id":"r","status":"completed","error":null,"model":"m","usage":` + responseUsage + `}`, &Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2, Reasoning: 1}, true, "m", false, ""},
+		{"responses failed", Responses, `{"id":"r","status":"failed","error":{"code":"server_error","message":"x"},"usage":null}`, nil, true, "", true, "server_error"},
+		{"not json", Chat, `<html>`, nil, false, "", false, ""},
+		{"nothing", Chat, ``, nil, false, "", false, ""},
+		{"not metered", Other, chat, nil, false, "", false, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, parts := range cuts(tt.body) {
+				w := Watch(tt.endpoint, WatchOptions{})
+				forward, tail := play(w, parts...)
+				if forward+tail != tt.body || tt.endpoint != Other && forward != "" {
+					t.Fatalf("left %q before the end, %q at it", forward, tail)
+				}
+				u, ok := w.Usage()
+				if ok != (tt.usage != nil) || ok && u != *tt.usage {
+					t.Fatalf("usage %+v %v, want %+v", u, ok, tt.usage)
+				}
+				if w.Complete() != tt.complete || w.Model() != tt.model || w.Failed() != tt.failed || w.ErrorCode() != tt.code {
+					t.Fatalf("complete %v, model %q, failed %v %q", w.Complete(), w.Model(), w.Failed(), w.ErrorCode())
+				}
+			}
+		})
+	}
+}
+
+func TestWatcher_LargeJSONFlows(t *testing.T) {
+	body := `{"data":[` + strings.Repeat("0.123456,", 1<<17) + `0],"usage":{"prompt_tokens":7,"completion_tokens":3}}`
+	for _, size := range []int{100, 5000, 100_000, len(body)} {
+		w := Watch(Embeddings, WatchOptions{HoldJSON: 64 << 10})
+		var got bytes.Buffer
+		for at := 0; at < len(body); at += size {
+			got.Write(w.Push([]byte(body[at:min(at+size, len(body))])))
+		}
+		if u, ok := w.Usage(); !ok || u != small {
+			t.Errorf("by %d: usage %+v %v", size, u, ok)
+		}
+		if held := len(body) - got.Len(); held < 1 || held > holdFlowing {
+			t.Errorf("by %d: %d bytes held at the end", size, held)
+		}
+		if got.Write(w.Close()); got.String() != body {
+			t.Errorf("by %d: the bytes changed", size)
+		}
+	}
+}
+
+func TestWatcher_StreamErrors(t *testing.T) {
+	tests := []struct {
+		name, in string
+		endpoint Endpoint
+		code     string
+	}{
+		{"error event", delta + `data: {"error":{"message":"x","type":"server_error","code":"overloaded"}}` + "\n\n", Chat, "overloaded"},
+		{"named error event", delta + delta + delta + delta + delta + "event: error\ndata: " + `{"message":"x","code":503}` + "\n\n", Chat, "503"},
+		{"error after many events", strings.Repeat(delta, 9) + `data: {"error":{"message":"x","type":"server_error"}}` + "\n\n", Chat, "server_error"},
+		{"responses error", strings.Repeat(responseEvent("response.created", "null"), 5) + `data: {"type":"error","code":"rate_limit_exceeded","message":"x"}` + "\n\n", Responses, "rate_limit_exceeded"},
+		{"responses failed", "event: response.failed\ndata: " + `{"type":"response.failed","response":{"status":"failed","error":{"code":"server_error"},"usage":null}}` + "\n\n", Responses, "server_error"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := Watch(tt.endpoint, WatchOptions{Stream: true})
+			forward, tail := play(w, tt.in)
+			if !w.Failed() || w.ErrorCode() != tt.code {
+				t.Errorf("failed %v, code %q", w.Failed(), w.ErrorCode())
+			}
+			if forward+tail != tt.in {
+				t.Error("the bytes changed")
+			}
+		})
+	}
+}
+
+func TestWatcher_SaysWhoAnsweredAndWhen(t *testing.T) {
+	w := Watch(Chat, WatchOptions{Stream: true})
+	w.Push([]byte(delta))
+	if w.Model() != "gpt-4o-mini" || w.ResponseID() != "c1" || w.Terminal() {
+		t.Errorf("model %q, id %q, terminal %v", w.Model(), w.ResponseID(), w.Terminal())
+	}
+	w.Push([]byte(final))
+	if !w.Terminal() || w.Complete() {
+		t.Errorf("after the usage chunk: terminal %v, complete %v", w.Terminal(), w.Complete())
+	}
+	w.Push([]byte(delta))
+	if w.Terminal() {
+		t.Error("terminal though content followed")
+	}
+	w.Push([]byte(done))
+	if !w.Terminal() || !w.Complete() {
+		t.Errorf("after [DONE]: terminal %v, complete %v", w.Terminal(), w.Complete())
+	}
+	if tail := string(w.Close()); tail != done {
+		t.Errorf("tail %q", tail)
+	}
+	if late := string(w.Push([]byte("late"))); late != "late" || w.Close() != nil {
+		t.Errorf("after Close: %q", late)
+	}
+}
+
+func TestWatcher_EventsCostNoAllocation(t *testing.T) {
+	for _, e := range events {
+		w := Watch(e.endpoint, WatchOptions{Stream: true, StripUsage: true})
+		whole, half := []byte(e.event), []byte(e.event[:50])
+		for range identifyWithin {
+			w.Push(half)
+			w.Push(whole[50:])
+		}
+		if n := testing.AllocsPerRun(100, func() { w.Push(whole) }); n != 0 {
+			t.Errorf("%s: %v allocations", e.name, n)
+		}
+		if n := testing.AllocsPerRun(100, func() { w.Push(half); w.Push(whole[50:]) }); n != 0 {
+			t.Errorf("%s split: %v allocations", e.name, n)
+		}
+	}
+}
