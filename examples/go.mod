@@ -3,6 +3,7 @@ module github.com/llm-queue-proxy/llm-queue-proxy/examples
 go 1.26.0
 
 require (
+	github.com/llm-queue-proxy/llm-queue-proxy v0.0.0
 	github.com/llm-queue-proxy/llm-queue-proxy/client v0.0.0
 	github.com/llm-queue-proxy/llm-queue-proxy/middleware v0.0.0
 	github.com/openai/openai-go v1.12.0
@@ -10,6 +11,7 @@ require (
 )
 
 require (
+	github.com/llm-queue-proxy/llm-queue-proxy v0.0.0
 	github.com/tidwall/gjson v1.14.4 // indirect
 	github.com/tidwall/match v1.1.1 // indirect
 	github.com/tidwall/pretty v1.2.1 // indirect
