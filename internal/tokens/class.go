@@ -39,37 +39,45 @@ const (
 	numClasses
 )
 
-// glyph is a character as the automaton sees it: its class, and for a to z its
-// place in the alphabet from 1, else 0.
-type glyph struct{ class, letter uint8 }
+// glyph is a character as the automaton sees it: its class in the low bits, and
+// above them, for a to z, its place in the alphabet from 1.
+type glyph = uint16
 
-// ascii sorts single bytes.
-var ascii = func() (t [utf8.RuneSelf]glyph) {
+const (
+	letterShift = 8
+	classMask   = 1<<letterShift - 1
+	special     = glyph(numClasses) // a byte that only glyphAt can sort
+)
+
+// glyphs sorts single bytes.
+var glyphs = func() (t [256]glyph) {
 	for b := range t {
 		switch {
+		case b >= utf8.RuneSelf, b == '"', b == '\\':
+			t[b] = special
 		case 'a' <= b && b <= 'z':
-			t[b] = glyph{uint8(clLower), uint8(b - 'a' + 1)}
-		case 'A' <= b && b <= 'Z':
-			t[b].class = uint8(clUpper)
-		case '0' <= b && b <= '9':
-			t[b].class = uint8(clDigit)
-		case b == ' ':
-			t[b].class = uint8(clSpace)
-		case b == '\n' || b == '\r':
-			t[b].class = uint8(clNewline)
-		case b < ' ' || b == 0x7f:
-			t[b].class = uint8(clTab)
+			t[b] = glyph(clLower) | glyph(b-'a'+1)<<letterShift
 		default:
-			t[b].class = uint8(clSign)
-		}
-	}
-	for c, set := range map[class]string{clQuote: "\"'`", clBracket: "()[]{}<>", clStop: ".,;:!?", clRule: "-=_*#~+"} {
-		for _, b := range []byte(set) {
-			t[b].class = uint8(c)
+			t[b] = glyph(classOfRune(rune(b)))
 		}
 	}
 	return t
 }()
+
+// glyphAt sorts the character at the start of b and returns its length, 0 at the
+// quote that ends a string.
+func glyphAt(b []byte) (glyph, int) {
+	switch {
+	case b[0] == '"':
+		return 0, 0
+	case b[0] == '\\':
+		return escape(b)
+	case b[0] < utf8.RuneSelf:
+		return glyphs[b[0]], 1
+	}
+	c, n := classOfBytes(b)
+	return glyph(c), n
+}
 
 // leads sorts by the first byte alone what it decides alone; 0 (clLower, which no
 // such byte starts) asks for the whole character.
@@ -108,11 +116,40 @@ func classOfBytes(b []byte) (class, int) {
 	return classOfRune(r), n
 }
 
-// classOfRune sorts a character beyond ASCII.
+// classOfASCII sorts what most requests consist of.
+func classOfASCII(b byte) class {
+	switch {
+	case 'a' <= b && b <= 'z':
+		return clLower
+	case 'A' <= b && b <= 'Z':
+		return clUpper
+	case '0' <= b && b <= '9':
+		return clDigit
+	case b == ' ':
+		return clSpace
+	case b == '\n', b == '\r':
+		return clNewline
+	case b < ' ', b == 0x7f:
+		return clTab
+	}
+	switch b {
+	case '"', '\'', '`':
+		return clQuote
+	case '(', ')', '[', ']', '{', '}', '<', '>':
+		return clBracket
+	case '.', ',', ';', ':', '!', '?':
+		return clStop
+	case '-', '=', '_', '*', '#', '~', '+':
+		return clRule
+	}
+	return clSign
+}
+
+// classOfRune sorts a character.
 func classOfRune(r rune) class {
 	switch {
 	case r < utf8.RuneSelf:
-		return class(ascii[r&0x7f].class)
+		return classOfASCII(byte(r))
 	case r < 0xa0:
 		return clTab
 	case r < 0xc0:
@@ -158,35 +195,35 @@ func classOfRune(r rune) class {
 // escape weighs as its bytes.
 func escape(b []byte) (glyph, int) {
 	if len(b) < 2 {
-		return glyph{class: uint8(clSign)}, 1
+		return glyph(clSign), 1
 	}
 	switch b[1] {
 	case 'n', 'r':
-		return glyph{class: uint8(clNewline)}, 2
+		return glyph(clNewline), 2
 	case 't', 'b', 'f':
-		return glyph{class: uint8(clTab)}, 2
+		return glyph(clTab), 2
 	case '"':
-		return glyph{class: uint8(clQuote)}, 2
+		return glyph(clQuote), 2
 	case '\\', '/':
-		return glyph{class: uint8(clSign)}, 2
+		return glyph(clSign), 2
 	case 'u':
 		r, ok := hex4(b[2:])
 		switch {
 		case !ok:
-			return glyph{class: uint8(clSign)}, 1
-		case r < utf8.RuneSelf:
-			return ascii[r], 6
+			return glyph(clSign), 1
+		case 'a' <= r && r <= 'z':
+			return glyphs[r], 6
 		case r < 0xd800 || r >= 0xe000:
-			return glyph{class: uint8(classOfRune(r))}, 6
+			return glyph(classOfRune(r)), 6
 		}
 		if r < 0xdc00 && len(b) >= 12 && b[6] == '\\' && b[7] == 'u' {
 			if low, ok := hex4(b[8:]); ok && low >= 0xdc00 && low < 0xe000 {
-				return glyph{class: uint8(classOfRune((r-0xd800)<<10 | (low - 0xdc00) + 0x10000))}, 12
+				return glyph(classOfRune((r-0xd800)<<10 | (low - 0xdc00) + 0x10000)), 12
 			}
 		}
-		return glyph{class: uint8(clOther3)}, 6
+		return glyph(clOther3), 6
 	}
-	return glyph{class: uint8(clSign)}, 1
+	return glyph(clSign), 1
 }
 
 // hex4 reads the four digits of a \u escape.

@@ -1,94 +1,222 @@
 package tokens
 
-import "sync"
+import (
+	"math"
+	"slices"
+	"strings"
+	"sync"
+)
 
-// Config bounds an Estimator. The zero value is the default.
+// Config bounds what an Estimator remembers. Zero fields take the defaults.
 type Config struct {
-	MaxSessions int // conversations remembered, 4096 when 0
+	MaxSessions  int // calibrated conversations, 4096
+	MaxModels    int // calibrated models, 512
+	MaxResponses int // responses that a request may continue from, 8192
 }
 
 // Estimator weighs requests and learns from what they turned out to cost. All
-// methods may be called concurrently.
+// methods may be called concurrently; weighing, the long part, holds no lock.
 type Estimator struct {
-	mu     sync.Mutex
-	models map[string]*Calibration
+	mu        sync.Mutex
+	models    *lru[string, model]
+	sessions  *lru[Key, conversation]
+	responses *lru[responseKey, int64] // id to the tokens of its whole context
 }
 
-// Calibration is what was learned about one model.
-type Calibration struct {
-	Model   string
-	Effort  string
-	Sx, Sy  float64
-	Output  float64
-	Answers float64
-}
+// responseKey holds the client, so that nobody learns from somebody else's ids.
+type responseKey struct{ client, id string }
 
 // New returns an Estimator that has seen nothing yet.
 func New(cfg Config) *Estimator {
-	return &Estimator{models: map[string]*Calibration{}}
+	or := func(n, standard int) int {
+		if n > 0 {
+			return n
+		}
+		return standard
+	}
+	return &Estimator{
+		models:    newLRU[string, model](or(cfg.MaxModels, 512)),
+		sessions:  newLRU[Key, conversation](or(cfg.MaxSessions, 4096)),
+		responses: newLRU[responseKey, int64](or(cfg.MaxResponses, 8192)),
+	}
 }
 
 // Estimate says what a request is expected to cost. It reads every byte of r once
-// and allocates nothing.
+// and, for text, allocates nothing. It never fails: what is no JSON weighs little,
+// and the upstream judges it.
 func (e *Estimator) Estimate(k Key, r Request) Estimate {
 	p := weigh(k.Model, r)
-	est := Estimate{Raw: p.text.tokens(), Overhead: p.overhead, Media: p.media, Chars: p.text.chars, Unknown: p.opaque}
-	choices := max(r.Choices, 1)
-	est.Prompt = est.Raw + est.Overhead + est.Media
+	est := Estimate{
+		Raw: p.text.tokens(), Overhead: p.overhead, Media: p.media, Chars: p.text.chars,
+		Unknown: p.opaque || r.OpaqueContext,
+		wide:    (p.text.wide + unit/2) / unit, choices: clampTokens(max(r.Choices, 1)), effort: r.Effort,
+	}
+	k = k.bounded()
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.models.get(k.Model)
+	if m == nil {
+		m = &model{family: familyOf(k.Model)} // on the stack: nothing is remembered of a question
+	}
+	if r.PreviousResponseID != "" {
+		if total := e.responses.get(responseKey{k.Client, r.PreviousResponseID}); total != nil {
+			est.Overhead += *total
+		} else {
+			est.Unknown = true
+		}
+	}
+	if est.Unknown {
+		est.hidden = int64(m.hidden.value)
+		est.Overhead += est.hidden
+	}
+	est.Prompt = clampTokens(est.Overhead + int64(math.Round(e.text(k, m, est)+float64(est.Media)*m.media.ratio())))
 	if !r.Embedding {
-		est.Output = 512 * choices
+		est.Output = clampTokens(int64(math.Round(m.output(r.Effort))) * est.choices)
 		if r.MaxOutput > 0 {
-			est.MaxOutput = r.MaxOutput * choices
+			est.MaxOutput = clampTokens(min(r.MaxOutput, maxTokens) * est.choices)
 			est.Output = min(est.Output, est.MaxOutput)
 		}
 	}
 	return est
 }
 
-// weigh walks all spans of a request.
-func weigh(model string, r Request) parts {
-	p := parts{images: priceOf(model), opaque: r.OpaqueContext || r.PreviousResponseID != ""}
-	if r.Body != nil {
-		p.text.chars = int64(len(r.Body))
-		p.text.cost = p.text.chars * (unit / 4)
-		return p
+// text is the calibrated weight of an estimate's text.
+func (e *Estimator) text(k Key, m *model, est Estimate) float64 {
+	x, r := est.weight(), m.text.ratios(m.family)
+	t := x.times(r)
+	if c := e.sessions.get(k); c != nil {
+		t *= c.ratio(r)
 	}
-	if r.Messages != nil {
-		p.overhead += perReply
-		p.messages(&cursor{b: r.Messages})
-	}
-	if r.Prompt != nil {
-		p.prompt(&cursor{b: r.Prompt})
-	}
-	if r.Input != nil {
-		if r.Embedding {
-			p.prompt(&cursor{b: r.Input})
-		} else {
-			p.overhead += perReply
-			p.messages(&cursor{b: r.Input})
-		}
-	}
-	if r.Instructions != nil {
-		p.overhead += perMessage
-		p.leaf(&cursor{b: r.Instructions})
-	}
-	if r.Tools != nil {
-		p.tools(&cursor{b: r.Tools})
-	}
-	if r.Functions != nil {
-		p.tools(&cursor{b: r.Functions})
-	}
-	if r.ResponseFormat != nil {
-		p.tree(&cursor{b: r.ResponseFormat})
-	}
-	return p
+	return x.bound(t)
 }
 
-// Observe teaches the Estimator what a request really cost.
-func (e *Estimator) Observe(k Key, est Estimate, u Usage) {}
+func (est *Estimate) weight() weight {
+	return weight{plain: float64(est.Raw - est.wide), wide: float64(est.wide)}
+}
 
-// Export returns what was learned about models.
-func (e *Estimator) Export() []Calibration { return nil }
+// Observe teaches the Estimator what a request really cost. It is to be called
+// once for every complete answer whose usage is known, with the Estimate that was
+// made for it. Usage that cannot be true is ignored or bounded.
+func (e *Estimator) Observe(k Key, est Estimate, u Usage) {
+	if u.Prompt <= 0 || u.Prompt > maxTokens {
+		return
+	}
+	k = k.bounded()
 
-// Import takes up what an earlier process has learned.
-func (e *Estimator) Import([]Calibration) {}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.modelOf(k.Model)
+	if u.Completion > 0 && u.Completion <= maxTokens {
+		m.observeOutput(est.effort, float64(u.Completion)/float64(max(est.choices, 1)))
+	}
+	if u.ResponseID != "" && len(u.ResponseID) <= maxName {
+		id := responseKey{strings.Clone(k.Client), strings.Clone(u.ResponseID)}
+		*e.responses.put(id) = u.Prompt + min(max(u.Completion, 0), maxTokens)
+	}
+
+	x, y := est.weight(), float64(u.Prompt-est.Overhead)
+	switch {
+	case est.Unknown:
+		m.hidden.observe(max(0, y+float64(est.hidden)-e.text(k, m, est)-float64(est.Media)))
+	case est.Media > 0:
+		m.media.observe(float64(est.Media), y-e.text(k, m, est))
+	case est.Raw >= minRaw:
+		c := e.sessions.get(k)
+		if c == nil {
+			c = e.sessions.put(Key{strings.Clone(k.Model), strings.Clone(k.Client), strings.Clone(k.Session)})
+		}
+		c.observe(x, y)
+		m.text.observe(x, y)
+	}
+}
+
+// modelOf returns the model of that name, a new one if need be.
+func (e *Estimator) modelOf(name string) *model {
+	m := e.models.get(name)
+	if m == nil {
+		name = strings.Clone(name)
+		m = e.models.put(name)
+		*m = newModel(name)
+	}
+	return m
+}
+
+// Calibration is what was learned about one model at one reasoning effort, in a
+// form to be stored as JSON. Its numbers mean nothing beyond Import.
+type Calibration struct {
+	Model  string
+	Effort string
+
+	Text    fit
+	Mx, My  float64 // media: documented tokens, tokens charged
+	Hidden  float64 // mean context that cannot be seen, where there is any
+	Hiddens float64 // how many answers that rests on
+	Output  float64 // mean completion of one choice
+	Answers float64 // how many answers that rests on
+}
+
+// Export returns what was learned about models, ordered by name, for Import after
+// a restart. Sessions are left out: they learn anew within an answer or two.
+func (e *Estimator) Export() []Calibration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []Calibration
+	for name, n := range e.models.entries {
+		m := &n.value
+		c := Calibration{Model: name, Text: m.text, Mx: m.media.x, My: m.media.y, Hidden: m.hidden.value, Hiddens: m.hidden.n}
+		if len(m.outputs) == 0 {
+			all = append(all, c)
+		}
+		for effort, o := range m.outputs {
+			c.Effort, c.Output, c.Answers = effort, o.value, o.n
+			all = append(all, c)
+		}
+	}
+	slices.SortFunc(all, func(a, b Calibration) int {
+		if d := strings.Compare(a.Model, b.Model); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Effort, b.Effort)
+	})
+	return all
+}
+
+// Import takes up what an earlier process exported. Entries that no Export could
+// have made are left out.
+func (e *Estimator) Import(all []Calibration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range all {
+		if c.Model != (Key{Model: c.Model}).bounded().Model || !c.sane() {
+			continue
+		}
+		m := e.modelOf(c.Model)
+		m.text, m.media = c.Text, media{c.Mx, c.My}
+		m.hidden = mean{c.Hidden, c.Hiddens}
+		if c.Answers > 0 && len(m.outputs) < maxEfforts {
+			m.outputs[c.Effort] = mean{c.Output, c.Answers}
+		}
+	}
+}
+
+// sane refuses what a damaged store may hold: negatives, infinities, NaN.
+func (c *Calibration) sane() bool {
+	for _, v := range []float64{c.Text.PP, c.Text.PW, c.Text.WW, c.Text.PY, c.Text.WY, c.Mx, c.My, c.Hidden, c.Hiddens, c.Output, c.Answers} {
+		if !(v >= 0 && v <= 1e15) {
+			return false
+		}
+	}
+	return c.Text.PW*c.Text.PW <= c.Text.PP*c.Text.WW*(1+1e-9) && c.Hidden <= maxTokens && c.Output <= maxTokens
+}
+
+// maxName bounds the names that are kept, so that remembering a request costs no
+// more than a few hundred bytes whatever it says.
+const maxName = 256
+
+func (k Key) bounded() Key {
+	cut := func(s string) string { return s[:min(len(s), maxName)] }
+	return Key{cut(k.Model), cut(k.Client), cut(k.Session)}
+}
+
+func clampTokens(n int64) int64 { return min(max(n, 0), maxTokens) }

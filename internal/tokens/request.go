@@ -17,8 +17,8 @@ type parts struct {
 	text     text
 	overhead int64
 	media    int64
-	images   pricing
-	opaque   bool // a reference to content kept elsewhere
+	model    string // whose image prices apply
+	opaque   bool   // a reference to content kept elsewhere
 }
 
 // string weighs the JSON string at the cursor as text of its own.
@@ -141,7 +141,7 @@ func (p *parts) part(c *cursor) {
 		}
 	}
 	if img.found {
-		p.media += p.images.cost(img)
+		p.media += priceOf(p.model).cost(img)
 	}
 }
 
@@ -262,4 +262,42 @@ func (c *cursor) value() []byte {
 	start := c.i
 	c.skip()
 	return bytes.TrimSpace(c.b[start:c.i])
+}
+
+// weigh walks all spans of a request.
+func weigh(model string, r Request) parts {
+	p := parts{model: model}
+	if r.Body != nil {
+		p.text = text{cost: int64(len(r.Body)) * (unit / 4), chars: int64(len(r.Body))}
+		return p
+	}
+	if r.Messages != nil {
+		p.overhead += perReply
+		p.messages(&cursor{b: r.Messages})
+	}
+	if r.Prompt != nil {
+		p.prompt(&cursor{b: r.Prompt})
+	}
+	switch {
+	case r.Input == nil:
+	case r.Embedding:
+		p.prompt(&cursor{b: r.Input})
+	default:
+		p.overhead += perReply
+		p.messages(&cursor{b: r.Input})
+	}
+	if r.Instructions != nil {
+		p.overhead += perMessage
+		p.leaf(&cursor{b: r.Instructions})
+	}
+	if r.Tools != nil {
+		p.tools(&cursor{b: r.Tools})
+	}
+	if r.Functions != nil {
+		p.tools(&cursor{b: r.Functions})
+	}
+	if r.ResponseFormat != nil {
+		p.tree(&cursor{b: r.ResponseFormat})
+	}
+	return p
 }

@@ -1,7 +1,5 @@
 package tokens
 
-import "unicode/utf8"
-
 // unit is the fixed point of all weights: this many make one token.
 const unit = 1 << 12
 
@@ -134,6 +132,7 @@ var pairs = func() (t [1 << 10]uint16) {
 // text weighs characters as they come. The zero value is ready.
 type text struct {
 	cost  int64 // in 1/unit tokens
+	wide  int64 // the part of cost beyond ASCII
 	chars int64
 }
 
@@ -145,69 +144,60 @@ func (t *text) tokens() int64 { return (t.cost + unit/2) / unit }
 // stand for. Every scan starts anew: strings do not share tokens.
 func (t *text) scan(b []byte) int {
 	var (
-		cost   int64
-		row    uint16 // of the state
-		before uint8  // the letter before
-		hidden int    // bytes that are no character of their own
-		i      int
+		cost, pair uint64
+		wide       uint64
+		row        uint16 // of the state
+		before     uint16 // the letter before, times 32
+		hidden     int    // bytes that are no character of their own
+		i          int
 	)
 	for i < len(b) {
-		ch := b[i]
-		var g glyph
-		if ch < utf8.RuneSelf && ch != '"' && ch != '\\' {
-			g = ascii[ch]
-			i++
-		} else {
-			if ch == '"' {
+		g := glyphs[b[i]]
+		if g == special {
+			n := 0
+			if g, n = glyphAt(b[i:]); n == 0 {
 				break
 			}
-			n := 0
-			if ch == '\\' {
-				g, n = escape(b[i:])
-			} else {
-				var c class
-				c, n = classOfBytes(b[i:])
-				g.class = uint8(c)
-			}
-			i += n
+			i += n - 1
 			hidden += n - 1
+			if g >= glyph(clLatin) && g < special {
+				wide += uint64(steps[(row|g)&(rows<<rowBits-1)].cost)
+			}
 		}
-		e := steps[(row|uint16(g.class))&(rows<<rowBits-1)]
-		cost += int64(e.cost) + int64(pairs[(uint(before)<<5|uint(g.letter))&(1<<10-1)])
-		row, before = e.row, g.letter
+		i++
+		e := steps[(row|g&classMask)&(rows<<rowBits-1)]
+		letter := g >> letterShift
+		cost += uint64(e.cost)
+		pair += uint64(pairs[(before|letter)&(1<<10-1)])
+		row, before = e.row, letter<<5
 	}
-	t.cost += cost
+	t.cost += int64(cost + pair)
+	t.wide += int64(wide)
 	t.chars += int64(i - hidden)
 	return i
 }
 
 // NumFeatures is the length of what Features returns.
-const NumFeatures = numStates*int(numClasses) + 26*26
+const NumFeatures = numStates*NumClasses + 26*26
 
 // Features counts how often scan would use each weight on the inside of a JSON
 // string: the steps of the automaton row by row, then the pairs of letters. It is
 // for the fitting program in fit; its product with the weights is scan's cost.
 func Features(b []byte) [NumFeatures]float64 {
 	var f [NumFeatures]float64
-	s, before := stStart, uint8(0)
-	for i := 0; i < len(b) && b[i] != '"'; {
-		g, n := glyph{}, 1
-		switch {
-		case b[i] == '\\':
-			g, n = escape(b[i:])
-		case b[i] >= utf8.RuneSelf:
-			var c class
-			c, n = classOfBytes(b[i:])
-			g.class = uint8(c)
-		default:
-			g = ascii[b[i]]
+	s, before := stStart, -1
+	for len(b) > 0 {
+		g, n := glyphAt(b)
+		if n == 0 {
+			break
 		}
-		i += n
-		f[int(s)*int(numClasses)+int(g.class)]++
-		if before > 0 && g.letter > 0 {
-			f[numStates*int(numClasses)+int(before-1)*26+int(g.letter-1)]++
+		b = b[n:]
+		c, letter := class(g&classMask), int(g>>letterShift)-1
+		f[int(s)*NumClasses+int(c)]++
+		if before >= 0 && letter >= 0 {
+			f[numStates*NumClasses+before*26+letter]++
 		}
-		s, before = next(s, class(g.class)), g.letter
+		s, before = next(s, c), letter
 	}
 	return f
 }

@@ -46,6 +46,11 @@ type Estimate struct {
 	// Unknown marks a prompt with context that cannot be seen from here. Such a
 	// request teaches nothing about the tokenizer.
 	Unknown bool
+
+	wide    int64  // the part of Raw beyond ASCII
+	hidden  int64  // the part of Overhead that only guesses at context out of sight
+	choices int64  // what Observe needs to know of the request
+	effort  string //
 }
 
 // Usage is what the upstream said a request cost. Completion includes Reasoning,

@@ -163,7 +163,7 @@ def golang(root):
     emit_all("judge", "go-mem", "prose-en", lic, html.unescape(re.sub(r"<[^>]+>", "", (root / "doc/go_mem.html").read_text())), 20000)
     emit_all("judge", "go-mem", "markdown", lic, (root / "doc/godebug.md").read_text(), 15000)
     for side, name in (("fit", "src/runtime/asm_amd64.s"), ("judge", "src/runtime/memmove_arm64.s")):
-        emit_all(side, "go-asm", "code-asm", lic, (root / name).read_text(), 8000)
+        emit_all(side, "go-asm-" + side, "code-asm", lic, (root / name).read_text(), 8000)
 
 
 def python():

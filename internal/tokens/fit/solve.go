@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	ridge   = 1    // strength of the prior
-	spread  = 0.3  // how far a weight may be expected to lie from its prior
-	rounds  = 6    // of reweighting
-	sweeps  = 150  // of coordinate descent per round
-	outlier = 0.1  // relative error from which a text weighs less
+	ridge   = 1   // strength of the prior
+	spread  = 0.3 // how far a weight may be expected to lie from its prior
+	rounds  = 6   // of reweighting
+	sweeps  = 150 // of coordinate descent per round
+	outlier = 0.1 // relative error from which a text weighs less
 )
 
 // solve minimises sum w (d.f - count)^2 + ridge sum ((x - prior)/spread)^2 over
