@@ -127,6 +127,14 @@ type Rejected struct {
 	ResetAt    time.Time     // of DailyLimit: when the day's limit opens again
 }
 
+// dated sets ResetAt, for which the core has no clock.
+func (e *Rejected) dated() *Rejected {
+	if e.Reason == DailyLimit {
+		e.ResetAt = time.Now().Add(e.RetryAfter)
+	}
+	return e
+}
+
 // Error implements error.
 func (e *Rejected) Error() string {
 	s := "limit: " + e.Reason.String()

@@ -1,6 +1,10 @@
 package limit
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // A Snapshot is the limiter's state at one moment, for status pages and metrics.
 type Snapshot struct {
@@ -32,7 +36,8 @@ type GroupState struct {
 	Paused      time.Duration // left of the provider's pause
 	ServiceTime time.Duration // learned 95th percentile, send to settle
 	Meters      []Meter
-	Sessions    []SessionState // those waiting, in no particular order
+	Nursery     bool           // holds the models that have not answered yet; Name is their pattern
+	Sessions    []SessionState // those waiting or served, by band, client and name
 }
 
 // SessionState is a session that waits or is being served.
@@ -57,4 +62,88 @@ type Meter struct {
 	Factor  float64 // caution after 429s, 1 = none
 	Foreign float64 // use a second by others of the same key
 	Guard   float64 // kept back
+}
+
+// Snapshot describes the present state. It takes the lock for a time that
+// grows with the number of sessions known.
+func (l *Limiter) Snapshot() Snapshot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.core.snapshot(l.now())
+}
+
+func (c *core) snapshot(now instant) Snapshot {
+	s := Snapshot{
+		Waiting: c.waiting, WaitingBytes: c.bytes, WaitingTokens: c.sum.tokens, InFlight: c.inflight,
+		Draining: c.draining, Global: c.global.snapshot(now),
+		Granted: c.stats.granted, Throttled: c.stats.throttled, Abandoned: c.stats.abandoned,
+		Refused: map[Reason]uint64{}, ForecastError: c.stats.forecastError,
+	}
+	for r, n := range c.stats.refused {
+		if n > 0 {
+			s.Refused[Reason(r)] = n
+		}
+	}
+	var all []*group
+	for _, g := range c.groups {
+		if !slices.Contains(all, g) {
+			all = append(all, g)
+		}
+	}
+	for _, g := range c.nurseries {
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *group) int { return cmp.Compare(a.name, b.name) })
+	for _, g := range all {
+		s.Groups = append(s.Groups, g.snapshot(now))
+	}
+	return s
+}
+
+func (g *group) snapshot(now instant) GroupState {
+	s := GroupState{
+		Name: g.name, Aliases: slices.Clone(g.aliases), Profile: g.family.String(), InFlight: g.inflight,
+		Paused: max(0, g.pausedUntil.sub(now)), ServiceTime: secondsDuration(g.service.value),
+		Meters: g.meters.snapshot(now), Nursery: g.nursery,
+	}
+	for _, b := range g.bands {
+		s.Waiting += b.queued
+	}
+	for _, f := range g.sessions {
+		if f.queued == 0 && f.inflight == 0 {
+			continue
+		}
+		state := SessionState{
+			Client: f.parent.name, Session: f.name, Priority: f.priority, Weight: f.weight,
+			Waiting: f.queued, InFlight: int(f.inflight), Tokens: f.sum.tokens, Lag: f.tag - f.parent.clock,
+		}
+		if f.head != nil {
+			state.Oldest = now.sub(f.head.queuedAt)
+		}
+		s.Sessions = append(s.Sessions, state)
+	}
+	slices.SortFunc(s.Sessions, func(a, b SessionState) int {
+		return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Session, b.Session))
+	})
+	return s
+}
+
+func (m *meters) snapshot(now instant) []Meter {
+	var all []Meter
+	for d := range m {
+		b := &m[d]
+		if !b.on {
+			continue
+		}
+		b.advance(now)
+		meter := Meter{
+			Name: dimension(d).String(), Limit: int64(b.limit), Learned: b.learned, Level: b.level,
+			Factor: b.factor, Foreign: b.foreign, Guard: b.reserve(),
+		}
+		if b.refill == continuous || b.refill == sliding {
+			meter.Rate = b.effective()
+		}
+		all = append(all, meter)
+	}
+	return all
 }

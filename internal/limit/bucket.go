@@ -1,0 +1,338 @@
+package limit
+
+import (
+	"math"
+	"time"
+)
+
+// A refill says how what was charged comes back.
+type refill uint8
+
+const (
+	continuous refill = iota // a token bucket: limit/period a second, up to the limit
+	sliding                  // a charge comes back one period later (providers that count per fixed minute)
+	daily                    // everything comes back at resetAt
+	places                   // a place comes back when its request ends
+)
+
+// The controller's constants. limiter.md's derivations are in doc.go.
+const (
+	guardMin      = 250 * time.Millisecond // of refill kept back: network jitter reorders requests by this much
+	guardMax      = time.Second
+	factorMin     = 0.3
+	factorRegain  = 0.02 / 60 // a second: a 2 % cut is forgotten in a minute, at any request rate
+	rateFloor     = 0.05      // of the rate, however large the foreign use seems
+	coldShare     = 0.1       // of a limit that may be used before anything tells its level
+	coldRequests  = 3
+	pacedRate     = 0.97 // of a rate that is enforced in slices of a second
+	slidingSlots  = 240
+	coldPassShare = 0.125
+)
+
+// A bucket is one limit in one dimension, with what the controller believes
+// about it. Amounts are requests or tokens; rates are per second.
+type bucket struct {
+	on      bool
+	learned bool // limit came from the provider
+	paced   bool // enforced in slices: no burst
+	refill  refill
+	passes  int8 // requests of a cold start that need not wait for the level
+
+	limit float64 // what may be used per period: also the capacity
+	rate  float64 // limit per second
+	level float64 // may be negative: a debt
+	at    instant // level is of then
+	reset instant // daily: when the level becomes the limit
+
+	spent  float64 // charges less refunds since the start: the ledger that headers are compared with
+	primed float64 // use before the start
+
+	factor              float64 // caution, in [factorMin, 1]
+	guard               float64 // seconds of refill kept back
+	foreign             float64 // use by others of the same key, a second
+	lastCut             instant // the last time the factor was cut; 429s of older requests say nothing new
+	mirrors             bool    // limit is the provider's own, so that its remaining is our level
+	dayHints, surprises int
+
+	seen   sample // the last header that moved the level
+	anchor sample // the last header that began a measurement of foreign use
+
+	ring *ring
+}
+
+// A sample is one remaining-header, with the ledger as it stood when its
+// request was sent.
+type sample struct {
+	sent      instant
+	remaining float64
+	spent     float64
+	ok        bool
+}
+
+// configure sets the limit, scaling the level: a bucket that was half full is
+// half full afterwards.
+func (b *bucket) configure(now instant, limit float64, kind refill, period time.Duration) {
+	if limit <= 0 {
+		*b = bucket{spent: b.spent}
+		return
+	}
+	if b.on && b.refill == kind {
+		b.advance(now)
+		if b.limit != limit {
+			if kind == places {
+				b.level += limit - b.limit
+			} else {
+				b.level *= limit / b.limit
+				b.foreign *= limit / b.limit
+			}
+			b.limit, b.rate = limit, limit/period.Seconds()
+		}
+		return
+	}
+	spent := b.spent
+	*b = bucket{
+		on: true, refill: kind, limit: limit, rate: limit / period.Seconds(), at: now, spent: spent,
+		factor: 1, guard: guardMin.Seconds(), lastCut: -1,
+	}
+	switch kind {
+	case continuous:
+		b.passes = coldRequests
+		b.level = min(limit, max(coldShare*limit, coldRequests)+b.reserve())
+	case sliding:
+		// What others, or we before a restart, used of this minute is unknown:
+		// nine tenths of it are held to be used, and come back in a period.
+		b.passes = coldRequests
+		b.ring = newRing(now, period)
+		b.ring.add((1 - coldShare) * limit)
+	case daily:
+		b.level, b.reset = limit, now.add(period)
+	case places:
+		b.level, b.rate = limit, math.Inf(1)
+	}
+}
+
+// pace forbids bursts: for limits that are judged by the second although they
+// are named by the minute.
+func (b *bucket) pace() {
+	if !b.on || b.paced || b.refill != continuous && b.refill != sliding {
+		return
+	}
+	b.paced = true
+	b.refill, b.ring = continuous, nil
+	b.level = min(b.level, b.capacity())
+	b.passes = 0
+}
+
+// capacity is the most the level can be.
+func (b *bucket) capacity() float64 {
+	if b.paced {
+		return min(b.limit, 1+b.rate*0.002) // room for a late timer
+	}
+	return b.limit
+}
+
+// reserve is the guard band as an amount. It is an offset of the level and not
+// a cut of the rate: without it the local bucket sits at the provider's very
+// edge, and every reordering on the way becomes a 429.
+func (b *bucket) reserve() float64 {
+	if b.paced || b.refill != continuous {
+		return 0
+	}
+	return min(b.rate*b.guard, b.limit/4)
+}
+
+// effective is the refill we count on.
+func (b *bucket) effective() float64 {
+	r := b.factor * (b.rate - b.foreign)
+	if b.paced {
+		r *= pacedRate
+	}
+	return min(max(r, rateFloor*b.rate), b.rate)
+}
+
+// advance brings the level to now.
+func (b *bucket) advance(now instant) {
+	if now <= b.at {
+		return
+	}
+	dt := now.sub(b.at).Seconds()
+	switch b.refill {
+	case continuous:
+		b.level = min(b.capacity(), b.level+b.effective()*dt)
+	case sliding:
+		b.ring.advance(now)
+		b.level = b.limit*b.factor - b.ring.sum
+	case daily:
+		for now >= b.reset {
+			b.level = b.limit
+			b.reset = b.reset.add(24 * time.Hour)
+		}
+	case places:
+	}
+	if b.factor < 1 {
+		b.factor = min(1, b.factor+factorRegain*dt)
+	}
+	if g := guardMin.Seconds(); b.guard > g {
+		b.guard = g + (b.guard-g)*math.Exp(-dt/60)
+	}
+	b.at = now
+}
+
+// need is the level that a charge of amount waits for. What is larger than the
+// bucket waits for a full one, goes, and leaves a debt: the provider judges.
+func (b *bucket) need(amount float64) float64 {
+	g := b.reserve()
+	return min(amount, b.capacity()-g) + g
+}
+
+// ready is the earliest instant at which amount may be taken; never if only the
+// end of another request can tell.
+func (b *bucket) ready(now instant, amount float64) instant {
+	if amount <= 0 {
+		return now
+	}
+	b.advance(now)
+	need := b.need(amount)
+	if b.level >= need-1e-9*need {
+		return now
+	}
+	if b.passes > 0 && amount <= coldPassShare*b.limit {
+		return now
+	}
+	switch b.refill {
+	case sliding:
+		return max(now+1, b.ring.freed(now, need-b.level))
+	case daily:
+		return b.reset
+	case places:
+		return never
+	}
+	return now.add(seconds((need - b.level) / b.effective()))
+}
+
+// wait is ready for a charge that has others ahead of it, in seconds from now:
+// the fluid limit that forecasts are made of.
+func (b *bucket) wait(now instant, ahead, amount float64) float64 {
+	b.advance(now)
+	missing := ahead + b.need(amount) - b.level
+	switch {
+	case missing <= 0 || amount <= 0:
+		return 0
+	case b.refill == daily:
+		return b.reset.sub(now).Seconds()
+	case b.refill == places:
+		return 0 // depends on service times; the measured bias covers it
+	case b.refill == sliding:
+		return max(missing/(b.rate*b.factor), b.ring.freed(now, min(missing, b.limit)).sub(now).Seconds())
+	}
+	return missing / b.effective()
+}
+
+func (b *bucket) take(now instant, amount float64) {
+	b.advance(now)
+	b.spent += amount
+	b.passes = max(0, b.passes-1)
+	b.level -= amount
+	if b.ring != nil {
+		b.ring.add(amount)
+	}
+}
+
+// refund returns amount (or charges more, if negative) of what was taken at the
+// instant taken.
+func (b *bucket) refund(now instant, amount float64, taken instant) {
+	b.advance(now)
+	b.spent -= amount
+	switch {
+	case b.refill == sliding:
+		b.ring.remove(amount, taken)
+		b.level = b.limit*b.factor - b.ring.sum
+	default:
+		b.level = min(b.capacity(), b.level+amount)
+	}
+}
+
+// lower sets the level to at most level.
+func (b *bucket) lower(now instant, level float64) {
+	b.advance(now)
+	if level >= b.level {
+		return
+	}
+	if b.ring != nil {
+		b.ring.add(b.level - level)
+	}
+	b.level = level
+	b.passes = 0
+}
+
+// A ring remembers what was charged when, in slots of a 240th of the period.
+// Each charge comes back one period after its slot ended. Whatever phase the
+// provider's own window has, no window of it can then hold more than the limit,
+// and the phase need not be learned.
+type ring struct {
+	slots [slidingSlots + 2]float64
+	width instant
+	tick  int64 // of the newest slot
+	sum   float64
+}
+
+func newRing(now instant, period time.Duration) *ring {
+	w := instant(period) / slidingSlots
+	return &ring{width: w, tick: int64(now / w)}
+}
+
+func (r *ring) at(tick int64) *float64 { return &r.slots[tick%int64(len(r.slots))] }
+
+// advance drops what is older than a period and one slot: the extra slot is the
+// guard band, for requests that take longer to arrive than others.
+func (r *ring) advance(now instant) {
+	tick := int64(now / r.width)
+	if tick-r.tick >= int64(len(r.slots)) {
+		clear(r.slots[:])
+		r.tick, r.sum = tick, 0
+		return
+	}
+	for r.tick < tick {
+		r.tick++
+		r.sum -= *r.at(r.tick)
+		*r.at(r.tick) = 0
+	}
+	if r.sum < 1e-6 {
+		r.sum = max(0, r.sum)
+	}
+}
+
+func (r *ring) add(amount float64) {
+	*r.at(r.tick) += amount
+	r.sum += amount
+}
+
+func (r *ring) remove(amount float64, taken instant) {
+	tick := int64(taken / r.width)
+	if tick <= r.tick-int64(len(r.slots)) {
+		return // it has come back by itself
+	}
+	r.sum -= amount
+	*r.at(tick) -= amount
+}
+
+// freed is when at least amount will have come back.
+func (r *ring) freed(now instant, amount float64) instant {
+	oldest := max(0, r.tick-int64(len(r.slots))+1)
+	for t := oldest; t <= r.tick; t++ {
+		amount -= *r.at(t)
+		if amount <= 1e-6 {
+			return instant(t+int64(len(r.slots))) * r.width
+		}
+	}
+	return now.add(time.Duration(r.width)) // the factor is low: it regains with time
+}
+
+// prime books use by an earlier process of ours, of which only the sum is
+// known: the level is what it left, or the cold start's, if that is less.
+func (b *bucket) prime(now instant, used float64) {
+	b.advance(now)
+	b.primed += used
+	b.lower(now, b.limit-b.primed)
+	b.passes = 0
+}

@@ -1,0 +1,526 @@
+package limit
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	pauseMax     = time.Minute // of what a 429 may ask for, unless it is a day's limit
+	backoffMax   = 30 * time.Second
+	staleAfter   = 30 * time.Second // a remaining-header of an older request says too little
+	raiseGain    = 0.2              // of the way up that one header moves the level; down it moves at once
+	foreignTau   = 20.0             // seconds over which foreign use is averaged
+	surprisesMax = 3
+	day          = 24 * time.Hour
+)
+
+// sent marks the moment before gr's bytes leave, and remembers the ledger: the
+// answer's headers speak of then.
+func (c *core) sent(gr *grant, now instant) {
+	g := c.resolve(gr.group, gr.model)
+	if !gr.sent {
+		g.shadows.book(gr.demand, 1)
+	}
+	gr.sent, gr.sentAt = true, now
+	for d := range gr.spent {
+		gr.spent[d] = g.meters[d].spent
+	}
+	gr.shadow = g.shadows.spent
+}
+
+// started books a good answer: the model exists, the provider is not overrun.
+func (c *core) started(gr *grant, now instant) {
+	if gr.started {
+		return
+	}
+	gr.started = true
+	g := c.resolve(gr.group, gr.model)
+	if g.nursery && gr.model != "" {
+		g = c.confirm(gr.model, now)
+		if gr.pending != nil {
+			c.heed(g, gr, gr.pending, now)
+			gr.pending = nil
+		}
+	}
+	g.rejects = 0
+	if g.window > 0 && gr.sentAt > g.windowCut {
+		// As TCP opens its window after a loss: double per round trip up to half
+		// of what was too much, then one place per round trip.
+		if g.window < g.threshold {
+			g.window++
+		} else {
+			g.window += 1 / g.window
+		}
+		if now.sub(g.windowCut) > windowForget {
+			g.window = 0
+		}
+	}
+}
+
+// observe takes in the headers of an answer. Those of a model that has not yet
+// answered well are kept until it has.
+func (c *core) observe(gr *grant, s *Signal, now instant) {
+	g := c.resolve(gr.group, gr.model)
+	if g == c.plain || !c.cfg.Learn {
+		return
+	}
+	if g.nursery {
+		kept := *s
+		gr.pending = &kept
+		return
+	}
+	c.heed(g, gr, s, now)
+}
+
+func (c *core) heed(g *group, gr *grant, s *Signal, now instant) {
+	c.hint(g, s.Profile, now)
+	c.level(g, dimRequests, &s.Requests, gr, now)
+	c.level(g, dimTokens, &s.Tokens, gr, now)
+	c.level(g, dimInput, &s.Input, gr, now)
+	c.level(g, dimOutput, &s.Output, gr, now)
+	c.dayLevel(g, dimRequestsDay, &s.RequestsDay, now)
+	c.dayLevel(g, dimTokensDay, &s.TokensDay, now)
+}
+
+// hint follows a dialect of headers that only one provider speaks. The OpenAI
+// dialect is spoken by many that charge differently; there the shadow ledgers
+// decide.
+func (c *core) hint(g *group, name string, now instant) {
+	p, ok := profileNamed(name)
+	if !ok || g.profile != auto || p != azure && p != anthropic {
+		return
+	}
+	c.become(g, p, now)
+}
+
+// become changes how g is charged, from the next request on.
+func (c *core) become(g *group, p profile, now instant) {
+	if g.family == p {
+		return
+	}
+	kind := p.refill() != g.family.refill()
+	g.family = p
+	if kind {
+		_, limits, _ := c.configured(g.name)
+		g.meters.configure(now, limits.vector(), c.cfg.Share, p.refill())
+		g.paceByProfile()
+	}
+}
+
+// learn takes the provider's word for a limit. A configured limit stays a cap.
+func (c *core) learn(g *group, d dimension, limit float64, kind refill, period time.Duration, now instant) {
+	b := &g.meters[d]
+	limit *= c.cfg.Share
+	_, l, _ := c.configured(g.name)
+	configured := float64(l.vector()[d]) * c.cfg.Share
+	g.learned = now
+	b.mirrors = configured == 0 || configured >= limit
+	if !b.mirrors {
+		return
+	}
+	if b.paced {
+		kind = b.refill
+	}
+	b.configure(now, limit, kind, period)
+	b.learned = configured != limit
+	if d == dimRequests && c.provisional {
+		c.provisional = false
+		c.global[dimRequests].configure(now, 0, continuous, time.Minute)
+	}
+}
+
+// unlearn drops limits that the provider has long not confirmed.
+func (c *core) unlearn(g *group, now instant) {
+	g.learned = 0
+	for d := range g.meters {
+		g.meters[d].learned = false
+	}
+	_, limits, _ := c.configured(g.name)
+	g.meters.configure(now, limits.vector(), c.cfg.Share, g.family.refill())
+}
+
+// level applies one header of a limit per minute. What cannot be meant is
+// ignored: −1 and 0 placeholders, remaining above the limit.
+func (c *core) level(g *group, d dimension, v *Level, gr *grant, now instant) {
+	if v.HasLimit && v.Limit <= 0 || v.HasRemaining && v.Remaining < 0 {
+		return
+	}
+	if v.HasRemaining && v.Remaining == 0 && (!v.HasLimit || v.HasReset && v.Reset <= 0) {
+		return
+	}
+	b := &g.meters[d]
+	fresh := !b.on
+	if v.HasLimit {
+		if d == dimRequests && b.perDay(v) {
+			// Some tiers name their requests per day by the header of the minute: a
+			// reset of 8.64 s after one request of 10,000 is a day for all of them.
+			if b.learned {
+				b.configure(now, 0, continuous, time.Minute)
+			}
+			d, b = dimRequestsDay, &g.meters[dimRequestsDay]
+			c.learn(g, d, float64(v.Limit), continuous, day, now)
+			b.level = min(b.level, float64(v.Remaining))
+			return
+		}
+		c.learn(g, d, float64(v.Limit), g.family.refill(), time.Minute, now)
+	}
+	if !b.on || !v.HasRemaining || !gr.sent || float64(v.Remaining) > 1.05*max(b.limit/c.cfg.Share, float64(v.Limit)) {
+		return
+	}
+	if d == dimTokens && g.profile == auto && g.family != azure {
+		if p, ok := g.shadows.judge(gr, float64(v.Remaining), b, g.family); ok {
+			c.become(g, p, now)
+		}
+	}
+	b.sync(now, sample{sent: gr.sentAt, remaining: float64(v.Remaining), spent: gr.spent[d], ok: true}, fresh, c.cfg.Share == 1)
+}
+
+// perDay weighs whether v, named per minute, is a limit per day: three answers
+// in a row whose level would take a day to fill.
+func (b *bucket) perDay(v *Level) bool {
+	if !v.HasReset || !v.HasRemaining || v.Remaining >= v.Limit {
+		return false
+	}
+	period := v.Reset.Seconds() * float64(v.Limit) / float64(v.Limit-v.Remaining)
+	if period < 0.8*day.Seconds() || period > 1.25*day.Seconds() {
+		b.dayHints = 0
+		return false
+	}
+	b.dayHints++
+	return b.dayHints >= 3
+}
+
+// dayLevel applies a header of a limit per day.
+func (c *core) dayLevel(g *group, d dimension, v *Level, now instant) {
+	if !v.HasLimit || v.Limit <= 0 || v.HasRemaining && (v.Remaining < 0 || v.Remaining > v.Limit) {
+		return
+	}
+	c.learn(g, d, float64(v.Limit), daily, day, now)
+	b := &g.meters[d]
+	if v.HasRemaining {
+		b.lower(now, float64(v.Remaining))
+	}
+	if v.HasReset && v.Reset > 0 && v.Reset <= day {
+		b.reset = now.add(v.Reset)
+	}
+}
+
+// sync compares the level with a header. The header speaks of when its request
+// was sent; what we charged since then is ours to subtract. Without that term
+// requests in flight would look like free capacity, and the loop would
+// oscillate.
+func (b *bucket) sync(now instant, s sample, fresh, whole bool) {
+	age := now.sub(s.sent)
+	if age > staleAfter || b.seen.ok && s.sent <= b.seen.sent {
+		return
+	}
+	b.advance(now)
+	b.seen = s
+	hat := min(b.limit, s.remaining+b.effective()*age.Seconds()) - (b.spent - s.spent)
+	switch {
+	case hat < b.level:
+		b.lower(now, hat)
+	case b.refill != continuous || b.paced || !b.mirrors || !whole:
+		// Ours is the stricter view: windows that we cannot see the phase of, caps
+		// below the provider's limit, and levels that other sidecars share.
+	case fresh:
+		b.level = min(hat, b.capacity())
+	default:
+		b.level = min(b.level+raiseGain*(hat-b.level), b.capacity())
+	}
+	b.passes = 0
+	if whole && b.mirrors && b.refill == continuous {
+		b.measure(s)
+	}
+}
+
+// measure estimates the use by others of the same key from two headers, in the
+// order their requests were sent: what went, less what we know of.
+func (b *bucket) measure(s sample) {
+	a := b.anchor
+	if !a.ok || a.remaining >= 0.9*b.limit || s.remaining >= 0.9*b.limit {
+		b.anchor = s // a bucket that is nearly full spills, and shows no use
+		return
+	}
+	dt := s.sent.sub(a.sent).Seconds()
+	if dt < max(1, 5/b.rate) { // headers count whole requests: too soon is all noise
+		return
+	}
+	use := (a.remaining + b.rate*dt - (s.spent - a.spent) - s.remaining) / dt
+	alpha := 1 - math.Exp(-dt/foreignTau)
+	b.foreign = min(max(0, b.foreign+alpha*(use-b.foreign)), b.rate)
+	b.anchor = s
+}
+
+// cut is the multiplicative decrease after a 429 of a request sent at sentAt,
+// once per epoch as TCP's is: the 429s of everything that was on the way
+// already tell nothing new. It regains with time (see advance).
+func (b *bucket) cut(now, sentAt instant) {
+	if sentAt <= b.lastCut {
+		return
+	}
+	by := 0.98
+	if b.lastCut > 0 && now.sub(b.lastCut) < time.Minute {
+		by = 0.9
+	}
+	b.factor = max(factorMin, b.factor*by)
+	b.guard = min(guardMax.Seconds(), 1.5*b.guard)
+	b.lastCut = now
+}
+
+// throttled takes in a curable 429. The charge stays booked: freeing it would
+// hand the next in line what the provider has just said is not there.
+func (c *core) throttled(gr *grant, s *Signal, now instant) {
+	c.stats.throttled++
+	g := c.resolve(gr.group, gr.model)
+	if gr.sent {
+		g.shadows.book(gr.demand, -1)
+	}
+	g = c.alias(g, s.Group, now)
+	g.rejects++
+	d, known := dimensionOf(s.Dimension)
+	if !known {
+		d = -1
+	}
+	if c.cfg.Learn && !g.nursery && g != c.plain {
+		c.hint(g, s.Profile, now)
+		if known && s.Limit > 0 {
+			kind, period := g.family.refill(), time.Minute
+			if d == dimRequestsDay || d == dimTokensDay {
+				kind, period = daily, day
+			}
+			c.learn(g, d, float64(s.Limit), kind, period, now)
+		}
+	}
+	if known && (d == dimRequestsDay || d == dimTokensDay) && c.dayOver(g, d, s, now) {
+		return
+	}
+	b := g.bucketFor(d, &c.global)
+	pause := c.pauseOf(g, b, d, s, gr, now)
+	if b != nil {
+		b.refusedBy(s, gr, d, pause, now)
+		if d == dimTokens && g.profile == auto && g.family == postpaid && b.level > 0 {
+			c.become(g, anthropic, now) // it counts what may be used, not what is
+		}
+	} else if gr.sentAt > g.windowCut {
+		g.windowCut = now
+		g.threshold = max(1, float64(g.inflight)/2)
+		g.window = 1
+	}
+	if s.Requested > 0 && d == dimTokens && gr.charge.tokens > 0 {
+		x := float64(s.Requested) / float64(gr.charge.tokens)
+		g.requestX = min(max(g.requestX*(1+0.2*(x-1)), 0.25), 4)
+	}
+	// Sidecars that share a key are refused together and must not come back together.
+	pause += time.Duration(c.roll() * (0.1*float64(pause) + float64(50*time.Millisecond)))
+	g.pausedUntil = max(g.pausedUntil, now.add(pause))
+}
+
+// bucketFor is the bucket that a 429 in dimension d is about: the group's, or
+// the cap that was configured in its place; nil when no limit is known.
+func (g *group) bucketFor(d dimension, global *meters) *bucket {
+	candidates := []dimension{d}
+	if d < 0 {
+		candidates = []dimension{dimRequests, dimTokens}
+	}
+	for _, d := range candidates {
+		if b := &g.meters[d]; b.on {
+			return b
+		}
+		if b := &global[d]; b.on {
+			return b
+		}
+	}
+	return nil
+}
+
+// dayOver books that a day's limit is used up.
+func (c *core) dayOver(g *group, d dimension, s *Signal, now instant) bool {
+	b := g.bucketFor(d, &c.global)
+	if b == nil {
+		return false
+	}
+	b.lower(now, 0)
+	if b.refill == daily && s.HasRetryAfter && s.RetryAfter > 0 {
+		b.reset = now.add(min(s.RetryAfter, day))
+	}
+	return true
+}
+
+// pauseOf reads how long the provider wants to be left alone, from the best
+// source that it gave.
+func (c *core) pauseOf(g *group, b *bucket, d dimension, s *Signal, gr *grant, now instant) time.Duration {
+	if s.HasRetryAfter && s.RetryAfter >= 0 && s.RetryAfter < 12*time.Hour {
+		return min(s.RetryAfter, pauseMax)
+	}
+	if s.Limit > 0 && s.Used > 0 && s.Requested > 0 {
+		// The provider's own sum: (Used + Requested − Limit) / (Limit / 60 s).
+		missing := float64(s.Used+s.Requested-s.Limit) / (float64(s.Limit) / 60)
+		return min(max(0, seconds(missing)), pauseMax)
+	}
+	if v := s.of(d); v != nil && v.HasReset && v.Reset > 0 && v.Reset <= pauseMax {
+		return v.Reset
+	}
+	backoff := min(time.Second<<min(g.rejects-1, 5), backoffMax)
+	if b != nil && d >= 0 && b.refill != places {
+		if at := b.ready(now, gr.charge.amount(d, 1)); at != never {
+			backoff = max(min(backoff, 2*time.Second), min(at.sub(now), backoffMax))
+		}
+	}
+	return backoff
+}
+
+func (s *Signal) of(d dimension) *Level {
+	switch d {
+	case dimRequests:
+		return &s.Requests
+	case dimTokens:
+		return &s.Tokens
+	case dimInput:
+		return &s.Input
+	case dimOutput:
+		return &s.Output
+	}
+	return nil
+}
+
+// refusedBy corrects b after a 429: its level so that the next request fits
+// when the pause is over, its caution by one step.
+func (b *bucket) refusedBy(s *Signal, gr *grant, d dimension, pause time.Duration, now instant) {
+	b.advance(now)
+	amount := gr.charge.amount(max(d, 0), 1)
+	exhausted := s.Limit > 0 && float64(s.Used+s.Requested) >= 0.9*float64(s.Limit)
+	if d == dimRequests && !exhausted && b.level > max(coldRequests, 0.1*b.limit) {
+		// Refused with plenty left in the minute: it is judged by the second.
+		if b.surprises++; b.surprises >= surprisesMax {
+			b.pace()
+		}
+	}
+	if s.Limit > 0 && s.Used > 0 && d >= 0 {
+		b.lower(now, float64(s.Limit-s.Used)-(b.spent-gr.spentIn(d)))
+	} else {
+		b.lower(now, b.need(amount)-b.effective()*pause.Seconds())
+	}
+	b.cut(now, gr.sentAt)
+}
+
+// spentIn is the ledger of d when gr was sent.
+func (gr *grant) spentIn(d dimension) float64 {
+	if int(d) < len(gr.spent) {
+		return gr.spent[d]
+	}
+	return math.Inf(1)
+}
+
+// requeue puts gr's request back at the head of its session, with the tag that
+// it had, not to be served before notBefore. The place is given up; whether the
+// charge is too is the caller's to say.
+func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64, notBefore, now instant) *Rejected {
+	c.close(gr, now)
+	live := c.resolve(gr.group, gr.model)
+	if c.rejecting {
+		return c.refuse(Draining, time.Second, "", 0, 0)
+	}
+	start := max(notBefore, live.pausedUntil, now)
+	if maxWait <= 0 || start.sub(now) > maxWait {
+		why := DeadlineUnreachable
+		if maxWait <= 0 {
+			why = QueueTimeout
+		}
+		return c.refuse(why, start.sub(now), "", 0, start.sub(now))
+	}
+	s := gr.session
+	if live != gr.group {
+		s = live.session(sessionKey{bandOf(s.priority), s.parent.name, s.name}, s.parent.weight, s.weight, now)
+	}
+	s.move(-gr.cost / s.weight)
+	s.parent.move(-gr.cost / s.parent.weight)
+	*w = waiter{
+		wake: w.wake, group: live, session: s, model: gr.model, charge: live.admit(gr.demand), queuedAt: now,
+		deadline: now.add(maxWait), seq: gr.seq, bytes: bytes,
+	}
+	w.cost = c.cost(live, w.charge)
+	c.link(w, now, true)
+	c.alarms.set(w)
+	if notBefore > now {
+		c.park(s, notBefore)
+	}
+	return nil
+}
+
+// admit is the charge of d in g.
+func (g *group) admit(d Demand) charge {
+	if g.name == "" && !g.nursery {
+		return charge{}
+	}
+	c := g.family.admit(d)
+	if g.requestX != 1 && (g.family == openai || g.family == azure) {
+		c.tokens = int64(float64(c.tokens) * g.requestX)
+	}
+	return c
+}
+
+// The shadow ledgers: what each way of charging would have booked. Under auto,
+// the one that explains the provider's headers best is believed.
+const (
+	shadowPostpaid = iota
+	shadowReserve
+	shadowOpenAI
+	numShadows
+)
+
+var shadowProfiles = [numShadows]profile{postpaid, anthropic, openai}
+
+type shadows struct {
+	spent [numShadows]float64
+	err   [numShadows]float64 // tokens by which each was off between two headers, averaged
+	n     int
+	last  sample
+	at    [numShadows]float64
+}
+
+func (s *shadows) book(d Demand, sign float64) {
+	for i, p := range shadowProfiles {
+		s.spent[i] += sign * float64(p.admit(d).tokens)
+	}
+}
+
+func (s *shadows) settle(d Demand, u Usage) {
+	for i, p := range shadowProfiles {
+		admitted := p.admit(d)
+		s.spent[i] -= float64(admitted.tokens - p.settle(admitted, u).tokens)
+	}
+}
+
+// judge scores the ledgers by one more header, and names the profile to change
+// to when one is clearly better than the present.
+func (s *shadows) judge(gr *grant, remaining float64, b *bucket, present profile) (profile, bool) {
+	next := sample{sent: gr.sentAt, remaining: remaining, ok: true}
+	last := s.last
+	if last.ok && next.sent <= last.sent {
+		return 0, false
+	}
+	at := s.at
+	s.last, s.at = next, gr.shadow
+	if !last.ok || last.remaining >= 0.95*b.limit || remaining >= 0.95*b.limit {
+		return 0, false
+	}
+	dt := next.sent.sub(last.sent).Seconds()
+	best, now := 0, -1
+	s.n++
+	for i, p := range shadowProfiles {
+		off := math.Abs(last.remaining + b.rate*dt - (gr.shadow[i] - at[i]) - remaining)
+		s.err[i] += 0.1 * (off - s.err[i])
+		if s.err[i] < s.err[best] {
+			best = i
+		}
+		if p == present {
+			now = i
+		}
+	}
+	if s.n < 20 || now < 0 || s.err[best] > 0.7*s.err[now] {
+		return 0, false
+	}
+	return shadowProfiles[best], true
+}

@@ -1,0 +1,359 @@
+package limit
+
+import (
+	"cmp"
+	"path"
+	"slices"
+	"time"
+)
+
+const (
+	numBands  = 3
+	bandFloor = 0.05 // of what a higher band is served, owed to each waiting lower one
+
+	maxGroups    = 256
+	groupIdle    = time.Hour   // a group unused for so long is forgotten, with what it learned
+	sessionIdle  = time.Minute // after which an idle session's virtual time is forgotten
+	learnedIdle  = time.Hour   // without a word from the provider, a learned limit yields to the configured one
+	windowForget = 10 * time.Minute
+)
+
+// A group is a set of models that the provider counts together, usually one.
+type group struct {
+	name    string
+	aliases []string // names other than name
+	nursery bool     // holds the models that have not answered yet
+	into    *group   // where it was merged to
+	profile profile  // as configured
+	family  profile  // as used: for auto, the best guess so far
+	meters  meters
+	budget  budget
+
+	bands    [numBands]*flow // high, normal, low
+	owed     [numBands]float64
+	sessions map[sessionKey]*flow
+	clients  map[clientKey]*flow
+	idle     *flow // oldest idle session
+	idleLast *flow
+
+	tag      float64 // among groups, for what the global caps give
+	listed   bool    // in core.active
+	inflight int
+	used     instant
+
+	pausedUntil instant
+	rejects     int     // 429s in a row without an answer between
+	window      float64 // places in flight while a 429's limit is unknown; 0 = no such bound
+	threshold   float64
+	windowCut   instant
+
+	service  quantile
+	bias     float64 // actual wait over forecast wait, averaged
+	learned  instant // the last time the provider named a limit
+	shadows  shadows
+	requestX float64 // the provider's estimate of a request over ours, from 429 texts
+}
+
+type clientKey struct {
+	band   int8
+	client string
+}
+
+type sessionKey struct {
+	band            int8
+	client, session string
+}
+
+func bandOf(p Priority) int8 {
+	switch {
+	case p > Normal:
+		return 0
+	case p < Normal:
+		return 2
+	}
+	return 1
+}
+
+func newGroup(name string, p profile, now instant) *group {
+	g := &group{
+		name: name, profile: p, family: p, used: now, bias: 1, requestX: 1, windowCut: -1,
+		sessions: map[sessionKey]*flow{}, clients: map[clientKey]*flow{},
+	}
+	if p == auto {
+		g.family = postpaid
+	}
+	g.budget = &g.meters
+	for i, p := range []Priority{High, Normal, Low} {
+		g.bands[i] = newFlow(nil, p.String(), 1)
+		g.bands[i].priority = p
+	}
+	return g
+}
+
+// configured returns what the Config has for model: the pattern that matches
+// first ("" = none), its limits and its profile.
+func (c *core) configured(model string) (pattern string, l Limits, p profile) {
+	p, _ = profileNamed(c.cfg.Profile)
+	for _, m := range c.cfg.Models {
+		if ok, _ := path.Match(m.Pattern, model); ok || m.Pattern == model {
+			if m.Profile != "" {
+				p, _ = profileNamed(m.Profile)
+			}
+			return m.Pattern, m.Limits, p
+		}
+	}
+	return "", Limits{}, p
+}
+
+// groupFor finds the group of model. Models that have never answered share one
+// nursery per pattern, and its limits: a name costs its inventor nothing, so it
+// must not buy a queue or a bucket either.
+func (c *core) groupFor(model string, now instant) *group {
+	if g := c.groups[model]; g != nil {
+		return g
+	}
+	pattern, limits, p := c.configured(model)
+	g := c.nurseries[pattern]
+	if g == nil {
+		g = newGroup(pattern, p, now)
+		g.nursery = true
+		g.meters.configure(now, limits.vector(), c.cfg.Share, g.family.refill())
+		g.paceByProfile()
+		c.nurseries[pattern] = g
+	}
+	return g
+}
+
+// confirm gives model a group of its own, after its first good answer. The
+// group inherits the nursery's levels: a birth must not fill a bucket.
+func (c *core) confirm(model string, now instant) *group {
+	if g := c.groups[model]; g != nil {
+		return g
+	}
+	parent := c.groupFor(model, now)
+	c.forget(now)
+	if len(c.groups) >= maxGroups {
+		return parent
+	}
+	g := newGroup(model, parent.profile, now)
+	g.family, g.meters, g.pausedUntil = parent.family, parent.meters, parent.pausedUntil
+	for d := range g.meters {
+		if b := &g.meters[d]; b.ring != nil {
+			r := *b.ring
+			b.ring = &r
+		}
+	}
+	if b := &g.meters[dimConcurrent]; b.on {
+		b.level = b.limit
+	}
+	g.tag = c.clock
+	c.groups[model] = g
+	c.migrate(parent, now)
+	return g
+}
+
+// alias books that the provider calls g's limit by name. Two groups that it
+// calls the same are one.
+func (c *core) alias(g *group, name string, now instant) *group {
+	if name == "" || name == g.name || g.nursery || g == c.plain {
+		return g
+	}
+	other := c.groups[name]
+	if other == nil {
+		if len(c.groups) < maxGroups {
+			c.groups[name] = g
+			g.aliases = append(g.aliases, name)
+		}
+		return g
+	}
+	if other == g {
+		return g
+	}
+	for n, h := range c.groups {
+		if h == g {
+			c.groups[n] = other
+			other.aliases = append(other.aliases, n)
+		}
+	}
+	slices.Sort(other.aliases)
+	for d := range other.meters {
+		from, to := &g.meters[d], &other.meters[d]
+		if from.on && to.on && from.refill == to.refill && from.refill != places {
+			from.advance(now)
+			to.lower(now, from.level)
+		}
+	}
+	g.into = other
+	c.migrate(g, now)
+	return other
+}
+
+// resolve follows merges and births: the group whose limits hold for a request
+// now, which need not be the one that booked it.
+func (c *core) resolve(g *group, model string) *group {
+	for g.into != nil {
+		g = g.into
+	}
+	if g.nursery {
+		if h := c.groups[model]; h != nil {
+			return h
+		}
+	}
+	return g
+}
+
+// migrate moves every waiter of from whose model has another group now,
+// keeping the order of arrival.
+func (c *core) migrate(from *group, now instant) {
+	var moving []*waiter
+	for _, s := range from.sessions {
+		for w := s.head; w != nil; w = w.next {
+			if c.groupFor(w.model, now) != from {
+				moving = append(moving, w)
+			}
+		}
+	}
+	slices.SortFunc(moving, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })
+	for _, w := range moving {
+		s := w.session
+		key := sessionKey{bandOf(s.priority), s.parent.name, s.name}
+		parked := s.parked
+		c.unlink(w, now)
+		w.group = c.groupFor(w.model, now)
+		w.session = w.group.session(key, s.parent.weight, s.weight, now)
+		c.link(w, now, false)
+		if parked > now && w.session.head == w {
+			c.park(w.session, parked)
+		}
+	}
+}
+
+// forget drops groups that nobody has used for an hour.
+func (c *core) forget(now instant) {
+	for name, g := range c.groups {
+		if g != c.plain && !g.listed && g.inflight == 0 && now.sub(g.used) > groupIdle {
+			delete(c.groups, name)
+		}
+	}
+}
+
+// session finds or makes the flow of a session, and lets two that were idle
+// for long go.
+func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
+	if s := g.sessions[key]; s != nil {
+		s.reweigh(weight)
+		s.parent.reweigh(clientWeight)
+		g.unlistIdle(s)
+		return s
+	}
+	for range 2 {
+		if s := g.idle; s != nil && now.sub(s.idleSince) > sessionIdle {
+			g.drop(s, key)
+		}
+	}
+	ck := clientKey{key.band, key.client}
+	client := g.clients[ck]
+	if client == nil {
+		client = newFlow(g.bands[key.band], key.client, clientWeight)
+		g.clients[ck] = client
+	}
+	client.reweigh(clientWeight)
+	client.children++
+	s := newFlow(client, key.session, weight)
+	g.sessions[key] = s
+	return s
+}
+
+// drop forgets an idle session, and its client when that was the last one.
+// keep names a session about to be made, whose client must stay.
+func (g *group) drop(s *flow, keep sessionKey) {
+	g.unlistIdle(s)
+	client := s.parent
+	band := bandOf(s.priority)
+	delete(g.sessions, sessionKey{band, client.name, s.name})
+	client.children--
+	if client.children == 0 && client.inflight == 0 && (client.name != keep.client || band != keep.band) {
+		delete(g.clients, clientKey{band, client.name})
+	}
+}
+
+func (g *group) listIdle(s *flow, now instant) {
+	if s.idleListed || s.queued > 0 || s.inflight > 0 {
+		return
+	}
+	s.idleListed, s.idleSince = true, now
+	s.idlePrev, s.idleNext = g.idleLast, nil
+	if g.idleLast != nil {
+		g.idleLast.idleNext = s
+	} else {
+		g.idle = s
+	}
+	g.idleLast = s
+}
+
+func (g *group) unlistIdle(s *flow) {
+	if !s.idleListed {
+		return
+	}
+	if s.idlePrev != nil {
+		s.idlePrev.idleNext = s.idleNext
+	} else {
+		g.idle = s.idleNext
+	}
+	if s.idleNext != nil {
+		s.idleNext.idlePrev = s.idlePrev
+	} else {
+		g.idleLast = s.idlePrev
+	}
+	s.idlePrev, s.idleNext, s.idleListed = nil, nil, false
+}
+
+// head is the waiter of g that goes next. A higher band goes first, unless a
+// lower one is owed its floor.
+func (g *group) head() (*waiter, int) {
+	var top *waiter
+	band := -1
+	for i, b := range g.bands {
+		w := b.first()
+		if w == nil {
+			g.owed[i] = 0
+			continue
+		}
+		if top == nil || g.owed[i] >= w.cost {
+			top, band = w, i
+		}
+	}
+	return top, band
+}
+
+// owe books that band was served cost, and what the bands below are owed for it.
+func (g *group) owe(band int, cost float64) {
+	served := false
+	for i := range g.bands {
+		if i == band {
+			g.owed[i] = max(0, g.owed[i]-cost)
+			served = true
+		} else if served && g.bands[i].queued > 0 {
+			g.owed[i] += bandFloor * cost
+		}
+	}
+}
+
+// blocked is when g may send at all: not during a pause, and not beyond the
+// window that stands in for an unknown limit.
+func (g *group) blocked(now instant) instant {
+	if now < g.pausedUntil {
+		return g.pausedUntil
+	}
+	if g.window > 0 && float64(g.inflight) >= max(1, g.window) {
+		return never
+	}
+	return now
+}
+
+// paceByProfile applies what a profile knows about bursts.
+func (g *group) paceByProfile() {
+	if g.family == azure {
+		g.meters[dimRequests].pace()
+	}
+}

@@ -1,0 +1,91 @@
+package limit
+
+type waiterState uint8
+
+const (
+	waiting waiterState = iota
+	granted
+	refused
+)
+
+// A waiter is one request in the queue. It is kept small: a full queue is made
+// of these. What only matters after the grant lives in the grant.
+type waiter struct {
+	next, prev           *waiter // in the session's FIFO
+	alarmNext, alarmPrev *waiter // in the wheel's slot
+	session              *flow
+	group                *group
+	wake                 chan struct{} // made when the caller really has to wait
+	model                string        // names the group to be, until that exists
+	charge               charge
+	cost                 float64 // dominant share of the charge, in seconds of the limit
+	deadline             instant
+	queuedAt             instant
+	seq                  uint64 // order of arrival; survives a 429
+	bytes                int64
+	forecast             float32 // seconds, as expected on arrival
+	state                waiterState
+	reason               Reason
+}
+
+// insert puts w into the FIFO of f: at the head when it was granted before (its
+// seq is older than anybody's), else at its place by arrival, which for a
+// newcomer is the tail.
+func (f *flow) insert(w *waiter) {
+	after := f.tail
+	if w.seq < f.minSeq() {
+		after = nil
+	} else {
+		for after != nil && after.seq > w.seq {
+			after = after.prev
+		}
+	}
+	w.prev = after
+	if after != nil {
+		w.next, after.next = after.next, w
+	} else {
+		w.next, f.head = f.head, w
+	}
+	if w.next != nil {
+		w.next.prev = w
+	} else {
+		f.tail = w
+	}
+	f.count(w, 1)
+}
+
+func (f *flow) minSeq() uint64 {
+	if f.head == nil {
+		return 0
+	}
+	return f.head.seq
+}
+
+func (f *flow) remove(w *waiter) {
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		f.head = w.next
+	}
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		f.tail = w.prev
+	}
+	w.next, w.prev = nil, nil
+	f.count(w, -1)
+}
+
+// count keeps the sums of a session and of everything above it.
+func (f *flow) count(w *waiter, sign int64) {
+	for ; f != nil; f = f.parent {
+		f.queued += int(sign)
+		f.sum.add(w.charge, sign)
+		if f.parent != nil {
+			if f.parent.rungs == nil {
+				f.parent.rungs = new(ladder)
+			}
+			f.parent.rungs.file(f)
+		}
+	}
+}
