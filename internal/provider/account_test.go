@@ -169,6 +169,18 @@ func TestAccount_Limits(t *testing.T) {
 			t.Errorf("verdict after settlement = %+v", v)
 		}
 	})
+	t.Run("refill is exact over many steps shorter than its unit", func(t *testing.T) {
+		a := NewAccount(AccountConfig{TPM: unit}) // one token a microsecond
+		a.Admit(epoch, Ask{Input: unit})
+		now := epoch
+		for range 1000 {
+			now = now.Add(1500 * time.Nanosecond)
+			a.Levels(now)
+		}
+		if left := a.Levels(now).Tokens.Remaining; left != 1500 {
+			t.Errorf("%d tokens after 1.5 ms, want 1500", left)
+		}
+	})
 	t.Run("days are windows", func(t *testing.T) {
 		a := NewAccount(AccountConfig{RPM: 100, RPD: 1})
 		admit(a, 0)

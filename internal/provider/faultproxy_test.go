@@ -63,7 +63,7 @@ func TestFaultProxy_Deeds(t *testing.T) {
 		}
 	})
 	t.Run("reset is seen as one", func(t *testing.T) {
-		p.Script(provider.Damage{Deed: provider.Reset})
+		p.Script(provider.Damage{Deed: provider.Reset, After: 700})
 		if _, _, err := post(t, client, base, hello); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("error %v, want a reset", err)
 		}

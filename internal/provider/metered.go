@@ -193,7 +193,6 @@ func (c *call) deliver(out *shaper, sound bool, send func()) {
 		c.w.WriteHeader(http.StatusOK)
 	}
 	c.record()
-	c.entry.Delivered = false // send may end in a panic
 	send()
 	out.finish()
 	c.entry.Delivered = sound && out.err == nil && !out.ended

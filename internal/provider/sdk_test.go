@@ -182,6 +182,10 @@ func TestServer_OpenAIGo(t *testing.T) {
 		if d := cmp.Diff(want2, usage{final.Usage.InputTokens, final.Usage.OutputTokens}); d != "" || last(t, s) != want2 {
 			t.Errorf("usage (-want +got):\n%s", d)
 		}
+		p.PreviousResponseID = openai.String(final.ID)
+		if _, err := client.Responses.New(ctx, p); err != nil || last(t, s).Prompt != whole.Prompt+want2.Prompt+want2.Completion {
+			t.Errorf("the third turn's prompt is %d tokens, %v", last(t, s).Prompt, err)
+		}
 	})
 	t.Run("a function call streams through responses", func(t *testing.T) {
 		stream := client.Responses.NewStreaming(ctx, responses.ResponseNewParams{

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -468,6 +470,9 @@ func TestServer_Faults(t *testing.T) {
 			_, body, err := send(asked, tt.fault)
 			if (err != nil) != tt.broken || len(body) > 100 || (!tt.broken && len(body) != 100) {
 				t.Errorf("%v: %d bytes, %v", tt.fault, len(body), err)
+			}
+			if reset := errors.Is(err, syscall.ECONNRESET); reset != (tt.fault.String() == "reset") {
+				t.Errorf("%v: %v", tt.fault, err)
 			}
 			if e := entry(); e.Delivered || !e.Accepted || e.PromptTokens == 0 {
 				t.Errorf("%v: ledger %+v", tt.fault, e)
