@@ -40,10 +40,11 @@ type Request struct {
 	OpaqueContext      bool   // context that the body only names: a conversation, a stored prompt, item references
 	Effort             string // reasoning effort, "" = not sent
 
-	streamEnd int    // offset in Raw after the value of stream
-	options   []byte // the value of stream_options, a span of Raw
-	optionsAt int    // its offset
-	duplicate string // a metered field inside a member, named twice
+	streamEnd    int    // offset in Raw after the value of stream
+	options      []byte // the value of stream_options, a span of Raw
+	optionsAt    int    // its offset
+	optionsAlias bool   // stream_options is there in a spelling that only some parsers take for it
+	duplicate    string // a metered field inside a member, named twice
 }
 
 // A DuplicateFieldError says that a body names a metered field twice, so that
@@ -87,6 +88,8 @@ func Decode(ep Endpoint, body []byte) (*Request, error) {
 		seen |= bit
 		if exact {
 			f.set(r, m.value, m.at)
+		} else if f.name == "stream_options" {
+			r.optionsAlias = true
 		}
 	}
 	// Validity first: what is not JSON names nothing twice, and goes up as it came.

@@ -1,5 +1,7 @@
 package wire
 
+import "bytes"
+
 const (
 	includeUsage = "include_usage"
 
@@ -13,7 +15,8 @@ const (
 // include_usage spliced in. Every other byte stays as and where it was.
 //
 // Responses streams always carry usage. A stream_options that is not an object,
-// and an include_usage that is not a boolean, are the upstream's to refuse.
+// and an include_usage that is not a boolean, are the upstream's to refuse; and
+// where one of the two stands in another case, a splice would name it twice.
 func (r *Request) Upstream() (body []byte, spliced bool) {
 	if !r.Valid || !r.Stream || r.WantsUsage || r.Endpoint != Chat && r.Endpoint != Completions {
 		return r.Raw, false
@@ -32,6 +35,9 @@ func (r *Request) Upstream() (body []byte, spliced bool) {
 // usageSplice says which bytes of Raw give way to which, one case per shape of
 // stream_options; an empty insert means hands off.
 func (r *Request) usageSplice() (at, end int, insert string) {
+	if r.optionsAlias {
+		return 0, 0, ""
+	}
 	if r.options == nil {
 		return r.streamEnd, r.streamEnd, optionsMember
 	}
@@ -47,6 +53,9 @@ func (r *Request) usageSplice() (at, end int, insert string) {
 	for m.next() {
 		empty = false
 		if !nameIs(m.name, includeUsage) {
+			if bytes.EqualFold(unescape(m.name), []byte(includeUsage)) {
+				return 0, 0, ""
+			}
 			continue
 		}
 		if _, ok := boolValue(m.value); !ok && !isNull(m.value) {
