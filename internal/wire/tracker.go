@@ -198,7 +198,8 @@ func (t *tracker) feed(p []byte) {
 		}
 		if t.wantFirst {
 			t.wantFirst = false
-			t.event.noChoices, t.event.hasChoices = c == ']', c != ']'
+			t.event.noChoices = c == ']'
+			t.event.hasChoices = t.event.hasChoices || c != ']'
 		}
 		switch c {
 		case '"':
