@@ -30,7 +30,8 @@ func TestHandler_TakesTheSessionIntoTheContext(t *testing.T) {
 		{
 			"from no later source then",
 			[]middleware.Source{middleware.FromHeader("X-User"), user},
-			http.Header{"X-User": {"u1"}}, "u1",
+			http.Header{"X-User": {"u1"}},
+			"u1",
 		},
 		{
 			"as a digest of a cookie",

@@ -175,7 +175,9 @@ func (c *carrier) withhold(req *http.Request) *http.Request {
 		return req
 	}
 	out := req.Clone(req.Context())
-	for _, name := range []string{c.header, parentHeader, timeoutHeader, priorityHeader, weightHeader} {
+	for _, name := range []string{
+		c.header, parentHeader, timeoutHeader, priorityHeader, weightHeader, traceParentHeader, traceStateHeader,
+	} {
 		out.Header.Del(name)
 	}
 	return out
