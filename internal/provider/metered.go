@@ -45,7 +45,7 @@ func (c *call) metered(ep endpoint) {
 	}
 	w.Model = name
 	if ep == responses {
-		w.prompt.tokens += c.context(w.PreviousResponseID)
+		w.prompt.tokens += c.conversation(w.PreviousResponseID)
 	}
 	c.plan(ep, w)
 

@@ -110,7 +110,9 @@ const (
 		"read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
 )
 
-// throttle answers 429 for a verdict that is not OK, worded as the dialect does.
+// throttle answers 429 for a verdict that is not OK, worded as the dialect does. Clients
+// parse these texts for their numbers, so the wording is part of the simulation:
+// OpenAI's from public issue threads, Azure's from its support forum.
 func (s *Server) throttle(w http.ResponseWriter, model string, v Verdict) {
 	e := apiError{Type: v.Dimension, Code: "rate_limit_exceeded"}
 	limit := strings.ReplaceAll(v.Dimension, "_", " ") + " per " + v.Per
@@ -124,9 +126,9 @@ func (s *Server) throttle(w http.ResponseWriter, model string, v Verdict) {
 		e.Message = fmt.Sprintf("Request too large %s Requested %d. The input or output tokens must be reduced in order to run successfully. "+
 			"Visit %s to learn more.", where, v.Requested, limitsPage)
 	case s.cfg.Dialect == Azure:
-		kind := map[string]string{"requests": "call"}[v.Dimension]
-		if kind == "" {
-			kind = "token"
+		kind := "token"
+		if v.Dimension == "requests" {
+			kind = "call"
 		}
 		e.Type, e.Code = "", "429"
 		e.Message = fmt.Sprintf("Requests to the ChatCompletions_Create Operation under Azure OpenAI API version 2024-10-21 have exceeded %s rate limit "+

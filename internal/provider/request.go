@@ -73,7 +73,8 @@ func (e errMissing) Error() string {
 	return fmt.Sprintf("Missing required parameter: '%s'.", string(e))
 }
 
-// parse decodes body for ep; the usage of the prompt is known then, the answer is not.
+// parse decodes body for ep and counts its prompt; plan decides the answer. Its errors
+// are for refuseParse: encoding/json's own, errMissing, or texts in the provider's words.
 func parse(ep endpoint, body []byte) (*work, error) {
 	w := &work{}
 	if err := json.Unmarshal(body, &w.request); err != nil {
@@ -94,7 +95,6 @@ func parse(ep endpoint, body []byte) (*work, error) {
 		if len(w.Prompt) == 0 {
 			return nil, errMissing("prompt")
 		}
-		w.request.Messages = nil
 		w.inputs, err = w.prompt.inputs(w.Prompt)
 	case embeddings:
 		if len(w.Input) == 0 {

@@ -10,8 +10,8 @@ type object = map[string]any
 // maxContexts bounds the conversations remembered for previous_response_id.
 const maxContexts = 10_000
 
-// context returns the tokens of the conversation that id continues; 0 when unknown.
-func (s *Server) context(id string) int64 {
+// conversation returns the tokens of the conversation that id continues; 0 when unknown.
+func (s *Server) conversation(id string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.contexts[id]

@@ -209,9 +209,13 @@ func (c *call) authorized() bool {
 	if slices.Contains(c.cfg.Keys, key) {
 		return true
 	}
-	e := apiError{Message: "Incorrect API key provided. You can find your API key at https://platform.openai.com/account/api-keys.", Type: invalidRequest, Code: "invalid_api_key"}
+	e := apiError{
+		Message: "Incorrect API key provided. You can find your API key at https://platform.openai.com/account/api-keys.",
+		Type:    invalidRequest, Code: "invalid_api_key",
+	}
 	if key == "" {
-		e.Message, e.Code = "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).", ""
+		e.Message, e.Code = "You didn't provide an API key. You need to provide your API key in an Authorization header "+
+			"using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).", ""
 	}
 	refuse(c.w, http.StatusUnauthorized, e)
 	return false
