@@ -74,7 +74,7 @@ func (e errMissing) Error() string {
 }
 
 // parse decodes body for ep and counts its prompt; plan decides the answer. Its errors
-// are for refuseParse: encoding/json's own, errMissing, or texts in the provider's words.
+// are for refuseParse: encoding/json's own, errMissing, or texts to show as they are.
 func parse(ep endpoint, body []byte) (*work, error) {
 	w := &work{}
 	if err := json.Unmarshal(body, &w.request); err != nil {
@@ -122,7 +122,7 @@ func parse(ep endpoint, body []byte) (*work, error) {
 		}
 	}
 	if w.limit < 0 || w.N < 0 || w.N > 128 || w.BestOf < 0 || w.BestOf > 20 {
-		return nil, errors.New("Invalid value: out of range.") //nolint:staticcheck // the provider's own wording
+		return nil, errors.New("max_tokens, n or best_of is out of range")
 	}
 	return w, nil
 }
