@@ -18,7 +18,7 @@ func (w *Watcher) inspect(data []byte) verdict {
 	if string(bytes.TrimSpace(data)) == "[DONE]" {
 		return terminal
 	}
-	if !w.worthReading(data) {
+	if !w.worthReading(data) || !isJSON(data) {
 		return content
 	}
 	w.t.reset()

@@ -14,6 +14,12 @@ import (
 // maxDepth is the deepest nesting accepted, encoding/json's own limit.
 const maxDepth = 10000
 
+// isJSON reports whether b is one JSON value.
+func isJSON(b []byte) bool {
+	end := scanValue(b, skipSpace(b, 0), 0)
+	return end >= 0 && skipSpace(b, end) == len(b)
+}
+
 // scanValue returns the end of the value that starts at b[i], which must not be
 // white space. depth is the number of containers already open around it.
 func scanValue(b []byte, i, depth int) int {
