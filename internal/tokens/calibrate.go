@@ -8,7 +8,7 @@ const (
 	minRaw             = 20 // estimated tokens below which framing decides and the ratio is noise
 
 	// Priors weigh as much as that many tokens of answers would.
-	modelPrior   = 500.0
+	modelPrior   = 300.0
 	sessionPrior = 200.0
 	mediaPrior   = 1000.0
 

@@ -95,7 +95,8 @@ type image struct {
 	width, height int // pixels, 0 when unknown
 }
 
-// read consumes an image_url member: a URL, or an object with url and detail.
+// read consumes an image: a URL, or an object that holds one (image_url, with
+// detail) or the bare data (source, as Anthropic spells it).
 func (m *image) read(c *cursor) {
 	if c.peek() == '"' {
 		m.url(c.str())
@@ -107,7 +108,7 @@ func (m *image) read(c *cursor) {
 	}
 	for c.more('}') {
 		switch string(c.key()) {
-		case "url":
+		case "url", "data":
 			if c.peek() == '"' {
 				m.url(c.str())
 			} else {
@@ -123,9 +124,11 @@ func (m *image) read(c *cursor) {
 
 func (m *image) url(u []byte) {
 	m.found = true
-	if data, ok := dataURL(u); ok {
-		m.width, m.height = imageSize(data)
+	data, ok := dataURL(u)
+	if !ok {
+		data = base64(u) // a remote URL decodes to nothing that looks like a picture
 	}
+	m.width, m.height = imageSize(data)
 }
 
 // dataURL returns the payload of a base64 data: URL.
