@@ -27,6 +27,9 @@ const (
 	pacedRate     = 0.97 // of a rate that is enforced in slices of a second
 	slidingSlots  = 240
 	coldPassShare = 0.125
+	reorderSpan   = 50 * time.Millisecond
+	foreignGuard  = 1.0  // seconds of foreign use kept back: it comes in lumps that headers report late
+	spillDecay    = 0.98 // per surcharge, of the largest one
 )
 
 // A bucket is one limit in one dimension, with what the controller believes
@@ -44,12 +47,16 @@ type bucket struct {
 	at    instant // level is of then
 	reset instant // daily: when the level becomes the limit
 
-	spent  float64 // charges less refunds since the start: the ledger that headers are compared with
-	primed float64 // use before the start
+	spent            float64 // charges less refunds since the start: the ledger that headers are compared with
+	booked           float64 // charges alone, and as they stood at two marks, for late
+	mark, markBefore float64
+	markAt           instant
+	primed           float64 // use before the start
 
 	factor              float64 // caution, in [factorMin, 1]
 	guard               float64 // seconds of refill kept back
 	foreign             float64 // use by others of the same key, a second
+	spill               float64 // how much answers lately exceeded their charge: the provider books that before we hear of it
 	lastCut             instant // the last time the factor was cut; 429s of older requests say nothing new
 	mirrors             bool    // limit is the provider's own, so that its remaining is our level
 	dayHints, surprises int
@@ -66,6 +73,7 @@ type sample struct {
 	sent      instant
 	remaining float64
 	spent     float64
+	late      float64
 	ok        bool
 }
 
@@ -121,6 +129,7 @@ func (b *bucket) pace() {
 	b.refill, b.ring = continuous, nil
 	b.level = min(b.level, b.capacity())
 	b.passes = 0
+	b.factor, b.foreign = 1, 0 // the cause is found
 }
 
 // capacity is the most the level can be.
@@ -138,7 +147,7 @@ func (b *bucket) reserve() float64 {
 	if b.paced || b.refill != continuous {
 		return 0
 	}
-	return min(b.rate*b.guard, b.limit/4)
+	return min(b.rate*b.guard+b.foreign*foreignGuard+b.spill, b.limit/4)
 }
 
 // effective is the refill we count on.
@@ -231,6 +240,7 @@ func (b *bucket) wait(now instant, ahead, amount float64) float64 {
 func (b *bucket) take(now instant, amount float64) {
 	b.advance(now)
 	b.spent += amount
+	b.booked += amount
 	b.passes = max(0, b.passes-1)
 	b.level -= amount
 	if b.ring != nil {
@@ -243,6 +253,9 @@ func (b *bucket) take(now instant, amount float64) {
 func (b *bucket) refund(now instant, amount float64, taken instant) {
 	b.advance(now)
 	b.spent -= amount
+	if amount < 0 {
+		b.spill = max(b.spill*spillDecay, -amount)
+	}
 	switch {
 	case b.refill == sliding:
 		b.ring.remove(amount, taken)
@@ -250,6 +263,20 @@ func (b *bucket) refund(now instant, amount float64, taken instant) {
 	default:
 		b.level = min(b.capacity(), b.level+amount)
 	}
+}
+
+// late is what others were charged in the last moments before now: their
+// requests may arrive after one that is sent now, and be missing from the level
+// that its answer tells.
+func (b *bucket) late(now instant, own float64) float64 {
+	if since := now.sub(b.markAt); since > reorderSpan {
+		b.markBefore, b.mark = b.mark, b.booked-own
+		if since > 2*reorderSpan {
+			b.markBefore = b.mark
+		}
+		b.markAt = now
+	}
+	return max(0, b.booked-own-b.markBefore)
 }
 
 // lower sets the level to at most level.

@@ -12,6 +12,7 @@ const (
 	raiseGain    = 0.2              // of the way up that one header moves the level; down it moves at once
 	foreignTau   = 20.0             // seconds over which foreign use is averaged
 	surprisesMax = 3
+	judgeSpan    = 5 * time.Second // between the headers that ways of charging are told apart by: requests that overtake each other weigh less
 	day          = 24 * time.Hour
 )
 
@@ -25,6 +26,7 @@ func (c *core) sent(gr *grant, now instant) {
 	gr.sent, gr.sentAt = true, now
 	for d := range gr.spent {
 		gr.spent[d] = g.meters[d].spent
+		gr.late[d] = g.meters[d].late(now, gr.charge.amount(dimension(d), 1))
 	}
 	gr.shadow = g.shadows.spent
 }
@@ -106,6 +108,24 @@ func (c *core) become(g *group, p profile, now instant) {
 		g.meters.configure(now, limits.vector(), c.cfg.Share, p.refill())
 		g.paceByProfile()
 	}
+	c.recharge(g)
+}
+
+// recharge weighs those who wait in g anew.
+func (c *core) recharge(g *group) {
+	for _, s := range g.sessions {
+		for w := s.head; w != nil; w = w.next {
+			before := w.charge
+			w.charge = g.admit(w.demand.unpack())
+			w.cost = c.cost(g, w.charge)
+			change := w.charge
+			change.add(before, -1)
+			c.sum.add(change, 1)
+			for f := s; f != nil; f = f.parent {
+				f.sum.add(change, 1)
+			}
+		}
+	}
 }
 
 // learn takes the provider's word for a limit. A configured limit stays a cap.
@@ -173,7 +193,7 @@ func (c *core) level(g *group, d dimension, v *Level, gr *grant, now instant) {
 			c.become(g, p, now)
 		}
 	}
-	b.sync(now, sample{sent: gr.sentAt, remaining: float64(v.Remaining), spent: gr.spent[d], ok: true}, fresh, c.cfg.Share == 1)
+	b.sync(now, sample{sent: gr.sentAt, remaining: float64(v.Remaining), spent: gr.spent[d], late: gr.late[d], ok: true}, fresh, c.cfg.Share == 1)
 }
 
 // perDay weighs whether v, named per minute, is a limit per day: three answers
@@ -225,12 +245,14 @@ func (b *bucket) sync(now instant, s sample, fresh, whole bool) {
 		// Ours is the stricter view: windows that we cannot see the phase of, caps
 		// below the provider's limit, and levels that other sidecars share.
 	case fresh:
-		b.level = min(hat, b.capacity())
+		b.level = min(hat-s.late, b.capacity())
 	default:
-		b.level = min(b.level+raiseGain*(hat-b.level), b.capacity())
+		if hat -= s.late; hat > b.level {
+			b.level = min(b.level+raiseGain*(hat-b.level), b.capacity())
+		}
 	}
 	b.passes = 0
-	if whole && b.mirrors && b.refill == continuous {
+	if whole && b.mirrors && b.refill == continuous && !b.paced {
 		b.measure(s)
 	}
 }
@@ -300,9 +322,6 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 	pause := c.pauseOf(g, b, d, s, gr, now)
 	if b != nil {
 		b.refusedBy(s, gr, d, pause, now)
-		if d == dimTokens && g.profile == auto && g.family == postpaid && b.level > 0 {
-			c.become(g, anthropic, now) // it counts what may be used, not what is
-		}
 	} else if gr.sentAt > g.windowCut {
 		g.windowCut = now
 		g.threshold = max(1, float64(g.inflight)/2)
@@ -395,6 +414,7 @@ func (b *bucket) refusedBy(s *Signal, gr *grant, d dimension, pause time.Duratio
 		// Refused with plenty left in the minute: it is judged by the second.
 		if b.surprises++; b.surprises >= surprisesMax {
 			b.pace()
+			return
 		}
 	}
 	if s.Limit > 0 && s.Used > 0 && d >= 0 {
@@ -437,7 +457,7 @@ func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64,
 	s.move(-gr.cost / s.weight)
 	s.parent.move(-gr.cost / s.parent.weight)
 	*w = waiter{
-		wake: w.wake, group: live, session: s, model: gr.model, charge: live.admit(gr.demand), queuedAt: now,
+		wake: w.wake, group: live, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
 		deadline: now.add(maxWait), seq: gr.seq, bytes: bytes,
 	}
 	w.cost = c.cost(live, w.charge)
@@ -464,13 +484,13 @@ func (g *group) admit(d Demand) charge {
 // The shadow ledgers: what each way of charging would have booked. Under auto,
 // the one that explains the provider's headers best is believed.
 const (
-	shadowPostpaid = iota
-	shadowReserve
+	shadowReserve = iota
+	shadowPostpaid
 	shadowOpenAI
 	numShadows
 )
 
-var shadowProfiles = [numShadows]profile{postpaid, anthropic, openai}
+var shadowProfiles = [numShadows]profile{reserve, postpaid, openai}
 
 type shadows struct {
 	spent [numShadows]float64
@@ -497,21 +517,20 @@ func (s *shadows) settle(d Demand, u Usage) {
 // to when one is clearly better than the present.
 func (s *shadows) judge(gr *grant, remaining float64, b *bucket, present profile) (profile, bool) {
 	next := sample{sent: gr.sentAt, remaining: remaining, ok: true}
-	last := s.last
-	if last.ok && next.sent <= last.sent {
+	last, at := s.last, s.at
+	if last.ok && next.sent.sub(last.sent) < judgeSpan {
 		return 0, false
 	}
-	at := s.at
 	s.last, s.at = next, gr.shadow
 	if !last.ok || last.remaining >= 0.95*b.limit || remaining >= 0.95*b.limit {
 		return 0, false
 	}
-	dt := next.sent.sub(last.sent).Seconds()
+	refill := b.rate * next.sent.sub(last.sent).Seconds()
 	best, now := 0, -1
 	s.n++
 	for i, p := range shadowProfiles {
-		off := math.Abs(last.remaining + b.rate*dt - (gr.shadow[i] - at[i]) - remaining)
-		s.err[i] += 0.1 * (off - s.err[i])
+		off := math.Abs(last.remaining + refill - (gr.shadow[i] - at[i]) - remaining)
+		s.err[i] += max(0.1, 1/float64(s.n)) * (off - s.err[i])
 		if s.err[i] < s.err[best] {
 			best = i
 		}
@@ -519,7 +538,7 @@ func (s *shadows) judge(gr *grant, remaining float64, b *bucket, present profile
 			now = i
 		}
 	}
-	if s.n < 20 || now < 0 || s.err[best] > 0.7*s.err[now] {
+	if s.n < 4 || now < 0 || s.err[best] > 0.6*s.err[now] {
 		return 0, false
 	}
 	return shadowProfiles[best], true

@@ -57,6 +57,7 @@ type grant struct {
 	started bool
 	open    bool
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
+	late    [dimOutput + 1]float64 // what was charged shortly before that
 	shadow  [numShadows]float64
 	pending *Signal // headers seen before the model had a group
 }
@@ -92,7 +93,7 @@ func (c *core) reconfigure(cfg Config, now instant) {
 		if p != g.profile {
 			g.profile, g.family = p, p
 			if p == auto {
-				g.family = postpaid
+				g.family = reserve
 			}
 		}
 		g.meters.configure(now, limits.vector(), cfg.Share, g.family.refill())
@@ -125,6 +126,7 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 	c.seq++
 	w.group, w.session, w.model, w.bytes = g, s, r.Model, r.Bytes
 	w.state, w.seq, w.queuedAt = waiting, c.seq, now
+	w.demand = pack(r.Demand)
 	w.charge = g.admit(r.Demand)
 	w.cost = c.cost(g, w.charge)
 	if c.waiting == 0 && len(c.parked) == 0 && g.blocked(now) <= now {
@@ -139,7 +141,7 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 	}
 	raw, limit, isDaily := c.fluid(g, s, w, now)
 	wait := scale(raw, g.bias)
-	if raw > maxWait {
+	if min(raw, wait) > maxWait {
 		g.listIdle(s, now)
 		if isDaily {
 			return c.refuse(DailyLimit, raw, limit, s.queued, raw)
@@ -151,7 +153,7 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 		return c.refuse(QueueFull, wait, limit, s.queued, wait)
 	}
 	w.deadline = now.add(maxWait)
-	w.forecast = float32(wait.Seconds())
+	w.fluid, w.forecast = float32(raw.Seconds()), float32(wait.Seconds())
 	ghost, back := ghost{}, false
 	if r.RetryCount > 0 {
 		ghost, back = c.ghosts.claim(r.RetryKey, r.Session, now)

@@ -80,7 +80,7 @@ func newGroup(name string, p profile, now instant) *group {
 		sessions: map[sessionKey]*flow{}, clients: map[clientKey]*flow{},
 	}
 	if p == auto {
-		g.family = postpaid
+		g.family = reserve
 	}
 	g.budget = &g.meters
 	for i, p := range []Priority{High, Normal, Low} {

@@ -29,24 +29,25 @@ func (c charge) amount(d dimension, n int64) float64 {
 type profile uint8
 
 const (
-	auto      profile = iota // begins as postpaid and is moved by what the provider shows
+	auto      profile = iota // begins as reserve and is moved by what the provider shows
 	openai                   // at admission: max(cap, characters/4); never settled
 	azure                    // at admission: prompt + cap, per fixed minute; requests judged by the second
 	anthropic                // prompt + cap reserved, settled to the exact usage; cache reads are free
 	postpaid                 // what was used; we reserve what we expect
+	reserve                  // as anthropic, cache reads counted: right for both who reserve and who bill by use
 	numProfiles
 )
 
-var profileNames = [numProfiles]string{"auto", "openai", "azure", "anthropic", "postpaid"}
+var profileNames = [numProfiles]string{"auto", "openai", "azure", "anthropic", "postpaid", "reserve"}
 
 func (p profile) String() string { return profileNames[p] }
 
-// profileNamed reads a profile's name; "" is auto.
+// profileNamed reads a profile's name as users may write it; "" is auto.
 func profileNamed(name string) (profile, bool) {
 	if name == "" {
 		return auto, true
 	}
-	for p, n := range profileNames {
+	for p, n := range profileNames[:reserve] {
 		if n == name {
 			return profile(p), true
 		}
@@ -82,7 +83,7 @@ func (p profile) admit(d Demand) charge {
 			guess = input
 		}
 		c.tokens = max(guess, d.MaxOutput)
-	case azure, anthropic:
+	case azure, anthropic, reserve:
 		c.tokens, c.output = input+limit, limit
 	}
 	return c

@@ -109,12 +109,11 @@ func minCharge(a, b charge) charge {
 
 // measure compares a wait with its forecast, for the next forecasts' sake.
 func (g *group) measure(w *waiter, now instant, meanError *float64) {
-	actual, forecast := now.sub(w.queuedAt).Seconds(), float64(w.forecast)
-	if actual < 1 || forecast <= 0 {
+	actual, fluid, forecast := now.sub(w.queuedAt).Seconds(), float64(w.fluid), float64(w.forecast)
+	if actual < 1 || fluid <= 0 {
 		return
 	}
-	raw := forecast / g.bias
-	g.bias = min(max(g.bias+0.05*(actual/raw-g.bias), 1), 4)
+	g.bias = min(max(g.bias*math.Pow(actual/fluid/g.bias, 0.05), 0.1), 4)
 	off := math.Abs(actual-forecast) / actual
 	if *meanError == 0 {
 		*meanError = off

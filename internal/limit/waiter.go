@@ -1,5 +1,7 @@
 package limit
 
+import "math"
+
 type waiterState uint8
 
 const (
@@ -18,14 +20,27 @@ type waiter struct {
 	wake                 chan struct{} // made when the caller really has to wait
 	model                string        // names the group to be, until that exists
 	charge               charge
+	demand               packed  // to weigh it anew when the way of charging changes
 	cost                 float64 // dominant share of the charge, in seconds of the limit
 	deadline             instant
 	queuedAt             instant
 	seq                  uint64 // order of arrival; survives a 429
 	bytes                int64
-	forecast             float32 // seconds, as expected on arrival
+	fluid, forecast      float32 // seconds, as computed and as told on arrival
 	state                waiterState
 	reason               Reason
+}
+
+// packed is a Demand in half the space; what exceeds 32 bits saturates.
+type packed [4]uint32
+
+func pack(d Demand) packed {
+	clip := func(n int64) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
+	return packed{clip(d.Input), clip(d.Output), clip(d.MaxOutput), clip(d.Chars)}
+}
+
+func (p packed) unpack() Demand {
+	return Demand{Input: int64(p[0]), Output: int64(p[1]), MaxOutput: int64(p[2]), Chars: int64(p[3])}
 }
 
 // insert puts w into the FIFO of f: at the head when it was granted before (its
