@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -43,6 +44,17 @@ type batch struct {
 // horizon says what retention may remove: records and hourly totals that began before.
 // A zero time removes nothing.
 type horizon struct{ records, hours time.Time }
+
+// tooOld refuses records from before what retention has removed: nobody can tell any more whether
+// they were counted, and an id carries its time.
+func tooOld(records []Record, pruned ID) error {
+	for i := range records {
+		if compareIDs(records[i].ID, pruned) < 0 {
+			return fmt.Errorf("%w: record %s is older than what the ledger keeps", ErrInvalid, records[i].ID)
+		}
+	}
+	return nil
+}
 
 // counters is one line of sums, of a session or of a rollup.
 type counters struct {

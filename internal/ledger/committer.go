@@ -106,17 +106,15 @@ func (s *Store) run() {
 	}
 }
 
-// sleep is how long the committer may sleep when nobody wakes it.
+// sleep is how long the committer may sleep when nobody wakes it. During an outage only the
+// next attempt counts: what else is due cannot be done, and would keep it spinning.
 func (s *Store) sleep(now time.Time, note time.Duration, nextPrune time.Time, down *outage) time.Duration {
+	if down.on {
+		return max(down.retryAt.Sub(now), 0)
+	}
 	d := nextPrune.Sub(now)
 	if note > 0 {
 		d = min(d, note)
-	}
-	if down.on {
-		d = min(d, down.retryAt.Sub(now))
-		if s.queue.isClosed() {
-			d = min(d, firstBackoff)
-		}
 	}
 	return max(d, 0)
 }

@@ -28,6 +28,7 @@ type memory struct {
 	rollups map[rollupKey]counters
 	notes   map[ID]Record
 	state   map[string][]byte
+	pruned  ID // records before this id are gone
 }
 
 // maxRollups bounds the memory backend's rollup lines: a year of hours of ten models.
@@ -48,9 +49,14 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 	for _, n := range b.notes {
 		m.notes[n.ID] = n
 	}
+	for _, id := range b.clear {
+		delete(m.notes, id)
+	}
+	if err := tooOld(b.records, m.pruned); err != nil {
+		return 0, err
+	}
 	fresh := make([]Record, 0, len(b.records))
 	for _, r := range b.records {
-		delete(m.notes, r.ID)
 		if _, known := m.records[r.ID]; known {
 			continue
 		}
@@ -156,7 +162,8 @@ func (m *memory) prune(_ context.Context, h horizon) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !h.records.IsZero() {
-		m.dropLocked(func(r Record) bool { return r.ID.Time().Before(h.records) })
+		m.pruned = idFloor(h.records)
+		m.dropLocked(func(r Record) bool { return compareIDs(r.ID, m.pruned) < 0 })
 	}
 	if !h.hours.IsZero() {
 		maps.DeleteFunc(m.rollups, func(k rollupKey, _ counters) bool {

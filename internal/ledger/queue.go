@@ -155,12 +155,5 @@ func (q *queue) drained() bool {
 	return q.closed && len(q.records) == 0 && len(q.controls) == 0
 }
 
-// isClosed tells whether close was called.
-func (q *queue) isClosed() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.closed
-}
-
 // waiting is the number of records accepted and not finished.
 func (q *queue) waiting() int { return len(q.slots) }

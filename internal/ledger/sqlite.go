@@ -72,6 +72,9 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err := b.probe(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.loadPruned(ctx); err != nil {
+		return nil, err
+	}
 	if alone { // whoever wrote the notes is dead: see lockFile
 		if b.cut, err = b.inflight(ctx); err != nil {
 			return nil, err

@@ -21,8 +21,9 @@ type sqlBackend struct {
 	mapErr func(error) error // driver errors to ErrUnavailable and ErrInvalid
 	shut   func(context.Context) error
 
-	cut   []Record         // see leftovers
-	names map[string]int64 // committed numbers of names; the committer's own
+	cut    []Record         // see leftovers
+	pruned ID               // records before this id are gone; kept in the table of state
+	names  map[string]int64 // committed numbers of names; the committer's own
 }
 
 // maxNames bounds the cache of names: models and clients are few, unless somebody plays.
@@ -66,6 +67,9 @@ func (b *sqlBackend) tables(ctx context.Context) error {
 }
 
 func (b *sqlBackend) tryApply(ctx context.Context, in batch) (int, error) {
+	if err := tooOld(in.records, b.pruned); err != nil {
+		return 0, err
+	}
 	var fresh []Record
 	var names map[string]int64
 	err := b.inTx(ctx, "store records", func(ctx context.Context, tx bun.Tx) (err error) {
@@ -325,8 +329,15 @@ func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, 
 }
 
 func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error) {
+	pruned := b.pruned
 	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) error {
 		if !h.records.IsZero() {
+			if floor := idFloor(h.records); compareIDs(floor, pruned) > 0 {
+				pruned = floor
+				if err := putState(ctx, tx, prunedState, floor[:]); err != nil {
+					return err
+				}
+			}
 			slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").
 				Where("id < ?", idFloor(h.records)).Order("id").Limit(sliceRows)
 			res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
@@ -345,16 +356,37 @@ func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error
 			Where("start < ?", h.hours.UnixMilli()).Exec(ctx)
 		return err
 	})
+	if err == nil {
+		b.pruned = pruned
+	}
 	return more, err
 }
 
-func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) error {
-	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
-	return b.inTx(ctx, "save state", func(ctx context.Context, tx bun.Tx) error {
-		_, err := tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").
-			Returning("NULL").Exec(ctx)
+// prunedState is the name under which retention keeps how far it came. SaveState users
+// have names of their own.
+const prunedState = "ledger.pruned"
+
+// loadPruned reads how far retention came in earlier lives.
+func (b *sqlBackend) loadPruned(ctx context.Context) error {
+	data, err := b.loadState(ctx, prunedState)
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
+	}
+	copy(b.pruned[:], data)
+	return nil
+}
+
+func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) error {
+	return b.inTx(ctx, "save state", func(ctx context.Context, tx bun.Tx) error {
+		return putState(ctx, tx, name, data)
 	})
+}
+
+func putState(ctx context.Context, tx bun.Tx, name string, data []byte) error {
+	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
+	_, err := tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").
+		Returning("NULL").Exec(ctx)
+	return err
 }
 
 // probe takes the write lock and lets it go.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -122,11 +123,11 @@ func TestStore_CountsWhatTheContractSays(t *testing.T) {
 		none := func(r *Record) { r.UsageKnown = false }
 		record(t, s,
 			vary(func(*Record) {}),
-			vary(func(r *Record) { none(r) }),                                                       // 2xx, unknown
-			vary(func(r *Record) { none(r); r.Status = 400; r.Outcome = UpstreamError }),             // refused: free
-			vary(func(r *Record) { none(r); r.Status = 0; r.Outcome = UpstreamError }),               // broken: unknown
-			vary(func(r *Record) { none(r); r.Metered = false; r.Route = "other"; r.Model = "" }),    // not metered
-			vary(func(r *Record) { r.Session = "" }),                                                 // nobody's
+			vary(func(r *Record) { none(r) }), // 2xx, unknown
+			vary(func(r *Record) { none(r); r.Status = 400; r.Outcome = UpstreamError }),              // refused: free
+			vary(func(r *Record) { none(r); r.Status = 0; r.Outcome = UpstreamError }),                // broken: unknown
+			vary(func(r *Record) { none(r); r.Metered = false; r.Route = "other"; r.Model = "" }),     // not metered
+			vary(func(r *Record) { r.Session = "" }),                                                  // nobody's
 			vary(func(r *Record) { r.Status = 0; r.Outcome = Truncated; r.Usage = Usage{Prompt: 1} }), // usage is data
 		)
 		got := session(t, s, "a")
@@ -177,7 +178,7 @@ func TestStore_CountsAnIDOnce(t *testing.T) {
 				wg.Go(func() { record(t, s, r) })
 			}
 			for s.queue.waiting() < 5 {
-				time.Sleep(time.Millisecond)
+				runtime.Gosched()
 			}
 			close(release)
 			wg.Wait()

@@ -1,0 +1,368 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/uptrace/bun"
+	"pgregory.net/rapid"
+)
+
+func openFile(t testing.TB) (*Store, *sqlBackend) {
+	t.Helper()
+	s := open(t, Config{Type: "sqlite", SQLiteDSN: filepath.Join(t.TempDir(), "x.db")})
+	return s, s.backend.(*sqlBackend)
+}
+
+// SQLite before 3.51.3 can corrupt a WAL database (sqlite.org/wal.html#walresetbug).
+func TestSQLite_Version(t *testing.T) {
+	_, b := openFile(t)
+	var version string
+	if err := b.read.NewRaw("SELECT sqlite_version()").Scan(t.Context(), &version); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor, patch int
+	if _, err := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch); err != nil {
+		t.Fatal(err)
+	}
+	if major*1_000_000+minor*1000+patch < 3_051_003 {
+		t.Errorf("SQLite %s; want at least 3.51.3", version)
+	}
+}
+
+func TestSQLite_Pragmas(t *testing.T) {
+	for durability, want := range map[string]string{DurabilityFull: "2", DurabilityNormal: "1", DurabilityAsync: "1"} {
+		s := open(t, Config{Type: "sqlite", SQLiteDSN: filepath.Join(t.TempDir(), "x.db"), Durability: durability})
+		for pragma, want := range map[string]string{"synchronous": want, "journal_mode": "wal", "foreign_keys": "1", "auto_vacuum": "2"} {
+			var got string
+			if err := s.backend.(*sqlBackend).write.NewRaw("PRAGMA "+pragma).Scan(t.Context(), &got); err != nil || got != want {
+				t.Errorf("%s: %s = %q, %v; want %q", durability, pragma, got, err, want)
+			}
+		}
+	}
+}
+
+func TestSQLite_FilesArePrivate(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes")
+	}
+	dir := t.TempDir()
+	s := open(t, Config{Type: "sqlite", SQLiteDSN: "file:" + dir + "/a%20b%23.db?_pragma=cache_size(-4000)"})
+	record(t, s, testRecord("a"))
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[f.Name()] = true
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v; want 0600", f.Name(), info.Mode().Perm())
+		}
+	}
+	for _, name := range []string{"a b#.db", "a b#.db-wal", "a b#.db.spill"} {
+		if !seen[name] {
+			t.Errorf("no file %q among %v", name, seen)
+		}
+	}
+}
+
+// planHook asks SQLite how it would run each SELECT that passes.
+type planHook struct {
+	mu    sync.Mutex
+	plans map[string]string
+	raw   *bun.DB
+}
+
+func (h *planHook) BeforeQuery(ctx context.Context, _ *bun.QueryEvent) context.Context { return ctx }
+
+func (h *planHook) AfterQuery(ctx context.Context, e *bun.QueryEvent) {
+	if !strings.HasPrefix(e.Query, "SELECT") {
+		return
+	}
+	var rows []struct {
+		ID, Parent, Notused int
+		Detail              string
+	}
+	if err := h.raw.NewRaw("EXPLAIN QUERY PLAN "+e.Query).Scan(ctx, &rows); err != nil {
+		h.plans[e.Query] = err.Error()
+		return
+	}
+	for _, row := range rows {
+		h.plans[e.Query] += row.Detail + "\n"
+	}
+}
+
+func TestSQLite_ReadsNeverScan(t *testing.T) {
+	s, b := openFile(t)
+	for i := range 50 {
+		record(t, s, testRecord(fmt.Sprint("s", i%5)))
+	}
+	hook := &planHook{plans: map[string]string{}, raw: b.write}
+	b.read = b.read.WithQueryHook(hook)
+	ctx := t.Context()
+	page, err := s.Sessions(ctx, SessionQuery{Limit: 2})
+	_, err2 := s.Sessions(ctx, SessionQuery{Limit: 2, Cursor: page.NextCursor})
+	_, err3 := s.Session(ctx, "s1")
+	requests, err4 := s.Requests(ctx, "s1", RecordQuery{Limit: 2})
+	_, err5 := s.Requests(ctx, "s1", RecordQuery{Limit: 2, Cursor: requests.NextCursor})
+	_, err6 := s.RecentUse(ctx, time.Now().Add(-time.Minute))
+	_, err7 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"day", "model", "client"}})
+	_, err8 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"hour", "model"}})
+	for _, err := range s.Status(ctx) {
+		err8 = errors.Join(err8, err)
+	}
+	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8); err != nil {
+		t.Fatal(err)
+	}
+	if len(hook.plans) < 9 {
+		t.Errorf("%d queries were seen; want at least 9", len(hook.plans))
+	}
+	for query, plan := range hook.plans {
+		for _, line := range strings.Split(plan, "\n") {
+			if strings.Contains(line, "SCAN") && !strings.Contains(line, "USING INDEX sessions_last") ||
+				strings.Contains(line, "TEMP B-TREE FOR ORDER") || line == "" && plan == "" {
+				t.Errorf("%s\n  runs as: %s", query, plan)
+			}
+		}
+	}
+}
+
+func TestSQLite_BytesPerRecord(t *testing.T) {
+	s, b := openFile(t)
+	const n, sessions = 20_000, 200
+	at := time.Now().Add(-30 * 24 * time.Hour)
+	for i := 0; i < n; i += maxBatch {
+		var in batch
+		for j := range maxBatch {
+			r := testRecord(fmt.Sprintf("agent-run-%06d", (i+j)%sessions))
+			at = at.Add(time.Minute)
+			r.ID, r.StartedAt = idFloor(at), at
+			r.ID[6], r.ID[15] = 0x70, byte(j)
+			r.Usage = Usage{Prompt: int64(1000 + j), Completion: 300, Cached: 512}
+			r.Model = [...]string{"gpt-4o", "gpt-4o-mini", "o3", "text-embedding-3-small", "gpt-4.1"}[j%5]
+			r, _ = r.prepared()
+			in.records = append(in.records, r)
+		}
+		if _, err := b.apply(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeStore(t, s)
+	info, err := os.Stat(s.cfg.SQLiteDSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	perRecord := float64(info.Size()) / n
+	t.Logf("%.1f bytes per record, indexes and rollups included", perRecord)
+	if perRecord > 160 {
+		t.Errorf("%.1f bytes per record; want at most 160", perRecord)
+	}
+}
+
+func TestStore_UsageByTime(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		day := time.Date(2026, 10, 5, 0, 0, 0, 0, time.UTC)
+		for hour := range 72 {
+			r := testRecord("a")
+			r.StartedAt = day.Add(time.Duration(hour)*time.Hour + 59*time.Minute)
+			r.Usage = Usage{Prompt: 1}
+			if hour%2 == 1 {
+				r.Model, r.Client = "small", "bob"
+			}
+			record(t, s, r)
+		}
+		sum := func(q UsageQuery) (n int64, rows []UsageRow) {
+			rows, err := s.Usage(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rows {
+				n += r.PromptTokens
+			}
+			return n, rows
+		}
+		for name, c := range map[string]struct {
+			q          UsageQuery
+			tokens     int64
+			rows       int
+			firstStart time.Time
+		}{
+			"all time":                 {UsageQuery{}, 72, 1, time.Time{}},
+			"by model":                 {UsageQuery{By: []string{"model"}}, 72, 2, time.Time{}},
+			"by day":                   {UsageQuery{By: []string{"day"}}, 72, 3, day},
+			"by hour, model":           {UsageQuery{By: []string{"hour", "model"}}, 72, 72, day},
+			"from noon, by day":        {UsageQuery{From: day.Add(12 * time.Hour), By: []string{"day"}}, 60, 3, day},
+			"odd edges widen to hours": {UsageQuery{From: day.Add(90 * time.Minute), To: day.Add(150 * time.Minute)}, 2, 1, time.Time{}},
+			"across days":              {UsageQuery{From: day.Add(20 * time.Hour), To: day.Add(50 * time.Hour), By: []string{"client"}}, 30, 2, time.Time{}},
+			"nothing":                  {UsageQuery{From: day.Add(1000 * time.Hour)}, 0, 0, time.Time{}},
+			"backwards":                {UsageQuery{From: day.Add(9 * time.Hour), To: day}, 0, 0, time.Time{}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				n, rows := sum(c.q)
+				if n != c.tokens || len(rows) != c.rows || len(rows) > 0 && !rows[0].Time.Equal(c.firstStart) {
+					t.Errorf("%d tokens in %d rows %+v; want %d in %d from %v", n, len(rows), rows, c.tokens, c.rows, c.firstStart)
+				}
+			})
+		}
+		for _, by := range [][]string{{"hour", "day"}, {"session"}} {
+			if _, err := s.Usage(t.Context(), UsageQuery{By: by}); !errors.Is(err, ErrInvalid) {
+				t.Errorf("by %v: err = %v; want ErrInvalid", by, err)
+			}
+		}
+	})
+}
+
+func TestStore_Retention(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		cfg.KeepRequests, cfg.KeepHourly = 48*time.Hour, 48*time.Hour
+		s := open(t, cfg)
+		old := testRecord("a")
+		at := time.Now().Add(-100 * time.Hour)
+		old.ID, old.StartedAt = idFloor(at), at
+		old.ID[6], old.ID[8] = 0x70, 0x80
+		old2 := old
+		old2.ID[15]++
+		fresh := testRecord("a")
+		_, err := s.backend.apply(t.Context(), batch{records: []Record{fresh}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The first slice ran at Open; this is the next hour's.
+		waitFor(t, func() bool {
+			return s.Record(t.Context(), old) != nil || s.inTurn(t.Context(), func(context.Context) (bool, error) { return !s.prune(time.Now()), nil }) == nil
+		})
+		page, err := s.Requests(t.Context(), "a", RecordQuery{})
+		if err != nil || len(page.Records) != 1 || page.Records[0].ID != fresh.ID {
+			t.Errorf("records = %+v, %v; want the fresh one", page.Records, err)
+		}
+		if err := s.Record(t.Context(), old2); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a record older than what was pruned: %v; want ErrInvalid", err)
+		}
+		if got := session(t, s, "a"); got.Requests < 1 {
+			t.Errorf("totals went with the records: %+v", got)
+		}
+	})
+}
+
+// Whatever is recorded, repeated and deleted, the file tells the same as the memory ledger.
+func TestStore_SQLiteEqualsMemory(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		file, err := Open(t.Context(), Config{Type: "sqlite", SQLiteDSN: filepath.Join(dir, "x.db"), Durability: DurabilityNormal})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer file.Close(context.Background())
+		mem, err := Open(t.Context(), Config{})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer mem.Close(context.Background())
+		ctx := t.Context()
+		base := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+		keys := rapid.SampledFrom([]string{"", "a", "b", "it's:é"})
+		var past []Record
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			switch rapid.IntRange(0, 9).Draw(rt, "act") {
+			case 0:
+				key := keys.Draw(rt, "key")
+				e1, e2 := file.DeleteSession(ctx, key), mem.DeleteSession(ctx, key)
+				if errors.Is(e1, ErrNotFound) != errors.Is(e2, ErrNotFound) {
+					rt.Fatalf("delete: %v and %v", e1, e2)
+				}
+				continue
+			case 1, 2:
+				if len(past) > 0 {
+					r := rapid.SampledFrom(past).Draw(rt, "again")
+					if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
+						rt.Fatal(e1, e2)
+					}
+				}
+				continue
+			}
+			n := func(label string, most int64) int64 { return rapid.Int64Range(0, most).Draw(rt, label) }
+			r := Record{
+				ID: NewID(), StartedAt: base.Add(time.Duration(n("at", 1e6)) * time.Second),
+				Session: keys.Draw(rt, "session"), Model: rapid.StringN(0, 5, 20).Draw(rt, "model"),
+				Client: rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "client"), Route: "embeddings",
+				Metered: rapid.Bool().Draw(rt, "metered"), Stream: rapid.Bool().Draw(rt, "stream"),
+				Status:  rapid.SampledFrom([]int{0, 200, 400, 500}).Draw(rt, "status"),
+				Outcome: Outcome(1 + n("outcome", 4)), UsageKnown: rapid.Bool().Draw(rt, "known"),
+				Usage: Usage{n("p", 1e9), n("c", 1e9), n("k", 1e9), n("r", 1e9)}, Total: time.Duration(n("total", 1e12)),
+			}
+			past = append(past, r)
+			if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
+				rt.Fatal(e1, e2)
+			}
+		}
+		view := func(s *Store) (out []any) {
+			page, err := s.Sessions(ctx, SessionQuery{})
+			out = append(out, page.Sessions, err)
+			for _, one := range page.Sessions {
+				records, err := s.Requests(ctx, one.ID, RecordQuery{})
+				out = append(out, records, err)
+			}
+			for _, q := range []UsageQuery{{}, {From: base.Add(30 * time.Hour), To: base.Add(200 * time.Hour), By: []string{"day", "model"}}} {
+				rows, err := s.Usage(ctx, q)
+				out = append(out, rows, err)
+			}
+			return out
+		}
+		if diff := cmp.Diff(view(mem), view(file), ignoreSeq); diff != "" {
+			rt.Fatalf("memory and file differ (-memory +file):\n%s", diff)
+		}
+	})
+}
+
+func FuzzJournal_ReadFrame(f *testing.F) {
+	f.Add(appendFrame(nil, []byte(`{"Session":"a"}`)))
+	f.Add(appendFrame(appendFrame(nil, []byte(`{}`)), []byte(`[]`)))
+	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bytes.NewReader(data)
+		for read := int64(0); ; {
+			_, size, err := readFrame(r)
+			if err != nil {
+				return
+			}
+			if read += size; read > int64(len(data)) {
+				t.Fatalf("read %d of %d bytes", read, len(data))
+			}
+		}
+	})
+}
+
+func FuzzSessionCursor_Parse(f *testing.F) {
+	f.Add(sessionCursor{1, 2}.String())
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parseSessionCursor(text)
+		if err != nil && !errors.Is(err, ErrInvalid) {
+			t.Fatal(err)
+		}
+		if c != nil {
+			if again, err := parseSessionCursor(c.String()); err != nil || *again != *c {
+				t.Fatalf("%v comes back as %v, %v", c, again, err)
+			}
+		}
+	})
+}
