@@ -10,8 +10,11 @@ import (
 
 // chat is a request of about n bytes of one kind of text.
 func chat(n int, sample string) Request {
-	text := strings.Repeat(sample, n/len(sample)+1)[:n]
-	content, _ := json.Marshal(strings.ToValidUTF8(text, ""))
+	text := strings.ToValidUTF8(strings.Repeat(sample, n/len(sample)+1)[:n], "")
+	content, err := json.Marshal(text)
+	if err != nil {
+		panic(err)
+	}
 	return Request{Messages: bytes.Join([][]byte{[]byte(`[{"role":"user","content":`), content, []byte(`}]`)}, nil)}
 }
 
@@ -25,7 +28,7 @@ var samples = map[string]string{
 func BenchmarkEstimate(b *testing.B) {
 	for _, kind := range []string{"english", "code", "chinese", "base64"} {
 		for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
-			b.Run(fmt.Sprintf("%s/%dKB", kind, size>>10), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s_%dKB", kind, size>>10), func(b *testing.B) {
 				e, r := New(Config{}), chat(size, samples[kind])
 				k := Key{Model: "gpt-4o", Client: "c", Session: "s"}
 				b.SetBytes(int64(len(r.Messages)))
@@ -35,5 +38,16 @@ func BenchmarkEstimate(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+func BenchmarkEstimate_imageOf2MB(b *testing.B) {
+	url := "data:image/jpeg;base64," + strings.Repeat("QUJD", 1<<19)
+	r := Request{Messages: []byte(`[{"role":"user","content":[{"type":"image_url","image_url":{"url":"` + url + `"}}]}]`)}
+	e := New(Config{})
+	b.SetBytes(int64(len(r.Messages)))
+	b.ReportAllocs()
+	for b.Loop() {
+		e.Estimate(Key{Model: "gpt-4o"}, r)
 	}
 }

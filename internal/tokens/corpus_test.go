@@ -157,7 +157,7 @@ func TestCalibration_OtherTokenizers(t *testing.T) {
 			r := rand.New(rand.NewPCG(1, 2))
 			e := New(Config{})
 			var after [11]accuracy
-			for session := range 1500 {
+			for session := range 600 {
 				k := Key{Model: "m", Client: "c", Session: string(rune('a'+session%26)) + string(rune(session))}
 				subject, aside := pick(r), pick(r)
 				for n := range after {
