@@ -143,6 +143,9 @@ func readConfig(flags map[string]string, getenv func(string) string) (*Config, [
 				faults = append(faults, c.File.load(value)...)
 			}
 			continue
+		case value == "" && s.name == "OPENAI_API_KEY":
+			faults = append(faults, s.name+": not set; want "+s.form)
+			continue
 		case value == "" && s.name == "LISTEN_ADDR":
 			value = "127.0.0.1:" + port
 		case value == "" && s.literalDefault():
@@ -150,11 +153,11 @@ func readConfig(flags map[string]string, getenv func(string) string) (*Config, [
 		case value == "":
 			continue
 		}
-		if s.name == "PORT" {
-			port = value
-		}
-		if err := s.set(c, value); err != nil {
+		switch err := s.set(c, value); {
+		case err != nil:
 			faults = append(faults, s.fault(value))
+		case s.name == "PORT":
+			port = value
 		}
 	}
 	return c, append(faults, c.Validate()...)
@@ -199,9 +202,6 @@ func lookup(s setting, flags map[string]string, getenv func(string) string) (val
 // Validate checks what settings mean together; each fault is one line.
 func (c *Config) Validate() []string {
 	var faults []string
-	if c.APIKey == "" {
-		faults = append(faults, "OPENAI_API_KEY: not set; want the key sent upstream")
-	}
 	if !loopback(c.ListenAddr) && len(c.ClientKeys) == 0 && !c.AllowUnauthenticated {
 		faults = append(faults, fmt.Sprintf("LISTEN_ADDR=%q: not a loopback address; want CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true beside it", c.ListenAddr))
 	}
