@@ -67,6 +67,25 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
+// BenchmarkDecode_hostile: the time per byte must not grow with the body.
+func BenchmarkDecode_hostile(b *testing.B) {
+	for name, pattern := range map[string]string{
+		"names": `"A":1,`, "escapedNames": `"\u0061":1,`, "sameName": `"stop":["a"],`, "deep": `"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,`, "escapes": `"a":"\n\"\u0041",`,
+	} {
+		for _, size := range []int{64 << 10, 1 << 20} {
+			body := []byte("{" + strings.Repeat(pattern, size/len(pattern)) + `"z":0}`)
+			b.Run(fmt.Sprintf("%s/%dKB", name, size>>10), func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				for b.Loop() {
+					if r, err := Decode(Chat, body); err != nil || !r.Valid {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
 // BenchmarkUnmarshal_SDK is what BenchmarkDecode is measured against.
 func BenchmarkUnmarshal_SDK(b *testing.B) {
 	for _, bb := range bodies {

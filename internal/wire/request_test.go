@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -153,6 +154,45 @@ func TestRequest_UpstreamChangesNothingButTheSplice(t *testing.T) {
 	}
 	if splices < 200 {
 		t.Errorf("only %d splices", splices)
+	}
+}
+
+func TestRequest_UpstreamSplices(t *testing.T) {
+	tests := []struct{ name, body, want string }{ // want "" = as it came
+		{"after stream when there are no options", `{"a":1, "stream" : true ,"b":2}`, `{"a":1, "stream" : true,"stream_options":{"include_usage":true} ,"b":2}`},
+		{"instead of null", `{"stream":true,"stream_options": null }`, `{"stream":true,"stream_options": {"include_usage":true} }`},
+		{"into empty options", `{"stream_options":{ },"stream":true}`, `{"stream_options":{"include_usage":true },"stream":true}`},
+		{"before other options", `{"stream":true,"stream_options":{ "x":1}}`, `{"stream":true,"stream_options":{"include_usage":true, "x":1}}`},
+		{"instead of false", `{"stream":true,"stream_options":{"x":1,"include_usage": false}}`, `{"stream":true,"stream_options":{"x":1,"include_usage": true}}`},
+		{"instead of a null inside", `{"stream":true,"stream_options":{"include_usage":null,"x":1}}`, `{"stream":true,"stream_options":{"include_usage":true,"x":1}}`},
+		{"not when the client asked", `{"stream":true,"stream_options":{"include_usage":true}}`, ``},
+		{"not without stream", `{"stream":false,"stream_options":{}}`, ``},
+		{"not into what is no object", `{"stream":true,"stream_options":"x"}`, ``},
+		{"not over what is no boolean", `{"stream":true,"stream_options":{"include_usage":"no"}}`, ``},
+		{"not beside another spelling", `{"stream":true,"Stream_Options":{}}`, ``},
+		{"not beside another spelling inside", `{"stream":true,"stream_options":{"Include_Usage":false}}`, ``},
+		{"not into what is no json", `{"stream":true}}`, ``},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, ep := range []Endpoint{Chat, Completions} {
+				r, err := Decode(ep, []byte(tt.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				up, spliced := r.Upstream()
+				if want := stdcmp.Or(tt.want, tt.body); string(up) != want || spliced != (tt.want != "") {
+					t.Errorf("spliced %v\n%s, want\n%s", spliced, up, want)
+				}
+			}
+			for _, ep := range []Endpoint{Other, Responses, Embeddings} {
+				if r, _ := Decode(ep, []byte(tt.body)); r != nil {
+					if _, spliced := r.Upstream(); spliced {
+						t.Errorf("spliced a request to %v", ep)
+					}
+				}
+			}
+		})
 	}
 }
 

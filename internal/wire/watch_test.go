@@ -154,7 +154,7 @@ func endless(pattern string) func() []byte {
 }
 
 func TestWatcher_MemoryIsBounded(t *testing.T) {
-	const total = 64 << 20
+	const total = 3 << 20
 	tests := []struct{ name, start, pattern string }{
 		{"a data line without end", "data: {\"choices\":[{\"delta\":{\"content\":\"", "x"},
 		{"a data line without end in unread places", "data: ", "[1,"},
@@ -177,7 +177,7 @@ func TestWatcher_MemoryIsBounded(t *testing.T) {
 				w := Watch(Chat, WatchOptions{Stream: stream, HoldJSON: 64 << 10})
 				got := len(w.Push([]byte(tt.start)))
 				next, sent := endless(tt.pattern), len(tt.start)
-				for sent < total/16 {
+				for sent < total {
 					p := next()
 					sent += len(p)
 					got += len(w.Push(p))
