@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -87,8 +88,7 @@ func report(out io.Writer, name string, docs []doc, weights []float64) {
 		e := d.dot(weights)
 		est += e
 		exact += d.count
-		errs = append(errs, max(e/d.count, d.count/e)-1)
-		errs[len(errs)-1] = abs(e/d.count - 1)
+		errs = append(errs, abs(e/d.count-1))
 	}
 	slices.Sort(errs)
 	q := func(p float64) float64 { return 100 * errs[int(p*float64(len(errs)-1))] }
@@ -113,10 +113,7 @@ func reportCategories(out io.Writer, docs []doc, weights []float64) {
 		rows = append(rows, row{name, (r[len(r)/2] + r[(len(r)-1)/2]) / 2, len(r)})
 	}
 	slices.SortFunc(rows, func(a, b row) int {
-		if a.median < b.median {
-			return -1
-		}
-		return 1
+		return cmp.Compare(a.median, b.median)
 	})
 	for _, r := range rows {
 		fmt.Fprintf(out, "  %-14s %5.2f  (%d)\n", r.name, r.median, r.n)
