@@ -43,6 +43,6 @@
 //
 // # Reading order
 //
-// request.go with fields.go and splice.go; watch.go, then stream.go and event.go;
+// request.go with fields.go and splice.go; watch.go, then stream.go, event.go and long.go;
 // walk.go and tracker.go underneath; ratelimit.go and throttle.go stand alone.
 package wire

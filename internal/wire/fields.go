@@ -45,7 +45,8 @@ func (t *fieldTable) lookup(raw []byte) (i int, exact bool) {
 		return i, true
 	}
 	for i, f := range t.list {
-		if bytes.EqualFold(name, []byte(f.name)) {
+		// No letter that folds to an ASCII one is shorter, so most names end here.
+		if len(name) >= len(f.name) && bytes.EqualFold(name, []byte(f.name)) {
 			return i, false
 		}
 	}
@@ -71,6 +72,8 @@ func nameIs(raw []byte, name string) bool {
 // maxSmall is the largest value, in bytes, that is given to the SDK's decoder,
 // which spends some fifteen bytes of garbage on each byte it reads.
 const maxSmall = 4096
+
+// The setters leave a field of another type unset: the view says unknown.
 
 func setFloat(o *param.Opt[float64], v []byte) {
 	if f, ok := floatValue(v); ok {
@@ -109,7 +112,8 @@ func setEnum[S ~string](o *S, v []byte) {
 	}
 }
 
-// setSDK leaves a union or an object to the SDK's own decoder.
+// setSDK leaves a union or an object to the SDK's own decoder. Its error is of
+// no interest: the bytes go up in any case.
 func setSDK[T any](o *T, v []byte) {
 	if len(v) > maxSmall {
 		return
@@ -254,6 +258,8 @@ var embeddingFields = newFieldTable(
 	field{"user", false, func(r *Request, v []byte, _ int) { setString(&r.Embedding.User, v) }},
 )
 
+// setStream believes the literal true only. Some servers also take 1 or "true";
+// their streams then come without a usage chunk, and their usage is unknown.
 func setStream(r *Request, v []byte, at int) {
 	r.Stream, _ = boolValue(v)
 	r.streamEnd = at + len(v)

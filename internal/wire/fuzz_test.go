@@ -144,7 +144,7 @@ func FuzzStream(f *testing.F) {
 		if v, found := whole.Usage(); u != v || ok != found || w.Complete() != whole.Complete() || w.Failed() != whole.Failed() {
 			t.Fatalf("cut by %d: %+v %v, whole: %+v %v", step, u, ok, v, found)
 		}
-		if !comparable(stream) {
+		if !sameReading(stream) {
 			return
 		}
 		want, complete := reference(stream)
@@ -157,11 +157,11 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// comparable keeps the comparison to streams on which the two should agree:
+// sameReading keeps the comparison to streams on which the two should agree:
 // encoding/json ignores the case of names and reads escaped ones, and go-sse
 // joins data lines that we read as events of their own when the first is whole
 // and lets a NUL end an id.
-func comparable(stream []byte) bool {
+func sameReading(stream []byte) bool {
 	if bytes.ContainsAny(stream, "\\\x00") || bytes.Contains(bytes.ToLower(stream), []byte("x_groq")) {
 		return false
 	}

@@ -52,7 +52,7 @@ func TestWatcher_AnyStream(t *testing.T) {
 		if v, found := whole.Usage(); u != v || ok != found || w.Complete() != whole.Complete() || w.Failed() != whole.Failed() || w.Terminal() != whole.Terminal() {
 			t.Fatalf("cut: %+v %v, whole: %+v %v", u, ok, v, found)
 		}
-		if !comparable(stream) {
+		if !sameReading(stream) {
 			return
 		}
 		if ref, complete := reference(stream); ref != nil && (!ok || u != *ref) || complete && !w.Complete() {

@@ -8,7 +8,8 @@ import "bytes"
 // Lines are the unit, not events: a comment sent as heartbeat must leave at once
 // though no blank line follows, and some clients act on a data line before they
 // see the blank one. Reading order: pushStream and readLines cut lines, line and
-// dataLine read them, inspect (event.go) judges, apply decides what leaves.
+// dataLine read them, inspect (event.go) judges, apply decides what leaves, and
+// bound (long.go) steps in where more would have to be held than is.
 type stream struct {
 	phase phase
 	ended bool // the format's own end has been seen
@@ -66,6 +67,7 @@ func (w *Watcher) pushStream(p []byte) []byte {
 	if s.phase == spilled {
 		return p
 	}
+	// Without anything held the caller's bytes are read, and returned, in place.
 	s.data, s.own = p, len(w.held) > 0
 	if s.own {
 		w.held = append(w.held, p...)
@@ -187,6 +189,8 @@ func cutField(line []byte) (name, value []byte) {
 	return name, value
 }
 
+// openEvent notes where the event starts. Its fields before data are held, so
+// that a chunk that is to be stripped can go with all its lines.
 func (w *Watcher) openEvent() {
 	if s := &w.stream; !s.open {
 		s.open, s.eventAt = true, s.at
@@ -233,6 +237,8 @@ func whole(data []byte) bool {
 	return len(data) == 0 || data[0] != '{' || data[len(data)-1] == '}'
 }
 
+// endEvent is called at a blank line. An event over several lines whose JSON is
+// still not whole is none a client could read, and goes on unjudged.
 func (w *Watcher) endEvent() {
 	s := &w.stream
 	if s.strip && s.stripTo == 0 {
@@ -241,7 +247,8 @@ func (w *Watcher) endEvent() {
 	s.open, s.settled, s.multi, s.named = false, false, false, kindUnknown
 }
 
-// apply decides what an event's verdict means for what is held.
+// apply decides what an event's verdict means for what is held. Being held needs
+// no act: it is not being released.
 func (w *Watcher) apply(v verdict) {
 	s := &w.stream
 	if s.phase == ended {
@@ -283,7 +290,7 @@ func (w *Watcher) cut() {
 		return
 	}
 	s.strip = false
-	if !s.own {
+	if !s.own { // the caller's bytes are not ours to move
 		w.held = append(w.held[:0], s.data...)
 		s.own = true
 	}
@@ -291,96 +298,6 @@ func (w *Watcher) cut() {
 	w.held = append(w.held[:s.stripAt], s.data[s.stripTo:]...)
 	s.data = w.held
 	s.move(n)
-}
-
-// bound gives up holding what has grown beyond holdEvents: an event that is not
-// whole yet, or what follows the end. The end itself is held whatever its size.
-func (w *Watcher) bound() {
-	s := &w.stream
-	from := s.release
-	if s.phase != live {
-		from = s.endAt
-	}
-	if len(s.data)-from <= holdEvents {
-		return
-	}
-	switch s.phase {
-	case ended:
-		w.cut()
-		s.phase, s.release = spilled, len(s.data)
-		return
-	case usageHeld:
-		if s.strip && s.stripTo == 0 {
-			s.stripTo = s.next
-		}
-		w.resume()
-		s.spill(s.next)
-	}
-	switch {
-	case len(s.data)-s.release <= holdEvents:
-	case len(s.data)-s.next > holdEvents/2:
-		w.beginLong()
-	default:
-		// An event of very many lines: all but its last terminator leaves.
-		s.spill(s.end)
-	}
-}
-
-// spill lets a part of the event being read leave before it is judged.
-func (s *stream) spill(to int) {
-	s.release = to
-	s.eventAt = to - 1 // which tells apply that it cannot be stripped any more
-}
-
-// beginLong lets the start of a line leave that is too long to hold, and has
-// the tracker read it as it passes.
-func (w *Watcher) beginLong() {
-	s := &w.stream
-	line := s.data[s.next:]
-	if !s.begun {
-		s.begun = true
-		line = bytes.TrimPrefix(line, byteOrderMark)
-	}
-	name, value := cutField(line)
-	s.long, s.longData = true, string(name) == "data"
-	if s.longData {
-		s.open, s.settled = true, false
-		if !s.multi {
-			s.multi = true
-			w.t.reset()
-		}
-		w.t.feed(value)
-	}
-	s.next, s.search = len(s.data), len(s.data)
-	s.spill(len(s.data))
-}
-
-// passLong lets more of a long line leave.
-func (w *Watcher) passLong(to int) {
-	s := &w.stream
-	if s.longData {
-		w.t.feed(s.data[s.next:to])
-	}
-	s.next, s.search = to, to
-	s.spill(to)
-}
-
-// endLong is called at the end of a long line. Its terminator waits for the
-// verdict: until the client has that, it has no event.
-func (w *Watcher) endLong() {
-	s := &w.stream
-	next := s.next
-	s.next = s.at
-	w.passLong(s.end)
-	s.next, s.search, s.long = next, next, false
-	if s.longData {
-		w.t.feed(newline)
-		if w.t.done {
-			s.multi = false
-			w.apply(w.judge())
-		}
-	}
-	w.pass()
 }
 
 // closeStream reads what is left as if its terminators had come.

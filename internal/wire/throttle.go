@@ -92,6 +92,7 @@ func (t *Throttle) kind(status int, message string) ThrottleKind {
 	}
 }
 
+// quotaCode knows the codes of OpenAI and its relatives for an empty purse.
 func quotaCode(s string) bool {
 	switch s {
 	case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance", "insufficient_credits":
@@ -148,6 +149,8 @@ func RejectsStreamOptions(status int, body []byte) bool {
 
 const maxErrorBody = 16 << 10
 
+// The sentences providers use, as seen in public reports. Numbers may have
+// thousands separators (Anthropic) or a tilde (Groq).
 var (
 	limitPattern     = regexp.MustCompile(`(?i)\blimit:? ~?(\d[\d,]*)`)
 	usedPattern      = regexp.MustCompile(`(?i)\b(?:used|current):? ~?(\d[\d,]*)`)
@@ -168,6 +171,7 @@ var (
 // unit is longest first where one is the other's beginning.
 const unit = `(?:milliseconds?|ms|minutes?|mins?|m|seconds?|secs?|s|hours?|h|days?|d)`
 
+// number returns the first match's number, 0 if there is none or it is absurd.
 func number(p *regexp.Regexp, s string) int64 {
 	m := p.FindStringSubmatch(s)
 	if m == nil {
@@ -212,6 +216,8 @@ func unitSeconds(u string) float64 {
 	}
 }
 
+// dimensionOf reads the abbreviation, else the words, else the vaguer hints of
+// Azure's messages and of the error's type.
 func dimensionOf(message, typ string) string {
 	if m := shortPattern.FindStringSubmatch(message); m != nil {
 		return map[string]string{
@@ -247,6 +253,7 @@ func dimensionOf(message, typ string) string {
 	return ""
 }
 
+// groupOf prefers the name of a shared limit to that of the model asked for.
 func groupOf(message string) string {
 	for _, p := range []*regexp.Regexp{limitGroupPattern, groupPattern, modelPattern} {
 		if m := p.FindStringSubmatch(message); m != nil {

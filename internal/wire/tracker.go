@@ -7,7 +7,9 @@ package wire
 //
 // It follows structure without checking grammar: an answer is the upstream's
 // affair, and goes to the client whatever it is. What it keeps is checked by
-// the validating walk (parseUsage).
+// the validating walk (parseUsage). Reading order: feed, which is the whole
+// automaton; begin, open, endString and endValue, its steps; tracked.go, which
+// says what is kept.
 type tracker struct {
 	depth    int
 	done     bool // the value has ended
@@ -33,115 +35,7 @@ type tracker struct {
 	event     trackedEvent
 }
 
-// trackedEvent is what one value said. tracker.reset clears it, but for the
-// memory that kept uses.
-type trackedEvent struct {
-	usage      Usage
-	usageRank  usageRank
-	hasChoices bool // choices is there and not empty
-	noChoices  bool // choices is there and empty or null
-	failed     bool
-	errorCode  string
-	code       string    // of the top level; means an error's only if kind says so
-	kind       eventKind // of the member type
-	model, id  []byte    // views of strings kept below
-	strings    [2][maxKeptString]byte
-}
-
-// usageRank says where usage was found; a higher one outranks a lower.
-type usageRank uint8
-
-const (
-	rankNone usageRank = iota
-	rankGroq
-	rankResponse
-	rankTop
-)
-
-const (
-	maxKeptString = 256     // bytes of a model or id
-	maxKept       = 8 << 10 // bytes of a usage or error object
-)
-
-// slot is a member we read.
-type slot uint8
-
-const (
-	none slot = iota
-	slotModel
-	slotID
-	slotUsage
-	slotChoices
-	slotType
-	slotError
-	slotCode // of a Responses event of type error
-	slotStatus
-	slotResponse // Responses events carry the response in here
-	slotGroq     // Groq streams put usage in here
-)
-
-// eventKind is what a Responses event's type says.
-type eventKind uint8
-
-const (
-	kindUnknown eventKind = iota
-	kindOther             // a type that ends nothing
-	kindError
-	kindTerminal       // response.completed or response.incomplete
-	kindTerminalFailed // response.failed
-)
-
-func kindOf(typ []byte) eventKind {
-	switch string(typ) {
-	case "response.completed", "response.incomplete":
-		return kindTerminal
-	case "response.failed":
-		return kindTerminalFailed
-	case "error":
-		return kindError
-	}
-	return kindOther
-}
-
-func slotOf(name []byte, inside slot) slot {
-	switch string(name) {
-	case "usage":
-		return slotUsage
-	case "error":
-		if inside == slotGroq {
-			return none
-		}
-		return slotError
-	}
-	if inside == slotGroq {
-		return none
-	}
-	switch string(name) {
-	case "model":
-		return slotModel
-	case "id":
-		return slotID
-	case "status":
-		return slotStatus
-	}
-	if inside != none {
-		return none
-	}
-	switch string(name) {
-	case "choices":
-		return slotChoices
-	case "type":
-		return slotType
-	case "code":
-		return slotCode
-	case "response":
-		return slotResponse
-	case "x_groq":
-		return slotGroq
-	}
-	return none
-}
-
+// reset makes the tracker ready for another value.
 func (t *tracker) reset() {
 	kept := t.kept[:0]
 	*t = tracker{}
@@ -179,6 +73,8 @@ func (t *tracker) feed(p []byte) {
 			t.endString(p[from:i])
 			continue
 		}
+		// Where no names are read, only what opens and closes matters: of an answer
+		// of embeddings that is nearly every byte.
 		if t.depth > 0 && !t.reading() && !t.wantFirst {
 			for i < len(p) && plain[p[i]] {
 				i++
@@ -261,6 +157,8 @@ func (t *tracker) begin() bool {
 	return true
 }
 
+// open enters an object or array. Names are read in the top object, and inside
+// the members that wrap a whole answer.
 func (t *tracker) open(c byte) {
 	member := none
 	if t.atMember() {
@@ -322,6 +220,7 @@ func (t *tracker) endValue(tail []byte) {
 	t.member = none
 }
 
+// keep takes part of a captured value. One that is too long is given up, not cut.
 func (t *tracker) keep(b []byte) {
 	if t.overflow || len(t.kept)+len(b) > maxKept {
 		t.overflow = true
@@ -330,6 +229,7 @@ func (t *tracker) keep(b []byte) {
 	t.kept = append(t.kept, b...)
 }
 
+// addName counts past the end of name, which marks the name as none of ours.
 func (t *tracker) addName(b []byte) {
 	if t.nameLen <= len(t.name) {
 		copy(t.name[min(t.nameLen, len(t.name)):], b)
@@ -359,60 +259,4 @@ func (t *tracker) stringEnd(p []byte, i int) int {
 		i++
 	}
 	return i
-}
-
-// found notes a captured member.
-func (t *tracker) found(m slot, v []byte) {
-	e := &t.event
-	switch m {
-	case slotUsage:
-		rank := rankTop
-		switch t.inside {
-		case slotResponse:
-			rank = rankResponse
-		case slotGroq:
-			rank = rankGroq
-		}
-		if rank < e.usageRank {
-			return
-		}
-		if u, ok := parseUsage(v); ok {
-			e.usage, e.usageRank = u, rank
-		}
-	case slotModel:
-		e.model = keepString(e.strings[0][:0], v)
-	case slotID:
-		e.id = keepString(e.strings[1][:0], v)
-	case slotType:
-		if len(v) >= 2 && v[0] == '"' {
-			e.kind = kindOf(unescape(v[1 : len(v)-1]))
-		}
-	case slotCode:
-		e.code = scalarText(v)
-	case slotStatus:
-		if string(v) == `"failed"` {
-			e.failed = true
-		}
-	case slotError:
-		if !isNull(v) {
-			e.failed = true
-			e.errorCode = errorCode(v)
-		}
-	}
-}
-
-func keepString(buf, v []byte) []byte {
-	if len(v) < 2 || v[0] != '"' || len(v) > maxKeptString {
-		return nil
-	}
-	return append(buf, unescape(v[1:len(v)-1])...)
-}
-
-// errorCode returns the code of an error object, else its type.
-func errorCode(v []byte) string {
-	e := parseError(v)
-	if e.code == "" {
-		return e.typ
-	}
-	return e.code
 }

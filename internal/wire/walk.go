@@ -75,6 +75,7 @@ func scanContainer(b []byte, i, outer int) int {
 			if i >= len(b) {
 				return -1
 			}
+			// An empty container closes here; anything else is read by the next round.
 			if b[i] != c+2 { // '{'+2 is '}' and '['+2 is ']'
 				continue
 			}
@@ -128,6 +129,7 @@ func scanName(b []byte, i int) int {
 	return skipSpace(b, i+1)
 }
 
+// skipSpace returns the index of the next byte that is not JSON white space.
 func skipSpace(b []byte, i int) int {
 	for i < len(b) && b[i] <= ' ' && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
 		i++
@@ -181,6 +183,8 @@ func stringStops(w uint64) uint64 {
 	return ((w - ones*' ') &^ w & high) | ((quote - ones) &^ quote & high) | ((slash - ones) &^ slash & high)
 }
 
+// scanEscape accepts lone surrogates, as encoding/json does: what to make of
+// them is the upstream's affair.
 func scanEscape(b []byte, i int) int {
 	if i+1 >= len(b) {
 		return -1
@@ -223,6 +227,8 @@ func scanWord(b []byte, i int, word string) int {
 	return i + len(word)
 }
 
+// scanNumber checks the grammar only; what a number is worth, and whether it fits
+// anything, is asked of the few we read (intValue).
 func scanNumber(b []byte, i int) int {
 	if i < len(b) && b[i] == '-' {
 		i++

@@ -1,0 +1,98 @@
+package wire
+
+import "bytes"
+
+// What a Watcher does when an event or a line is too long to hold: it reads it
+// with the tracker and lets it pass, all but the line terminator, which decides
+// for every client whether the event has happened. Usage behind a megabyte of
+// text is found this way, and held back, in constant memory.
+
+// bound gives up holding what has grown beyond holdEvents: an event that is not
+// whole yet, or what follows the end. The end itself is held whatever its size.
+func (w *Watcher) bound() {
+	s := &w.stream
+	from := s.release
+	if s.phase != live {
+		from = s.endAt
+	}
+	if len(s.data)-from <= holdEvents {
+		return
+	}
+	switch s.phase {
+	case ended:
+		w.cut()
+		s.phase, s.release = spilled, len(s.data)
+		return
+	case usageHeld:
+		if s.strip && s.stripTo == 0 {
+			s.stripTo = s.next
+		}
+		w.resume()
+		s.spill(s.next)
+	}
+	switch {
+	case len(s.data)-s.release <= holdEvents:
+	case len(s.data)-s.next > holdEvents/2:
+		w.beginLong()
+	default:
+		// An event of very many lines: all but its last terminator leaves.
+		s.spill(s.end)
+	}
+}
+
+// spill lets a part of the event being read leave before it is judged.
+func (s *stream) spill(to int) {
+	s.release = to
+	s.eventAt = to - 1 // which tells apply that it cannot be stripped any more
+}
+
+// beginLong lets the start of a line leave that is too long to hold, and has
+// the tracker read it as it passes.
+func (w *Watcher) beginLong() {
+	s := &w.stream
+	line := s.data[s.next:]
+	if !s.begun {
+		s.begun = true
+		line = bytes.TrimPrefix(line, byteOrderMark)
+	}
+	name, value := cutField(line)
+	s.long, s.longData = true, string(name) == "data"
+	if s.longData {
+		s.open, s.settled = true, false
+		if !s.multi {
+			s.multi = true
+			w.t.reset()
+		}
+		w.t.feed(value)
+	}
+	s.next, s.search = len(s.data), len(s.data)
+	s.spill(len(s.data))
+}
+
+// passLong lets more of a long line leave.
+func (w *Watcher) passLong(to int) {
+	s := &w.stream
+	if s.longData {
+		w.t.feed(s.data[s.next:to])
+	}
+	s.next, s.search = to, to
+	s.spill(to)
+}
+
+// endLong is called at the end of a long line. Its terminator waits for the
+// verdict: until the client has that, it has no event.
+func (w *Watcher) endLong() {
+	s := &w.stream
+	next := s.next
+	s.next = s.at
+	w.passLong(s.end)
+	s.next, s.search, s.long = next, next, false
+	if s.longData {
+		w.t.feed(newline)
+		if w.t.done {
+			s.multi = false
+			w.apply(w.judge())
+		}
+	}
+	w.pass()
+}

@@ -1,0 +1,170 @@
+package wire
+
+// trackedEvent is what one value said. tracker.reset clears it, but for the
+// memory that kept uses.
+type trackedEvent struct {
+	usage      Usage
+	usageRank  usageRank
+	hasChoices bool // choices is there and not empty
+	noChoices  bool // choices is there and empty or null
+	failed     bool
+	errorCode  string
+	code       string    // of the top level; means an error's only if kind says so
+	kind       eventKind // of the member type
+	model, id  []byte    // views of strings kept below
+	strings    [2][maxKeptString]byte
+}
+
+// usageRank says where usage was found; a higher one outranks a lower.
+type usageRank uint8
+
+const (
+	rankNone usageRank = iota
+	rankGroq
+	rankResponse
+	rankTop
+)
+
+const (
+	maxKeptString = 256     // bytes of a model or id
+	maxKept       = 8 << 10 // bytes of a usage or error object
+)
+
+// slot is a member we read.
+type slot uint8
+
+const (
+	none slot = iota
+	slotModel
+	slotID
+	slotUsage
+	slotChoices
+	slotType
+	slotError
+	slotCode // of a Responses event of type error
+	slotStatus
+	slotResponse // Responses events carry the response in here
+	slotGroq     // Groq streams put usage in here
+)
+
+// eventKind is what a Responses event's type says.
+type eventKind uint8
+
+const (
+	kindUnknown eventKind = iota
+	kindOther             // a type that ends nothing
+	kindError
+	kindTerminal       // response.completed or response.incomplete
+	kindTerminalFailed // response.failed
+)
+
+// kindOf reads a type, or the name of an event, which repeats it.
+func kindOf(typ []byte) eventKind {
+	switch string(typ) {
+	case "response.completed", "response.incomplete":
+		return kindTerminal
+	case "response.failed":
+		return kindTerminalFailed
+	case "error":
+		return kindError
+	}
+	return kindOther
+}
+
+// slotOf says which member a name means inside another, or at the top level.
+func slotOf(name []byte, inside slot) slot {
+	switch string(name) {
+	case "usage":
+		return slotUsage
+	case "error":
+		if inside == slotGroq {
+			return none
+		}
+		return slotError
+	}
+	if inside == slotGroq {
+		return none
+	}
+	switch string(name) {
+	case "model":
+		return slotModel
+	case "id":
+		return slotID
+	case "status":
+		return slotStatus
+	}
+	if inside != none {
+		return none
+	}
+	switch string(name) {
+	case "choices":
+		return slotChoices
+	case "type":
+		return slotType
+	case "code":
+		return slotCode
+	case "response":
+		return slotResponse
+	case "x_groq":
+		return slotGroq
+	}
+	return none
+}
+
+// found notes a captured member.
+func (t *tracker) found(m slot, v []byte) {
+	e := &t.event
+	switch m {
+	case slotUsage:
+		// The last of equal rank counts: repeated usage is cumulative.
+		rank := rankTop
+		switch t.inside {
+		case slotResponse:
+			rank = rankResponse
+		case slotGroq:
+			rank = rankGroq
+		}
+		if rank < e.usageRank {
+			return
+		}
+		if u, ok := parseUsage(v); ok {
+			e.usage, e.usageRank = u, rank
+		}
+	case slotModel:
+		e.model = keepString(e.strings[0][:0], v)
+	case slotID:
+		e.id = keepString(e.strings[1][:0], v)
+	case slotType:
+		if len(v) >= 2 && v[0] == '"' {
+			e.kind = kindOf(unescape(v[1 : len(v)-1]))
+		}
+	case slotCode:
+		e.code = scalarText(v)
+	case slotStatus:
+		if string(v) == `"failed"` {
+			e.failed = true
+		}
+	case slotError:
+		if !isNull(v) {
+			e.failed = true
+			e.errorCode = errorCode(v)
+		}
+	}
+}
+
+// keepString decodes into buf; a model or id that is too long for it is unknown.
+func keepString(buf, v []byte) []byte {
+	if len(v) < 2 || v[0] != '"' || len(v) > maxKeptString {
+		return nil
+	}
+	return append(buf, unescape(v[1:len(v)-1])...)
+}
+
+// errorCode returns the code of an error object, else its type.
+func errorCode(v []byte) string {
+	e := parseError(v)
+	if e.code == "" {
+		return e.typ
+	}
+	return e.code
+}
