@@ -1,3 +1,48 @@
-// Package ledger keeps what was used: one record per request that was sent upstream, exact
+// Package ledger keeps what was used: one record per request that was sent upstream, exact token
 // totals per session, and rollups per hour and day.
+//
+// # The promise
+//
+// When Record has returned nil, the record has been committed once: neither kill -9 nor a power
+// cut can lose it or count it twice, given a disk that honours fsync. That is
+// durability "full". Under "normal" drop the power cut; under "async" Record does not wait, and a
+// crash costs what was waiting. While the store cannot be written, "committed" reads "synced to
+// the journal".
+//
+// # Exactly once
+//
+// A record is known by its ID, a UUIDv7 that its request got at birth. One transaction inserts
+// the records of a batch, ON CONFLICT DO NOTHING, and adds to sessions and rollups only what the
+// insert returned as new. Therefore everything may be repeated: a retry by the caller, a batch after
+// a failed commit whose outcome is uncertain, the replay of a journal. Totals equal the sum of
+// the records at every moment that anybody can see.
+//
+// # One writer
+//
+// SQLite has one write lock, and an fsync costs more than a hundred rows. So one goroutine, the
+// committer, writes: it takes what has gathered while its last transaction ran, commits that, and
+// looks again. There is no timer: an idle store commits at once, a busy one shares its fsync.
+// Deletions and retention go through the same goroutine in slices, so nothing waits
+// for a lock. Read store.go, then committer.go.
+//
+// # When the store is down
+//
+// Errors of a backend are of two kinds. ErrInvalid: this data can never be stored; the batch is
+// halved until the culprit is alone, which is logged in full and counted. ErrUnavailable: locked,
+// full, read-only, broken; the batch goes to the journal, whose space was taken beforehand, and the
+// store is tried again after 100 ms, then 200 ms, up to 5 s. Should the journal fail too, records wait in
+// a bounded queue, and their callers as long as they like. Nothing is dropped in silence.
+//
+// # Requests in flight
+//
+// Start notes a request in memory. What is still open after a second is written to the store,
+// unawaited. When the next process finds such notes, and the operating system's lock on
+// the ledger says that nobody else lives, it books them as Interrupted, usage unknown.
+//
+// # Layout
+//
+// The time-ordered id is the primary key of a table without rowid: it serves as row id, unique
+// index, and index of time. Names of models, clients and routes are stored once, and records hold
+// their numbers. Unknown usage is NULL; estimates have columns of their own.
+// Times are unix milliseconds.
 package ledger

@@ -230,34 +230,77 @@ func TestStore_UsageByTime(t *testing.T) {
 
 func TestStore_Retention(t *testing.T) {
 	stores(t, func(t *testing.T, cfg Config) {
-		cfg.KeepRequests, cfg.KeepHourly = 48*time.Hour, 48*time.Hour
 		s := open(t, cfg)
-		old := testRecord("a")
 		at := time.Now().Add(-100 * time.Hour)
-		old.ID, old.StartedAt = idFloor(at), at
-		old.ID[6], old.ID[8] = 0x70, 0x80
-		old2 := old
-		old2.ID[15]++
-		fresh := testRecord("a")
-		_, err := s.backend.apply(t.Context(), batch{records: []Record{fresh}})
-		if err != nil {
-			t.Fatal(err)
+		aged := func(n int) Record {
+			r := testRecord("a")
+			r.ID, r.StartedAt = idFloor(at), at
+			r.ID[14], r.ID[15] = byte(n>>8), byte(n)
+			return r
 		}
-		// The first slice ran at Open; this is the next hour's.
-		waitFor(t, func() bool {
-			return s.Record(t.Context(), old) != nil || s.inTurn(t.Context(), func(context.Context) (bool, error) { return !s.prune(time.Now()), nil }) == nil
+		var wg sync.WaitGroup
+		for n := range sliceRows + 1 { // two slices
+			wg.Go(func() { record(t, s, aged(n+1)) })
+		}
+		wg.Wait()
+		fresh := testRecord("a")
+		record(t, s, fresh)
+		limit := time.Now().Add(-48 * time.Hour)
+		slices := 0
+		err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+			slices++
+			return s.backend.prune(ctx, horizon{records: limit, hours: limit})
 		})
+		if err != nil || cfg.Type == "sqlite" && slices != 2 {
+			t.Errorf("%d slices, %v; want 2", slices, err)
+		}
 		page, err := s.Requests(t.Context(), "a", RecordQuery{})
 		if err != nil || len(page.Records) != 1 || page.Records[0].ID != fresh.ID {
-			t.Errorf("records = %+v, %v; want the fresh one", page.Records, err)
+			t.Errorf("%d records, %v; want the fresh one", len(page.Records), err)
 		}
-		if err := s.Record(t.Context(), old2); !errors.Is(err, ErrInvalid) {
-			t.Errorf("a record older than what was pruned: %v; want ErrInvalid", err)
+		if got := session(t, s, "a"); got.Requests != sliceRows+2 {
+			t.Errorf("requests = %d; want that totals stay", got.Requests)
 		}
-		if got := session(t, s, "a"); got.Requests < 1 {
-			t.Errorf("totals went with the records: %+v", got)
+		for by, want := range map[string]int64{"hour": 1, "day": sliceRows + 2} {
+			rows, err := s.Usage(t.Context(), UsageQuery{By: []string{by}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := int64(0)
+			for _, row := range rows {
+				n += row.Requests
+			}
+			if n != want {
+				t.Errorf("%d requests by %s; want %d", n, by, want)
+			}
+		}
+		if err := s.Record(t.Context(), aged(1)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a late repetition: %v; want ErrInvalid", err)
+		}
+		if cfg.Type == "sqlite" {
+			closeStore(t, s)
+			again := open(t, cfg)
+			if err := again.Record(t.Context(), aged(1)); !errors.Is(err, ErrInvalid) {
+				t.Errorf("a late repetition after a restart: %v; want ErrInvalid", err)
+			}
 		}
 	})
+}
+
+func TestMemory_IsBounded(t *testing.T) {
+	m := newMemory(100, 50)
+	for i := range 5000 {
+		r := testRecord(fmt.Sprint("s", i))
+		if _, err := m.apply(t.Context(), batch{records: []Record{r}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(m.byKey) != 100 || m.recent.Len() != 100 || len(m.records) != 50 || len(m.arrived) != 50 {
+		t.Errorf("%d sessions, %d records; want 100, 50", len(m.byKey), len(m.records))
+	}
+	if _, err := m.session(t.Context(), "s4999"); err != nil {
+		t.Errorf("the latest session: %v", err)
+	}
 }
 
 // Whatever is recorded, repeated and deleted, the file tells the same as the memory ledger.
