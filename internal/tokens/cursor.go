@@ -10,8 +10,6 @@ type cursor struct {
 	i int
 }
 
-func (c *cursor) done() bool { return c.i >= len(c.b) }
-
 // peek skips white space and returns the next byte, 0 at the end.
 func (c *cursor) peek() byte {
 	for c.i < len(c.b) {

@@ -94,11 +94,14 @@ func (p *parts) leaf(c *cursor) {
 	c.skip()
 }
 
-// content weighs a message's content: a string or an array of parts.
+// content weighs a message's content: a string, an array of parts, or one part
+// (the screenshot of a computer_call_output).
 func (p *parts) content(c *cursor) {
 	switch c.peek() {
 	case '"':
 		p.string(c)
+	case '{':
+		p.part(c)
 	case '[':
 		c.i++
 		for c.more(']') {
