@@ -139,3 +139,11 @@ func (c *cursor) scalar() {
 		}
 	}
 }
+
+// value consumes one value and returns its bytes.
+func (c *cursor) value() []byte {
+	c.peek()
+	start := c.i
+	c.skip()
+	return bytes.TrimSpace(c.b[start:c.i])
+}

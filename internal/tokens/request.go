@@ -1,7 +1,5 @@
 package tokens
 
-import "bytes"
-
 // The framing that chat formats add, in tokens. Messages: openai-cookbook,
 // How_to_count_tokens_with_tiktoken.ipynb. Tools are rendered as type definitions
 // whose form is not published; the figures lie within a tenth of counts that
@@ -21,6 +19,44 @@ type parts struct {
 	media    int64
 	model    string // whose image prices apply
 	opaque   bool   // a reference to content kept elsewhere
+}
+
+// weigh walks all spans of a request.
+func weigh(model string, r Request) parts {
+	p := parts{model: model}
+	if r.Body != nil {
+		p.text = text{cost: int64(len(r.Body)) * (unit / 4), chars: int64(len(r.Body))}
+		return p
+	}
+	if r.Messages != nil {
+		p.overhead += perReply
+		p.messages(&cursor{b: r.Messages})
+	}
+	if r.Prompt != nil {
+		p.prompt(&cursor{b: r.Prompt})
+	}
+	switch {
+	case r.Input == nil:
+	case r.Embedding:
+		p.prompt(&cursor{b: r.Input})
+	default:
+		p.overhead += perReply
+		p.messages(&cursor{b: r.Input})
+	}
+	if r.Instructions != nil {
+		p.overhead += perMessage
+		p.leaf(&cursor{b: r.Instructions})
+	}
+	if r.Tools != nil {
+		p.tools(&cursor{b: r.Tools})
+	}
+	if r.Functions != nil {
+		p.tools(&cursor{b: r.Functions})
+	}
+	if r.ResponseFormat != nil {
+		p.tree(&cursor{b: r.ResponseFormat})
+	}
+	return p
 }
 
 // string weighs the JSON string at the cursor as text of its own.
@@ -191,145 +227,4 @@ func (p *parts) calls(c *cursor) {
 			}
 		}
 	}
-}
-
-// tools weighs tool definitions: the names, types and descriptions that the
-// upstream renders into the prompt. Chat wraps each in {"type","function"}, the
-// Responses API and the older functions do not.
-func (p *parts) tools(c *cursor) {
-	if !c.enter('[') {
-		c.skip()
-		return
-	}
-	p.overhead += perTools
-	for c.more(']') {
-		p.tool(c, true)
-	}
-}
-
-// tool weighs one definition; outer says that it may yet be the wrapper of one.
-func (p *parts) tool(c *cursor, outer bool) {
-	if !c.enter('{') {
-		c.skip()
-		return
-	}
-	p.overhead += perObject
-	for c.more('}') {
-		switch string(c.key()) {
-		case "type":
-			c.skip()
-		case "function":
-			if !outer {
-				c.skip()
-				continue
-			}
-			p.overhead -= perObject // the wrapper is not rendered
-			p.tool(c, false)
-		default:
-			p.tree(c)
-		}
-	}
-}
-
-// tree weighs all names and strings of a value of any depth, without recursion.
-func (p *parts) tree(c *cursor) {
-	for depth := 0; ; {
-		switch c.peek() {
-		case 0:
-			return
-		case '{':
-			p.overhead += perObject
-			depth++
-			c.i++
-		case '[':
-			depth++
-			c.i++
-		case '}', ']':
-			depth--
-			c.i++
-		case ',', ':':
-			c.i++
-		case '"':
-			p.string(c)
-		default:
-			c.scalar()
-		}
-		if depth <= 0 {
-			return
-		}
-	}
-}
-
-// prompt weighs a completions prompt or an embeddings input: a string, strings,
-// tokens, or arrays of tokens. Tokens are counted, not weighed.
-func (p *parts) prompt(c *cursor) {
-	for depth := 0; ; {
-		switch c.peek() {
-		case 0:
-			return
-		case '[', '{':
-			depth++
-			c.i++
-		case ']', '}':
-			depth--
-			c.i++
-		case ',', ':':
-			c.i++
-		case '"':
-			p.string(c)
-		default:
-			if c.scalar(); depth > 0 {
-				p.overhead++
-			}
-		}
-		if depth <= 0 {
-			return
-		}
-	}
-}
-
-// value consumes one value and returns its bytes.
-func (c *cursor) value() []byte {
-	c.peek()
-	start := c.i
-	c.skip()
-	return bytes.TrimSpace(c.b[start:c.i])
-}
-
-// weigh walks all spans of a request.
-func weigh(model string, r Request) parts {
-	p := parts{model: model}
-	if r.Body != nil {
-		p.text = text{cost: int64(len(r.Body)) * (unit / 4), chars: int64(len(r.Body))}
-		return p
-	}
-	if r.Messages != nil {
-		p.overhead += perReply
-		p.messages(&cursor{b: r.Messages})
-	}
-	if r.Prompt != nil {
-		p.prompt(&cursor{b: r.Prompt})
-	}
-	switch {
-	case r.Input == nil:
-	case r.Embedding:
-		p.prompt(&cursor{b: r.Input})
-	default:
-		p.overhead += perReply
-		p.messages(&cursor{b: r.Input})
-	}
-	if r.Instructions != nil {
-		p.overhead += perMessage
-		p.leaf(&cursor{b: r.Instructions})
-	}
-	if r.Tools != nil {
-		p.tools(&cursor{b: r.Tools})
-	}
-	if r.Functions != nil {
-		p.tools(&cursor{b: r.Functions})
-	}
-	if r.ResponseFormat != nil {
-		p.tree(&cursor{b: r.ResponseFormat})
-	}
-	return p
 }
