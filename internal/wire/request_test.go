@@ -252,9 +252,6 @@ func TestDecode_View(t *testing.T) {
 	if tools, err := r.ChatTools(); err != nil || len(tools) != 1 || tools[0].Function.Name != "f" {
 		t.Errorf("tools %v %v", tools, err)
 	}
-	if functions, err := r.ChatFunctions(); err != nil || len(functions) != 1 || functions[0].Name != "g" {
-		t.Errorf("functions %v %v", functions, err)
-	}
 
 	r, _ = Decode(Completions, []byte(`{"model":"m","prompt":[[1,2],[3]],"max_tokens":7,"n":2,"best_of":4,"suffix":"s"}`))
 	if r.MaxOutput != 7 || r.N != 2 || r.BestOf != 4 || r.Completion.Suffix.Value != "s" || r.Completion.Model != "m" {

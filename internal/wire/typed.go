@@ -26,11 +26,6 @@ func (r *Request) ChatTools() ([]openai.ChatCompletionToolParam, error) {
 	return decodeSpan[[]openai.ChatCompletionToolParam]("tools", r.Tools)
 }
 
-// ChatFunctions decodes the functions of a chat request, the elder form of tools.
-func (r *Request) ChatFunctions() ([]openai.ChatCompletionNewParamsFunction, error) {
-	return decodeSpan[[]openai.ChatCompletionNewParamsFunction]("functions", r.Functions)
-}
-
 // CompletionPrompt decodes the prompt of a completions request: a text, texts,
 // tokens or arrays of tokens.
 func (r *Request) CompletionPrompt() (openai.CompletionNewParamsPromptUnion, error) {

@@ -72,7 +72,7 @@ func TestWatcher_HoldsOnlyTheEnd(t *testing.T) {
 		{"empty choices without usage", Chat, `data: {"choices":[],"prompt_filter_results":[]}` + "\n\n" + delta, done, nil, true},
 		{"zero usage", Chat, delta, `data: {"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}` + "\n\n" + done, &Usage{}, true},
 		{"usage that is no usage", Chat, delta + `data: {"choices":[],"usage":{}}` + "\n\n" + `data: {"choices":[],"usage":{"prompt_tokens":-1}}` + "\n\n", done, nil, true},
-		{"usage in an event that is not json", Chat, delta + `data: {"choices":[] "usage":{"prompt_tokens":1}}` + "\n\n", done, nil, true},
+		{"usage in an event that is not json", Chat, delta + `data: {"choices":[]x,"usage":{"prompt_tokens":1}}` + "\n\n", done, nil, true},
 		{"usage chunk first", Chat, final + delta + last, done, &small, true},
 		{"usage as content", Chat, strings.Replace(delta, `"hi"`, `"\"usage\": {}"`, 1), done, nil, true},
 		{"usage below the top level", Chat, strings.Replace(delta, `"content":"hi"`, `"usage":{"prompt_tokens":1,"completion_tokens":1}`, 1), done, nil, true},
