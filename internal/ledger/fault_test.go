@@ -157,6 +157,24 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 		}
 		closeStore(t, s)
 	})
+	t.Run("a second outage reuses the journal from its start", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "j.spill")
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		f.down()
+		record(t, s, testRecord("a"), testRecord("a"))
+		f.up()
+		waitFor(t, func() bool { return s.Stats().Journaled == 0 })
+		f.down()
+		record(t, s, testRecord("a"))
+		closeStore(t, s)
+		f.up()
+		s = startFaulty(t, f, Config{JournalPath: path})
+		if got := session(t, s, "a"); got.Requests != 3 || s.Stats().Replayed != 1 {
+			t.Errorf("requests = %d, replayed %d; want 3, 1", got.Requests, s.Stats().Replayed)
+		}
+		closeStore(t, s)
+	})
 	t.Run("without a journal records wait, bounded", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFaulty()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -144,7 +145,10 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 
 func TestSQLite_BytesPerRecord(t *testing.T) {
 	s, b := openFile(t)
-	const n, sessions = 20_000, 200
+	n, sessions := 20_000, 200
+	if testing.Short() {
+		n = 5000
+	}
 	at := time.Now().Add(-30 * 24 * time.Hour)
 	for i := 0; i < n; i += maxBatch {
 		var in batch
@@ -167,7 +171,7 @@ func TestSQLite_BytesPerRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	perRecord := float64(info.Size()) / n
+	perRecord := float64(info.Size()) / float64(n)
 	t.Logf("%.1f bytes per record, indexes and rollups included", perRecord)
 	if perRecord > 160 {
 		t.Errorf("%.1f bytes per record; want at most 160", perRecord)
@@ -305,6 +309,11 @@ func TestMemory_IsBounded(t *testing.T) {
 
 // Whatever is recorded, repeated and deleted, the file tells the same as the memory ledger.
 func TestStore_SQLiteEqualsMemory(t *testing.T) {
+	if testing.Short() {
+		if err := flag.Set("rapid.checks", "10"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(t.TempDir(), "")
 		if err != nil {
