@@ -414,6 +414,7 @@ func (b *bucket) refusedBy(s *Signal, gr *grant, d dimension, pause time.Duratio
 		// Refused with plenty left in the minute: it is judged by the second.
 		if b.surprises++; b.surprises >= surprisesMax {
 			b.pace()
+			b.lastCut = now // the 429s still on their way have the same cause
 			return
 		}
 	}

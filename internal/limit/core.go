@@ -378,7 +378,7 @@ func (gr *grant) correct(refund float64) {
 // was sent keeps its charge, for the provider may have booked it.
 func (c *core) release(gr *grant, now instant) {
 	if !gr.sent {
-		gr.group.budget.refund(now, gr.charge, 1, gr.taken)
+		c.resolve(gr.group, gr.model).budget.refund(now, gr.charge, 1, gr.taken)
 		c.caps.refund(now, gr.charge, 1, gr.taken)
 		gr.correct(gr.cost)
 	}
@@ -393,7 +393,8 @@ func (c *core) settle(gr *grant, u Usage, now instant) {
 	back := gr.charge
 	back.add(final, -1)
 	if back != (charge{}) {
-		g.budget.refund(now, back, 0, gr.taken)
+		// A group born meanwhile has inherited the charge, so it gets the refund.
+		c.resolve(g, gr.model).budget.refund(now, back, 0, gr.taken)
 		c.caps.refund(now, back, 0, gr.taken)
 	}
 	if est := c.cost(g, gr.charge); est > 0 {
@@ -451,7 +452,7 @@ func (c *core) patience(r *Request, now instant) time.Duration {
 
 // takeBack refunds what gr was charged, wholly: it was not processed.
 func (c *core) takeBack(gr *grant, now instant) {
-	gr.group.budget.refund(now, gr.charge, 1, gr.taken)
+	c.resolve(gr.group, gr.model).budget.refund(now, gr.charge, 1, gr.taken)
 	c.caps.refund(now, gr.charge, 1, gr.taken)
 	if gr.sent {
 		c.resolve(gr.group, gr.model).shadows.book(gr.demand, -1)

@@ -1,0 +1,114 @@
+package limit
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+)
+
+// Compare within one run: two WaitN and the refunds are the equivalent work.
+
+func BenchmarkLimiter_AcquireSettle(b *testing.B) {
+	l := New(Config{Global: Limits{RequestsPerMinute: 1e12, TokensPerMinute: 1e15}})
+	defer l.Close()
+	ctx := context.Background()
+	r := Request{Model: "m", Client: "c", Session: "s", Demand: Demand{Input: 100, Output: 100}}
+	le, _ := l.Acquire(ctx, r)
+	le.Settle(Usage{Input: 1})
+	le.Release()
+	b.ReportAllocs()
+	for b.Loop() {
+		le, err := l.Acquire(ctx, r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		le.Settle(Usage{Input: 90, Output: 80})
+		le.Release()
+	}
+}
+
+func BenchmarkRate_TwoWaitNAndRefund(b *testing.B) {
+	requests, tokens := rate.NewLimiter(1e10, 1e9), rate.NewLimiter(1e12, 1e12)
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = requests.WaitN(ctx, 1)
+		_ = tokens.WaitN(ctx, 200)
+		tokens.AllowN(time.Now(), -30)
+	}
+}
+
+func BenchmarkSemaphore_AcquireRelease(b *testing.B) {
+	s := semaphore.NewWeighted(1e9)
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = s.Acquire(ctx, 1)
+		s.Release(1)
+	}
+}
+
+// queued fills a core with n waiters over 1,000 sessions.
+func queued(tb testing.TB, n int) (*core, []*waiter) {
+	cfg := Config{MaxWaiting: n + 1, Global: Limits{TokensPerMinute: 1e12}, Profile: "postpaid"}
+	c := newCore(cfg.withDefaults(), 0)
+	c.global[dimTokens].lower(0, -1e18)
+	sessions := make([]string, 1000)
+	for i := range sessions {
+		sessions[i] = fmt.Sprint(i)
+	}
+	all := make([]*waiter, n)
+	for i := range all {
+		all[i] = &waiter{}
+		r := Request{Model: "m", Session: sessions[i%1000], Demand: Demand{Input: int64(300 + i%7700)}}
+		if rejected := c.arrive(all[i], &r, 1<<62, 0); rejected != nil {
+			tb.Fatal(rejected)
+		}
+	}
+	c.global[dimTokens].level = 1e18
+	c.global[dimTokens].limit = 1e18
+	return c, all
+}
+
+func BenchmarkCore_Dispatch(b *testing.B) {
+	for _, n := range []int{10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("%d_waiting", n), func(b *testing.B) {
+			c, _ := queued(b, n)
+			b.ReportMetric(float64(unsafe.Sizeof(waiter{}))+96, "B/waiter") // and its channel
+			left := n
+			for b.Loop() {
+				if left < pumpBatch {
+					b.StopTimer()
+					c, _ = queued(b, n)
+					left = n
+					b.StartTimer()
+				}
+				c.pump(0, pumpBatch)
+				left -= len(c.done)
+				c.done = c.done[:0]
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/pumpBatch, "ns/grant")
+		})
+	}
+}
+
+func BenchmarkCore_Cancel(b *testing.B) {
+	const n = 1_000_000
+	c, all := queued(b, n)
+	i := 0
+	for b.Loop() {
+		if i == n {
+			b.StopTimer()
+			c, all = queued(b, n)
+			i = 0
+			b.StartTimer()
+		}
+		c.cancel(all[(i*7919)%n], 0, 0)
+		i++
+	}
+}
