@@ -268,7 +268,7 @@ func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) e
 }
 
 func (s *server) handleQueue(w http.ResponseWriter, _ *http.Request, _ string) error {
-	return writeJSON(w, queueStatusOf(s.limits.Snapshot(), int(s.inFlight.Load()), time.Now()))
+	return writeJSON(w, queueStatusOf(s.limits.Snapshot(), time.Now()))
 }
 
 type queueStatus struct {
@@ -306,8 +306,8 @@ type queueSession struct {
 // queueStatusOf shows the limiter's groups; the caps over all of them come
 // first, as a group without a name. A session's position is its place in the
 // order of service among those that wait in its group, as it stands now.
-func queueStatusOf(snap limit.Snapshot, inFlight int, now time.Time) queueStatus {
-	status := queueStatus{Waiting: snap.Waiting, InFlight: inFlight, Groups: []queueGroup{}, Sessions: []queueSession{}}
+func queueStatusOf(snap limit.Snapshot, now time.Time) queueStatus {
+	status := queueStatus{Waiting: snap.Waiting, InFlight: snap.InFlight, Groups: []queueGroup{}, Sessions: []queueSession{}}
 	if len(snap.Global) > 0 {
 		status.Groups = append(status.Groups, queueGroup{Waiting: snap.Waiting, InFlight: snap.InFlight, Limits: queueLimits(snap.Global)})
 	}

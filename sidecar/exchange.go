@@ -48,7 +48,7 @@ type exchange struct {
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
 	cancel context.CancelCauseFunc
-	stop   func() bool
+	stop   []func() bool // of leave and of the end of the grace
 
 	lease     *limit.Lease
 	sentAt    time.Time // of the last attempt
@@ -67,7 +67,10 @@ type exchange struct {
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
 	x := &exchange{s: s, w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
-	x.stop = context.AfterFunc(r.Context(), x.leave)
+	x.stop = append(x.stop,
+		context.AfterFunc(r.Context(), x.leave),
+		context.AfterFunc(s.over, func() { x.cancel(errShuttingDown) }))
+	s.exchanges.Add(1)
 	return x
 }
 
@@ -159,7 +162,10 @@ func (x *exchange) complete(u wire.Usage, known bool, failure error) {
 
 // end frees what the exchange holds and writes its one log line.
 func (x *exchange) end(failure error) {
-	x.stop()
+	defer x.s.exchanges.Done()
+	for _, stop := range x.stop {
+		stop()
+	}
 	x.cancel(nil)
 	if x.reading.Load() {
 		x.s.drains.Add(-1)

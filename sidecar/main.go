@@ -187,6 +187,7 @@ func newServer(d dependencies) *server {
 			Via:     "1.1 " + s.instance,
 		})
 	}
+	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s
 }

@@ -76,7 +76,7 @@ func (m *metrics) watch(limits *limit.Limiter, store *ledger.Store, s *server) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, read))
 	}
 	gauge("queue_depth", "Requests waiting.", func() float64 { return float64(limits.Waiting()) })
-	gauge("in_flight", "Answers under way.", func() float64 { return float64(s.inFlight.Load()) })
+	gauge("in_flight", "Places granted: requests on their way upstream and answers under way.", func() float64 { return float64(limits.InFlight()) })
 	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(s.bodies.used.Load()) })
 	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
 }

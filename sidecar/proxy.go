@@ -46,7 +46,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 			return err
 		}
 		x.body = held
-		out.Body, out.Identity = s.upstreamBody(x), true
+		out.Body, out.Identity, out.Events = s.upstreamBody(x), true, x.req.Stream
 	} else {
 		x.req = &wire.Request{Endpoint: x.endpoint}
 		out.Stream, out.Length = r.Body, r.ContentLength // streams through, and cannot be sent again

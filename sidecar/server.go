@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,10 @@ type server struct {
 	draining atomic.Bool
 	drains   atomic.Int64 // answers read on for clients that left
 	inFlight atomic.Int64 // answers under way
+
+	exchanges sync.WaitGroup
+	over      context.Context // ends with the grace: every exchange ends with it
+	endAll    context.CancelFunc
 }
 
 // A handler answers a request, or returns the error to answer with. client is
@@ -207,9 +212,11 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	}
 	select {
 	case err := <-failed:
+		s.endAll()
 		for _, server := range servers {
 			server.Close()
 		}
+		s.exchanges.Wait()
 		return err
 	case <-ctx.Done():
 	}
@@ -238,12 +245,14 @@ func (s *server) drain(servers []*http.Server) error {
 	defer reject.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
 	defer cancel()
-	var cut error
+	var failed error
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {
-			cut = errors.Join(cut, server.Close())
-			s.logger.Warn("grace is over, connections were cut")
+			s.logger.Warn("grace is over, connections are cut")
+			s.endAll()
+			failed = errors.Join(failed, server.Close())
 		}
 	}
-	return cut
+	s.exchanges.Wait() // their rows come before the ledger's end
+	return failed
 }

@@ -87,6 +87,7 @@ type Request struct {
 	Stream                 io.Reader // else a body that can be read once
 	Length                 int64     // of Stream; −1 = unknown
 	Identity               bool      // ask for an uncoded answer, because its usage has to be read
+	Events                 bool      // the answer will be a stream of events
 }
 
 // Do makes one attempt. The error is an *Error, or the context's cause. The
@@ -101,6 +102,9 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("build request: %w", err)}
 	}
 	req.Header = c.requestHeader(r)
+	// Local servers (llama.cpp's is one) close a connection that carried a
+	// stream without saying so, and the next request would be written into it.
+	req.Close = r.Events && c.cfg.Base.Scheme == "http"
 	switch {
 	case len(r.Body) > 0:
 		// No GetBody: the transport would take it as leave to send again.

@@ -102,6 +102,32 @@ func TestDo_FollowsNoRedirect(t *testing.T) {
 	}
 }
 
+func TestDo_DoesNotReuseAPlainConnectionThatCarriedAStream(t *testing.T) {
+	var connections atomic.Int32
+	base := rawServer(t, func(_ int, conn net.Conn) { // closes after each answer, and does not say so
+		connections.Add(1)
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+	})
+	c := client(t, base)
+	const streams = 50
+	for range streams {
+		resp, err := c.Do(context.Background(), Request{Method: "POST", Path: "x", Body: []byte("{}"), Events: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if n := connections.Load(); n != streams {
+		t.Errorf("%d connections for %d streams", n, streams)
+	}
+}
+
 // rawServer answers each connection with what serve does to it.
 func rawServer(t *testing.T, serve func(n int, conn net.Conn)) string {
 	t.Helper()

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+)
+
+// bubble is a whole sidecar between two pipes, for tests in virtual time.
+type bubble struct {
+	sim    *provider.Server
+	server *server
+	client *http.Client
+	stop   func()
+}
+
+func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
+	t.Helper()
+	env := pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
+	config, err := LoadConfig(nil, func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	store, err := openLedger(t.Context(), config, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bubble{sim: provider.New(cfg)}
+	up, down := provider.NewPipe(), provider.NewPipe()
+	stopSim := b.sim.Serve(up)
+	upTransport := upstream.NewTransport()
+	upTransport.DialContext = up.DialContext
+	base, err := url.Parse("http://provider/v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.server = newServer(dependencies{
+		Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
+		Limits: limit.New(limitConfig(config, logger)), Tokens: tokens.New(tokens.Config{}),
+		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: upTransport}),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- b.server.serve(ctx, down, nil) }()
+	transport := &http.Transport{DialContext: down.DialContext, MaxIdleConnsPerHost: 10_000}
+	b.client = &http.Client{Transport: transport}
+	b.stop = func() {
+		transport.CloseIdleConnections()
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		if err := b.server.close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		upTransport.CloseIdleConnections()
+		if err := stopSim(); err != nil {
+			t.Errorf("stop the provider: %v", err)
+		}
+	}
+	return b
+}
+
+// ask makes one call and returns its status and the time to it.
+func (b *bubble) ask(ctx context.Context, session, body string) (status int, waited time.Duration, text string, err error) {
+	started := time.Now()
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
+	if err != nil {
+		return 0, 0, "", err
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return 0, 0, "", err
+	}
+	defer resp.Body.Close()
+	waited = time.Since(started)
+	answer, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, waited, string(answer), err
+}
+
+func TestLoad_IdleQueueAddsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, provider.Config{Account: provider.AccountConfig{RPM: 60, TPM: 100_000}}, "RATE_LIMIT_PER_MIN", "60")
+		defer b.stop()
+		for i := range 3 {
+			if status, waited, text, err := b.ask(t.Context(), "s", chat); err != nil || status != 200 || waited > time.Millisecond {
+				t.Errorf("call %d: %d after %v, %v %s", i+1, status, waited, err, text)
+			}
+		}
+	})
+}
+
+func TestLoad_TwoHundredCallsAtSixtyAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, provider.Config{Account: provider.AccountConfig{RPM: 60}}, "RATE_LIMIT_PER_MIN", "60")
+		defer b.stop()
+		var calls sync.WaitGroup
+		var answered atomic.Int64
+		for i := range 200 {
+			calls.Go(func() {
+				if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), chat); err == nil && status == 200 {
+					answered.Add(1)
+				} else {
+					t.Errorf("call %d: %d %v %s", i, status, err, text)
+				}
+			})
+		}
+		calls.Wait()
+		if got := b.sim.Totals(); got.Throttled != 0 || answered.Load() != 200 {
+			t.Errorf("%d answered, the provider's ledger says %+v", answered.Load(), got)
+		}
+	})
+}
+
+// TestLoad_KeepsTheLimitFull offers 1.3 times what the provider allows, from 40
+// sessions, for ten minutes of virtual time.
+func TestLoad_KeepsTheLimitFull(t *testing.T) {
+	const sessions, rpm, tpm = 40, 600, 300_000
+	length, warmUp := 10*time.Minute, 2*time.Minute
+	if testing.Short() {
+		length, warmUp = 4*time.Minute, 2*time.Minute
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, provider.Config{
+			Account: provider.AccountConfig{RPM: rpm, TPM: tpm}, TTFT: 300 * time.Millisecond, TokenInterval: 10 * time.Millisecond, Jitter: 0.5, Seed: 3,
+		}, "RATE_LIMIT_PER_MIN", fmt.Sprint(rpm), "TOKEN_LIMIT_PER_MIN", fmt.Sprint(tpm))
+		defer b.stop()
+		started := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		var client429, failed, warmAccepted atomic.Int64
+		time.AfterFunc(warmUp, func() { warmAccepted.Store(b.sim.Totals().Accepted) })
+		for i := range sessions {
+			calls.Go(func() {
+				random := rand.New(rand.NewPCG(1, uint64(i)))
+				mean := float64(sessions) / (1.3 * rpm / 60) // seconds between the calls of one session
+				for {
+					select {
+					case <-time.After(time.Duration(random.ExpFloat64() * mean * float64(time.Second))):
+					case <-ctx.Done():
+						return
+					}
+					body := fmt.Sprintf(`{"model":"gpt-4o","max_tokens":%d,"messages":[{"role":"user","content":"%d: say %d words about %s"}]}`,
+						200, random.IntN(1e6), 5+random.IntN(60), strings.Repeat("fairness ", random.IntN(120)))
+					calls.Go(func() {
+						switch status, _, _, err := b.ask(ctx, fmt.Sprint("s", i), body); {
+						case err != nil && ctx.Err() != nil:
+						case err != nil:
+							failed.Add(1)
+						case status == 429:
+							client429.Add(1)
+						case status != 200 && status != 503:
+							failed.Add(1)
+						}
+					})
+				}
+			})
+		}
+		<-time.After(length)
+		total := b.sim.Totals()
+		took := time.Since(started)
+		cancel()
+		calls.Wait()
+
+		used := float64(total.Accepted-warmAccepted.Load()) / (rpm * (took - warmUp).Minutes())
+		share := float64(total.Throttled) / float64(total.Requests)
+		t.Logf("%d requests, %d upstream 429s (%.2f %%), %.1f %% of the limit used after warm-up, %d waiting at the end",
+			total.Requests, total.Throttled, 100*share, 100*used, b.server.limits.Waiting())
+		if client429.Load() != 0 || failed.Load() != 0 {
+			t.Errorf("clients saw %d 429s and %d failures", client429.Load(), failed.Load())
+		}
+		if share > 0.005 || used < 0.90 {
+			t.Errorf("%.2f %% upstream 429s (want <= 0.5), %.1f %% used (want >= 90)", 100*share, 100*used)
+		}
+	})
+}
+
+// TestLoad_EveryAnswerHasItsRow sends 500 requests a second, as they come and not
+// as they are answered, at a sidecar that keeps its ledger in SQLite.
+func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
+	const rate = 500
+	requests := 3 * rate
+	if testing.Short() {
+		requests = rate / 2
+	}
+	sim, base := simulated(t, provider.Config{})
+	s := start(t, base, sqlite(t)...)
+	transport := &http.Transport{MaxIdleConnsPerHost: 512}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	var complete atomic.Int64
+	var calls sync.WaitGroup
+	pace := time.NewTicker(time.Second / rate)
+	defer pace.Stop()
+	for i := range requests {
+		<-pace.C
+		body := chat
+		if i%2 == 1 {
+			body = chatStream
+		}
+		calls.Go(func() {
+			resp, err := client.Post(s.URL+fmt.Sprintf("/v1/session/s%d/chat/completions", i%20), "application/json", strings.NewReader(body))
+			if err != nil {
+				return
+			}
+			defer resp.Body.Close()
+			if _, err := io.Copy(io.Discard, resp.Body); err == nil && resp.StatusCode == 200 {
+				complete.Add(1)
+			}
+		})
+	}
+	calls.Wait()
+	var booked, completion int64
+	for _, session := range s.status() {
+		booked += session.RequestCount
+		completion += session.CompletionTokens
+	}
+	if complete.Load() != int64(requests) || booked != complete.Load() {
+		t.Errorf("%d sent, %d complete answers, %d booked", requests, complete.Load(), booked)
+	}
+	if got := sim.Totals(); got.CompletionTokens != completion {
+		t.Errorf("%d completion tokens booked, the provider billed %d", completion, got.CompletionTokens)
+	}
+}
