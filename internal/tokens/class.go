@@ -101,7 +101,10 @@ var leads = func() (t [256]class) {
 // classOfBytes sorts the character at the start of b, whose first byte is not
 // ASCII, and returns its length. A byte that starts no character counts alone.
 func classOfBytes(b []byte) (class, int) {
-	if c := leads[b[0]]; c != clLower && len(b) >= 3 && b[1]&0xc0 == 0x80 {
+	if len(b) < 2 || b[1]&0xc0 != 0x80 {
+		return clOther2, 1
+	}
+	if c := leads[b[0]]; c != clLower && len(b) >= 3 {
 		if b[0] < 0xe0 {
 			return c, 2
 		}
