@@ -12,7 +12,6 @@ const (
 	raiseGain    = 0.2              // of the way up that one header moves the level; down it moves at once
 	foreignTau   = 20.0             // seconds over which foreign use is averaged
 	surprisesMax = 3
-	judgeSpan    = 5 * time.Second // between the headers that ways of charging are told apart by: requests that overtake each other weigh less
 	day          = 24 * time.Hour
 )
 
@@ -480,67 +479,4 @@ func (g *group) admit(d Demand) charge {
 		c.tokens = int64(float64(c.tokens) * g.requestX)
 	}
 	return c
-}
-
-// The shadow ledgers: what each way of charging would have booked. Under auto,
-// the one that explains the provider's headers best is believed.
-const (
-	shadowReserve = iota
-	shadowPostpaid
-	shadowOpenAI
-	numShadows
-)
-
-var shadowProfiles = [numShadows]profile{reserve, postpaid, openai}
-
-type shadows struct {
-	spent [numShadows]float64
-	err   [numShadows]float64 // tokens by which each was off between two headers, averaged
-	n     int
-	last  sample
-	at    [numShadows]float64
-}
-
-func (s *shadows) book(d Demand, sign float64) {
-	for i, p := range shadowProfiles {
-		s.spent[i] += sign * float64(p.admit(d).tokens)
-	}
-}
-
-func (s *shadows) settle(d Demand, u Usage) {
-	for i, p := range shadowProfiles {
-		admitted := p.admit(d)
-		s.spent[i] -= float64(admitted.tokens - p.settle(admitted, u).tokens)
-	}
-}
-
-// judge scores the ledgers by one more header, and names the profile to change
-// to when one is clearly better than the present.
-func (s *shadows) judge(gr *grant, remaining float64, b *bucket, present profile) (profile, bool) {
-	next := sample{sent: gr.sentAt, remaining: remaining, ok: true}
-	last, at := s.last, s.at
-	if last.ok && next.sent.sub(last.sent) < judgeSpan {
-		return 0, false
-	}
-	s.last, s.at = next, gr.shadow
-	if !last.ok || last.remaining >= 0.95*b.limit || remaining >= 0.95*b.limit {
-		return 0, false
-	}
-	refill := b.rate * next.sent.sub(last.sent).Seconds()
-	best, now := 0, -1
-	s.n++
-	for i, p := range shadowProfiles {
-		off := math.Abs(last.remaining + refill - (gr.shadow[i] - at[i]) - remaining)
-		s.err[i] += max(0.1, 1/float64(s.n)) * (off - s.err[i])
-		if s.err[i] < s.err[best] {
-			best = i
-		}
-		if p == present {
-			now = i
-		}
-	}
-	if s.n < 4 || now < 0 || s.err[best] > 0.6*s.err[now] {
-		return 0, false
-	}
-	return shadowProfiles[best], true
 }

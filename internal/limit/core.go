@@ -468,16 +468,6 @@ func (c *core) exhausted(gr *grant, attempts int, now instant) *Rejected {
 	return c.refuse(AttemptsExhausted, c.resolve(gr.group, gr.model).pausedUntil.sub(now), "", 0, 0)
 }
 
-// forecast is fluid, times the ratio by which recent waits exceeded it.
-func (c *core) forecast(r *Request, now instant) Forecast {
-	g := c.groupFor(r.Model, now)
-	s := g.session(sessionKey{bandOf(r.Priority), r.Client, r.Session}, clampWeight(r.ClientWeight), clampWeight(r.Weight), now)
-	w := &waiter{charge: g.admit(r.Demand)}
-	wait, limit, _ := c.fluid(g, s, w, now)
-	g.listIdle(s, now)
-	return Forecast{Wait: scale(wait, g.bias), Position: s.queued, Limit: limit}
-}
-
 // prime lowers levels to what an earlier process left.
 func (c *core) prime(r Recent, now instant) {
 	used := charge{tokens: r.Input + r.Output, input: r.Input, output: r.Output}

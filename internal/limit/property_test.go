@@ -136,6 +136,9 @@ func (h *history) step(t *rapid.T) {
 	h.check(t)
 }
 
+// wouldFit tells whether a place is free.
+func (b *bucket) wouldFit() bool { return !b.on || b.level >= 1 }
+
 func (h *history) pickWaiter(t *rapid.T) *waiter {
 	if len(h.waiting) == 0 {
 		return nil
@@ -179,6 +182,11 @@ func (h *history) check(t *rapid.T) {
 	}
 	if c.waiting > 0 && c.next() < h.now-instant(1)<<wheelShift {
 		t.Fatal("a wake-up is overdue after a pump")
+	}
+	if w, _ := g.head(); w != nil && g.blocked(h.now) <= h.now && c.global[dimConcurrent].wouldFit() {
+		if at, _ := g.budget.ready(h.now, w.charge); at < c.next() {
+			t.Fatalf("the head may go at %v, the next wake-up is at %v", at, c.next())
+		}
 	}
 	var sum charge
 	for w := range h.waiting {
