@@ -259,8 +259,8 @@ func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) e
 	}
 	if err := s.ledger.Ready(r.Context()); err != nil {
 		s.logger.Warn("ledger not ready", "error", err.Error())
-		if s.cfg.LedgerOnFailure == "refuse" {
-			return &apiError{status: http.StatusServiceUnavailable, code: "ledger_unavailable", retryAfter: 5 * time.Second, cause: err, message: "the ledger takes no records"}
+		if refusing := s.ledgerFit(); refusing != nil {
+			return refusing
 		}
 		return writeJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})
 	}

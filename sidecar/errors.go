@@ -87,6 +87,10 @@ var (
 		status: http.StatusServiceUnavailable, code: "shutting_down", retryAfter: time.Second,
 		message: "the sidecar is shutting down",
 	}
+	errLedger = &apiError{
+		status: http.StatusServiceUnavailable, code: "ledger_unavailable", retryAfter: ledgerPause,
+		message: "usage cannot be recorded at the moment, and LEDGER_ON_FAILURE is refuse",
+	}
 	errUnknownSession = &apiError{
 		status: http.StatusNotFound, code: "unknown_session", final: true,
 		message: "no request of this session has been answered",

@@ -34,6 +34,10 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	x := s.begin(w, r, who, client)
 	defer func() { x.end(err) }()
 
+	if err := s.ledgerFit(); err != nil {
+		return err
+	}
+
 	// 2 Decode: a typed view beside the raw bytes.
 	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header}
 	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
@@ -217,6 +221,18 @@ func discard(resp *http.Response) {
 	resp.Body.Close()
 }
 
+// ledgerPause is how long LEDGER_ON_FAILURE=refuse turns requests away after a
+// record was lost; the next one through tries the ledger again.
+const ledgerPause = 5 * time.Second
+
+func (s *server) ledgerFit() error {
+	lost := s.lostAt.Load()
+	if s.cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
+		return errLedger
+	}
+	return nil
+}
+
 // recordTimeout bounds how long a client waits for the ledger: past it the
 // answer, which is already billed, is delivered all the same.
 const recordTimeout = 10 * time.Second
@@ -232,6 +248,7 @@ func (x *exchange) record(usage wire.Usage, known bool, failure error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), recordTimeout)
 	defer cancel()
 	if err := x.s.ledger.Record(ctx, x.row); err != nil {
+		x.s.lostAt.Store(time.Now().UnixNano())
 		x.s.metrics.unrecorded.Inc()
 		x.s.logger.Error("usage not recorded", "error", err.Error(), "record", ledgerRow(x.row))
 	}

@@ -40,6 +40,7 @@ type server struct {
 	draining atomic.Bool
 	drains   atomic.Int64 // answers read on for clients that left
 	inFlight atomic.Int64 // answers under way
+	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
 
 	exchanges sync.WaitGroup
 	over      context.Context // ends with the grace: every exchange ends with it
