@@ -83,7 +83,9 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	usage, known := x.usage()
 	if known {
 		lease.Settle(limit.Usage{Input: usage.Prompt, Cached: usage.Cached, Output: usage.Completion})
-		s.tokens.Observe(x.tokensKey(), x.estimate, tokensUsage(usage, x.watch.ResponseID()))
+		if x.watch.Complete() {
+			s.tokens.Observe(x.tokensKey(), x.estimate, tokensUsage(usage, x.watch.ResponseID()))
+		}
 	}
 
 	// 8 Record, before the client has the whole answer.
