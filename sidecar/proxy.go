@@ -122,8 +122,10 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		x.answered(resp)
 		now := time.Now()
 		levels := wire.ParseRateLimit(resp.Header, now)
-		lease.Started()
 		lease.Observe(limitSignal(levels, wire.Throttle{}))
+		if resp.StatusCode < 300 {
+			lease.Started() // the model exists: it gets limits of its own
+		}
 
 		switch verdict, pause := upstream.Judge(resp, now); {
 		case verdict == upstream.Throttled:
