@@ -57,6 +57,7 @@ func (d goOpenAI) chat() openai.ChatCompletionRequest {
 	return openai.ChatCompletionRequest{
 		Model:       d.plan.Model,
 		Messages:    []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: d.plan.Question}},
+		//lint:ignore SA1019 llama.cpp and many other servers know only max_tokens
 		MaxTokens:   d.plan.MaxTokens,
 		Temperature: nearZero,
 		Seed:        &d.plan.Seed,
@@ -66,6 +67,7 @@ func (d goOpenAI) chat() openai.ChatCompletionRequest {
 func (d goOpenAI) long() openai.ChatCompletionRequest {
 	req := d.chat()
 	req.Messages[0].Content = d.plan.LongQuestion
+	//lint:ignore SA1019 as above
 	req.MaxTokens = d.plan.LongMaxTokens
 	return req
 }

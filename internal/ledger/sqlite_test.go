@@ -84,7 +84,6 @@ func TestSQLite_FilesArePrivate(t *testing.T) {
 
 // planHook asks SQLite how it would run each SELECT that passes.
 type planHook struct {
-	mu    sync.Mutex
 	plans map[string]string
 	raw   *bun.DB
 }
