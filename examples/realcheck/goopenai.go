@@ -55,8 +55,8 @@ type goOpenAI struct {
 
 func (d goOpenAI) chat() openai.ChatCompletionRequest {
 	return openai.ChatCompletionRequest{
-		Model:       d.plan.Model,
-		Messages:    []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: d.plan.Question}},
+		Model:    d.plan.Model,
+		Messages: []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: d.plan.Question}},
 		//lint:ignore SA1019 llama.cpp and many other servers know only max_tokens
 		MaxTokens:   d.plan.MaxTokens,
 		Temperature: nearZero,
