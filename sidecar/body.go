@@ -7,11 +7,25 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
-// bodyPatience is how long a client may leave a gap in its body: a body that
-// trickles for ever would hold its bytes for ever.
-const bodyPatience = 30 * time.Second
+// A body has bodyPatience plus the time of its bytes at bodyRate: one that
+// trickles would hold its reservation for ever.
+const (
+	bodyPatience = 30 * time.Second
+	bodyRate     = 32 << 10 // bytes a second
+)
+
+// smallBody is up to where the body of an unmetered request is held like a
+// metered one, which lets the request be sent again and lets the server notice
+// that a waiting client has left.
+const smallBody = 256 << 10
+
+func bodyDeadline(started time.Time, read int) time.Time {
+	return started.Add(bodyPatience + time.Duration(read)*time.Second/bodyRate)
+}
 
 // A byteBudget bounds the bytes of bodies held at once, so that a full queue
 // cannot fill the memory. It is safe for concurrent use.
@@ -52,7 +66,7 @@ func (h *heldBody) release() {
 // read, where a length was declared, and in steps where not.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, error) {
 	h := &heldBody{budget: s.bodies}
-	if r.ContentLength > s.cfg.MaxBodyBytes {
+	if r.ContentLength > min(s.cfg.MaxBodyBytes, s.bodies.max) {
 		w.Header().Set("Connection", "close") // or the server would read on to the end
 		return nil, errBodySize
 	}
@@ -65,7 +79,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 		return nil, errBodies
 	}
 	h.reserved = capacity
-	rc := http.NewResponseController(w)
+	rc, started := http.NewResponseController(w), time.Now()
 	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	buf := make([]byte, 0, capacity)
 	for r.ContentLength < 0 || int64(len(buf)) < r.ContentLength {
@@ -84,7 +98,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 			h.reserved += more
 			buf = append(make([]byte, 0, int64(cap(buf))+more), buf...)
 		}
-		_ = rc.SetReadDeadline(time.Now().Add(bodyPatience))
+		_ = rc.SetReadDeadline(bodyDeadline(started, len(buf)))
 		n, err := r.Body.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		if errors.Is(err, io.EOF) {
@@ -108,4 +122,36 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 	}
 	h.bytes = buf
 	return h, nil
+}
+
+// unmeteredBody holds a small body, and lets any other stream through.
+func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
+	switch n := x.r.ContentLength; {
+	case n == 0:
+		return nil
+	case n > 0 && n <= min(smallBody, s.cfg.MaxBodyBytes):
+		held, err := s.readBody(x.w, x.r)
+		if err != nil {
+			return err
+		}
+		x.body, out.Body = held, held.bytes
+		return nil
+	}
+	out.Stream = &patientBody{http.NewResponseController(x.w), x.r.Body}
+	out.Length = x.r.ContentLength
+	return nil
+}
+
+// A patientBody bounds the gaps of a body that streams through.
+type patientBody struct {
+	rc   *http.ResponseController
+	body io.Reader
+}
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	_ = b.rc.SetReadDeadline(time.Now().Add(bodyPatience))
+	n, err := b.body.Read(p)
+	// Behind the body the server waits for the client to leave, for as long as it takes.
+	_ = b.rc.SetReadDeadline(time.Time{})
+	return n, err
 }

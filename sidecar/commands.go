@@ -162,6 +162,9 @@ func ask(ctx context.Context, cfg *Config, address, path string, into any) error
 	if len(cfg.ClientKeys) > 0 {
 		req.Header.Set("Authorization", "Bearer "+string(cfg.ClientKeys[0].Key))
 	}
+	if len(cfg.AllowedHosts) > 0 {
+		req.Host = cfg.AllowedHosts[0]
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return fmt.Errorf("no sidecar answers: %w", err)

@@ -74,7 +74,7 @@ type setting struct {
 
 // settings is the whole environment, in the order the reference prints it.
 var settings = []setting{
-	{"OPENAI_API_KEY", "", "the key sent upstream", "key sent upstream; it replaces whatever Authorization the client sent", true, secretText(func(c *Config) *Secret { return &c.APIKey })},
+	{"OPENAI_API_KEY", "", "a key of the provider", "key sent upstream; it replaces whatever Authorization the client sent", true, secretText(func(c *Config) *Secret { return &c.APIKey })},
 	{"OPENAI_BASE_URL", "https://api.openai.com/v1", "an http(s) URL without query", "upstream, with or without a trailing slash", false, setBaseURL},
 	{"RATE_LIMIT_PER_MIN", "60 until learned", "a whole number, 0 = no cap", "requests per minute toward the upstream, over all models", false, setRequestsPerMinute},
 	{"TOKEN_LIMIT_PER_MIN", "learned", "a whole number, 0 = no cap", "tokens per minute, over all models", false, setTokensPerMinute},
@@ -85,7 +85,7 @@ var settings = []setting{
 	{"QUEUE_MAX_WAIT", "240s", "a positive duration", "longest wait, over all attempts, before a clear refusal", false, duration(func(c *Config) *time.Duration { return &c.QueueMaxWait }, 1)},
 	{"QUEUE_MAX_REQUESTS", "10000", "a whole number from 1", "requests that may wait at once", false, count(func(c *Config) *int64 { return &c.QueueMaxRequests }, 1)},
 	{"QUEUE_MAX_BYTES", "a quarter of the memory limit", "a size such as 512MiB", "bytes of request bodies held at once", false, setQueueBytes},
-	{"QUEUE_HEARTBEAT", "off", `a duration from 1s, or "off"`, "for streaming requests: after this long in the queue answer 200 and send a blank line every so often; later refusals then cut the connection", false, setHeartbeat},
+	{"QUEUE_HEARTBEAT", "off", `a duration from 1s, or "off"`, "for streaming requests: after this long in the queue answer 200 and send a line of one space every so often; later refusals then cut the connection", false, setHeartbeat},
 	{"MAX_BODY_BYTES", "32MiB", "a size such as 32MiB", "largest body of a metered request", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes })},
 	{"PORT", "8080", "a port from 0 to 65535", "port of the listener", false, setPort},
 	{"LISTEN_ADDR", "127.0.0.1:$PORT", "host:port", "full address; anything but loopback needs CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true", false, address(func(c *Config) *string { return &c.ListenAddr })},

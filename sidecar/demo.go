@@ -109,6 +109,11 @@ func demoSidecar(ctx context.Context, base string) (s *server, address string, s
 	if err != nil {
 		return nil, "", nil, err
 	}
+	return inProcess(ctx, cfg)
+}
+
+// inProcess serves cfg on its own listener, without a log, until stop.
+func inProcess(ctx context.Context, cfg *Config) (s *server, address string, stop func() error, err error) {
 	if s, err = build(ctx, cfg, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, "", nil, err
 	}

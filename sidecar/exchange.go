@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,10 +59,13 @@ type exchange struct {
 	recorded  bool
 	row       ledger.Record
 
-	sent    atomic.Bool // an attempt has been made
-	left    atomic.Bool // the client has gone
-	reading atomic.Bool // ... and the answer is read on
-	live    bool        // counted in s.inFlight
+	sent atomic.Bool // an attempt has been made
+	left atomic.Bool // the client has gone
+	live bool        // counted in s.inFlight
+
+	mu      sync.Mutex  // leave may run beside end
+	ended   bool        // nothing may be taken any more
+	reading *time.Timer // an answer is read on, counted in s.drains
 }
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
@@ -77,7 +81,9 @@ func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Ident
 // leave is called once the client has gone. An answer under way is read on for
 // a while to learn what it cost, within the bounds above.
 func (x *exchange) leave() {
-	if x.left.Swap(true) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.left.Swap(true) || x.ended {
 		return
 	}
 	places := max(1, x.s.inFlight.Load()/drainShare)
@@ -88,8 +94,18 @@ func (x *exchange) leave() {
 		x.s.drains.Add(-1)
 		x.cancel(errClientGone)
 	default:
-		x.reading.Store(true)
-		time.AfterFunc(drainTime, func() { x.cancel(errClientGone) })
+		x.reading = time.AfterFunc(drainTime, func() { x.cancel(errClientGone) })
+	}
+}
+
+// settleDrain gives back what leave took, and lets it take no more.
+func (x *exchange) settleDrain() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ended = true
+	if x.reading != nil {
+		x.reading.Stop()
+		x.s.drains.Add(-1)
 	}
 }
 
@@ -122,6 +138,9 @@ func (x *exchange) fillRow() {
 func (x *exchange) answered(resp *http.Response) {
 	x.row.Status, x.row.FirstByte = resp.StatusCode, time.Since(x.started)
 }
+
+// requeued forgets an answer that is not handed on: the row tells of the last.
+func (x *exchange) requeued() { x.row.Status, x.row.FirstByte = 0, 0 }
 
 // release gives back the body's bytes once no attempt can follow.
 func (x *exchange) release() {
@@ -167,9 +186,7 @@ func (x *exchange) end(failure error) {
 		stop()
 	}
 	x.cancel(nil)
-	if x.reading.Load() {
-		x.s.drains.Add(-1)
-	}
+	x.settleDrain()
 	if x.live {
 		x.s.inFlight.Add(-1)
 	}

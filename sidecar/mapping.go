@@ -123,7 +123,7 @@ func patience(h http.Header) time.Duration {
 // waiting for: same session, same body, and a retry count.
 func retryHint(x *exchange) (key uint64, count int) {
 	text := x.r.Header.Get("X-Stainless-Retry-Count")
-	if text == "" || x.body == nil {
+	if text == "" || !x.endpoint.Metered() {
 		return 0, 0
 	}
 	count, err := strconv.Atoi(text)

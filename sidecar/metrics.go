@@ -51,7 +51,7 @@ func newMetrics() *metrics {
 	}
 	m.requests = counters("requests_total", "Requests answered, by route and status.", "route", "code")
 	m.refused = counters("refused_total", "Requests answered with an error of our own, by its code.", "code")
-	m.client429 = counter("client_429_total", "Incurable 429s passed on to clients (quota, request too large).")
+	m.client429 = counter("client_429_total", "429s passed on to clients: quota, request too large, and large uploads, which cannot be sent again.")
 	m.upstream429 = counters("upstream_429_total", "429s from the provider, by reason.", "reason")
 	m.attempts = counters("attempts_repeated_total", "Attempts that were repeated for a reason other than a 429.", "reason")
 	m.usage = counters("tokens_total", "Exact tokens as the provider reported them.", "model", "type")
@@ -77,6 +77,7 @@ func (m *metrics) watch(limits *limit.Limiter, store *ledger.Store, s *server) {
 	}
 	gauge("queue_depth", "Requests waiting.", func() float64 { return float64(limits.Waiting()) })
 	gauge("in_flight", "Places granted: requests on their way upstream and answers under way.", func() float64 { return float64(limits.InFlight()) })
+	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(s.drains.Load()) })
 	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(s.bodies.used.Load()) })
 	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"io"
 	"net/http"
@@ -53,11 +54,18 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		out.Body, out.Identity, out.Events = s.upstreamBody(x), true, x.req.Stream
 	} else {
 		x.req = &wire.Request{Endpoint: x.endpoint}
-		out.Stream, out.Length = r.Body, r.ContentLength // streams through, and cannot be sent again
+		if err := s.unmeteredBody(x, &out); err != nil {
+			return err
+		}
+		if x.body != nil {
+			defer x.body.release()
+		}
 	}
 
 	// 3 Estimate.
-	x.estimate = s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
+	if x.endpoint.Metered() {
+		x.estimate = s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
+	}
 
 	// 4 Wait for a place.
 	lease, err := s.limits.Acquire(r.Context(), s.limitRequest(x))
@@ -70,6 +78,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	defer func() { x.depart(err) }() // from here on there is something to record
 	resp, err := s.send(x, lease, &out)
 	if err != nil {
+		lease.Release() // nobody waits for this request's row
 		return x.refused(err)
 	}
 	defer resp.Body.Close()
@@ -138,20 +147,20 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if x.streamed(out) {
 				return resp, nil
 			}
-			discard(resp)
+			x.discard(resp)
 			if err := lease.Throttled(queue, limitSignal(levels, throttle)); err != nil {
 				return nil, err
 			}
 		case verdict == upstream.Unavailable && !x.streamed(out):
 			s.metrics.attempts.WithLabelValues("unavailable").Inc()
-			discard(resp)
+			x.discard(resp)
 			if err := lease.Retry(queue, pause); err != nil {
 				return nil, err
 			}
 		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
 			// Our own splice was refused: this provider is asked without it from now on.
 			s.plain.add(x.req.Model)
-			discard(resp)
+			x.discard(resp)
 			out.Body = s.upstreamBody(x)
 			if err := lease.Retry(queue, 0); err != nil {
 				return nil, err
@@ -188,9 +197,11 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 			Input: x.estimate.Prompt, Output: x.estimate.Output,
 			MaxOutput: x.estimate.MaxOutput, Chars: x.estimate.Chars,
 		},
-		Bytes:   int64(len(x.req.Raw)),
 		MaxWait: x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
 		Timeout: patience(x.r.Header),
+	}
+	if x.body != nil {
+		r.Bytes = int64(len(x.body.bytes))
 	}
 	if r.Weight == 0 {
 		r.Weight = s.cfg.File.sessionWeight(x.who.Session)
@@ -210,17 +221,30 @@ func peek(resp *http.Response) []byte {
 	if resp.StatusCode < 400 {
 		return nil
 	}
+	defer hurry(resp).Stop()
 	head, _ := io.ReadAll(io.LimitReader(resp.Body, peekLimit))
 	resp.Body = struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
+	if resp.Header.Get("Content-Encoding") == "gzip" { // as the client of an unmetered route may ask
+		if unzip, err := gzip.NewReader(bytes.NewReader(head)); err == nil {
+			head, _ = io.ReadAll(io.LimitReader(unzip, peekLimit))
+		}
+	}
 	return head
+}
+
+// hurry gives a body ten seconds: a refusal that stalls would hold its place.
+func hurry(resp *http.Response) *time.Timer {
+	return time.AfterFunc(10*time.Second, func() { resp.Body.Close() })
 }
 
 // discard reads the rest of an answer that nobody gets, so that its connection
 // can be used again, and closes it.
-func discard(resp *http.Response) {
+func (x *exchange) discard(resp *http.Response) {
+	defer hurry(resp).Stop()
+	x.requeued()
 	_, _ = io.CopyN(io.Discard, resp.Body, peekLimit)
 	resp.Body.Close()
 }
@@ -270,7 +294,7 @@ func (x *exchange) outcome(failure error) ledger.Outcome {
 	switch {
 	case x.clientGone():
 		return ledger.ClientGone
-	case x.row.Status < 200 || x.row.Status > 299:
+	case x.row.Status < 200 || x.row.Status > 299, x.watch != nil && x.watch.Failed():
 		return ledger.UpstreamError
 	case failure != nil || x.truncated:
 		return ledger.Truncated

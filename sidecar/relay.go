@@ -36,10 +36,11 @@ var relayBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return
 // fault and cuts the answer off; a write error is the client's and leaves the
 // answer to be read on by DISCONNECT_POLICY.
 func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error) {
-	if x.headerOut && !isStream(resp) {
-		return nil, &abortError{errors.New("the answer to a heartbeat stream is none")}
-	}
 	x.observe(resp)
+	if x.headerOut && !isStream(resp) {
+		x.readOn(resp) // it is billed all the same
+		return nil, &abortError{errors.New("the answer to a heartbeat's stream is none")}
+	}
 	held := x.watch != nil && !isStream(resp) // nothing is out before the whole answer is recorded
 	if !held {
 		x.writeHeader(resp)
@@ -57,7 +58,13 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 		idle.Reset(idleTimeout)
 		forward := (*buffer)[:n]
 		if x.watch != nil && n > 0 {
+			over := x.watch.Terminal()
 			forward = x.watch.Push(forward)
+			if over && x.watch.Terminal() && len(forward) > 0 {
+				// So much follows the end that it cannot be held: the record comes first.
+				usage, known := x.watch.Usage()
+				x.record(usage, known, nil)
+			}
 		}
 		if len(forward) > 0 && !x.left.Load() {
 			x.writeHeader(resp)
@@ -95,10 +102,21 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 	if !x.headerOut {
 		x.writeHeader(resp)
 	}
-	for name, values := range resp.Trailer {
-		x.w.Header()[http.TrailerPrefix+name] = values
-	}
+	s.upstream.CopyTrailer(x.w.Header(), resp)
 	return tail, nil
+}
+
+// readOn takes in an answer that nobody gets, for its usage.
+func (x *exchange) readOn(resp *http.Response) {
+	if x.watch == nil {
+		return
+	}
+	defer hurry(resp).Stop()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, drainBytes))
+	x.watch.Push(body)
+	if err == nil {
+		x.watch.Close()
+	}
 }
 
 // observe sets a watcher on a metered, successful, readable answer.

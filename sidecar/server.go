@@ -98,9 +98,13 @@ func (s *server) routes() []route {
 // handlerFor serves the routes of one listener.
 func (s *server) handlerFor(on listener) http.Handler {
 	mux := http.NewServeMux()
+	address := s.cfg.ListenAddr
+	if on == adminListener {
+		address = s.cfg.AdminAddr
+	}
 	for _, route := range s.routes() {
 		if route.on&on != 0 {
-			mux.Handle(route.pattern, s.guard(route.open, route.handler))
+			mux.Handle(route.pattern, s.guard(address, route))
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -115,18 +119,20 @@ func (s *server) handlerFor(on listener) http.Handler {
 	})
 }
 
-// guard lets a request through to h when its host, its origin and its key are
-// accepted, and answers with the error that h returns.
-func (s *server) guard(open bool, h handler) http.Handler {
+// guard lets a request through to its handler when its host, its origin and its
+// key are accepted, and answers with the error that the handler returns.
+func (s *server) guard(address string, route route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		client, err := s.admit(r, open)
+		client, err := s.admit(r, address, route.open)
 		if err == nil {
-			err = h(w, r, client)
+			err = route.handler(w, r, client)
 		}
 		var aborted *abortError
 		switch {
-		case err == nil || gone(err):
-		case errors.As(err, &aborted):
+		case err == nil:
+		case gone(err), errors.As(err, &aborted):
+			// A clean end would tell a client that closed only its sending half
+			// that what it has is the whole answer.
 			panic(http.ErrAbortHandler)
 		default:
 			e := toAPIError(err)
@@ -141,16 +147,16 @@ func (s *server) guard(open bool, h handler) http.Handler {
 
 // admit checks host, origin and key. Health routes are open: a kubelet knows
 // neither our names nor our keys.
-func (s *server) admit(r *http.Request, open bool) (client string, err error) {
+func (s *server) admit(r *http.Request, address string, open bool) (client string, err error) {
 	if open {
 		return "", nil
 	}
-	if !s.hostAllowed(r.Host) {
+	if !s.hostAllowed(address, r.Host) {
 		return "", errHost
 	}
 	if origin := r.Header.Get("Origin"); origin != "" {
 		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || !s.hostAllowed(u.Host) {
+		if err != nil || u.Host == "" || !s.hostAllowed(address, u.Host) {
 			return "", errOrigin
 		}
 	}
@@ -179,9 +185,9 @@ func (s *server) admit(r *http.Request, open bool) (client string, err error) {
 	return client, nil
 }
 
-// hostAllowed guards a sidecar on loopback against web pages whose name
+// hostAllowed guards a listener on loopback against web pages whose name
 // resolves to 127.0.0.1 (DNS rebinding).
-func (s *server) hostAllowed(hostport string) bool {
+func (s *server) hostAllowed(address, hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
@@ -190,7 +196,7 @@ func (s *server) hostAllowed(hostport string) bool {
 	if len(s.cfg.AllowedHosts) > 0 {
 		return slices.Contains(s.cfg.AllowedHosts, host) || slices.Contains(s.cfg.AllowedHosts, strings.ToLower(hostport))
 	}
-	if !loopback(s.cfg.ListenAddr) {
+	if !loopback(address) {
 		return true
 	}
 	ip := net.ParseIP(host)
@@ -204,16 +210,21 @@ func (s *server) handleUnknown(http.ResponseWriter, *http.Request, string) error
 // serve answers on the listeners until ctx ends, then lets queue and streams
 // finish for cfg.ShutdownGrace. main is required, admin may be nil.
 func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
-	servers := []*http.Server{s.httpServer(mainListener)}
 	failed := make(chan error, 2)
-	go func() { failed <- servers[0].Serve(main) }()
+	var servers []*http.Server
+	serveOn := func(on listener, l net.Listener) {
+		server := s.httpServer(on)
+		servers = append(servers, server)
+		go func() { failed <- server.Serve(l) }()
+	}
+	serveOn(mainListener, main)
 	if admin != nil {
-		servers = append(servers, s.httpServer(adminListener))
-		go func() { failed <- servers[1].Serve(admin) }()
+		serveOn(adminListener, admin)
 	}
 	select {
 	case err := <-failed:
 		s.endAll()
+		s.limits.RejectWaiting()
 		for _, server := range servers {
 			server.Close()
 		}

@@ -147,6 +147,9 @@ func TestStream_ClientThatLeavesMidAnswer(t *testing.T) {
 			read(t, resp.Body, len(eventA))
 			leave()
 			if policy == "drain" {
+				for !strings.Contains(send(t, "GET", s.URL+"/metrics", "").body, "llm_queue_proxy_drains 1") {
+					<-time.After(time.Millisecond)
+				}
 				for _, piece := range []string{eventB, usageEv, doneEvent} {
 					up.pieces <- piece
 				}

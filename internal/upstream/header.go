@@ -29,6 +29,7 @@ func (c *Client) requestHeader(r Request) http.Header {
 	h.Del("Api-Key")
 	h.Del("Host")
 	h.Del("Content-Length") // the transport frames the body anew
+	h.Del("Expect")         // answered by our own server; the transport would wait for the provider's
 	if r.Identity {
 		// Set, not removed: without the header some servers compress.
 		h.Set("Accept-Encoding", "identity")
@@ -53,12 +54,22 @@ func (c *Client) requestHeader(r Request) http.Header {
 func (c *Client) CopyHeader(dst http.Header, resp *http.Response) {
 	src := resp.Header.Clone()
 	removeHopByHop(src)
+	c.copyHeader(dst, src, "")
+}
+
+// CopyTrailer adds an answer's trailers to dst in the form that net/http sends
+// as trailers, under the same rule. Its body must have been read.
+func (c *Client) CopyTrailer(dst http.Header, resp *http.Response) {
+	c.copyHeader(dst, resp.Trailer, http.TrailerPrefix)
+}
+
+func (c *Client) copyHeader(dst, src http.Header, prefix string) {
 	key := c.cfg.Key()
 	for name, values := range src {
 		if key != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, key) }) {
 			continue
 		}
-		dst[name] = append(dst[name], values...)
+		dst[prefix+name] = append(dst[prefix+name], values...)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -65,7 +66,7 @@ func New(cfg Config) *Client {
 // connection is lost.
 func NewTransport() *http.Transport {
 	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:           dialCounted,
 		ForceAttemptHTTP2:     true,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: HeaderTimeout,
@@ -93,10 +94,11 @@ type Request struct {
 // Do makes one attempt. The error is an *Error, or the context's cause. The
 // caller must close the response's body.
 func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
-	var connected atomic.Bool
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
+	var (
+		written writes
+		read    atomic.Bool
+	)
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: written.begin})
 	req, err := http.NewRequestWithContext(traced, r.Method, c.target(r), nil)
 	if err != nil {
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("build request: %w", err)}
@@ -111,25 +113,40 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Body)), int64(len(r.Body))
 	case r.Stream != nil && r.Length != 0:
 		// NopCloser: an attempt that found no connection has read nothing of it, so the next one may.
-		req.Body, req.ContentLength = io.NopCloser(r.Stream), r.Length
+		req.Body, req.ContentLength = io.NopCloser(&tracked{r.Stream, &read}), r.Length
+	case slices.Contains(bodiless, r.Method):
+		// An empty body in place of none: with none the transport repeats these
+		// by itself. It finds out that there is nothing in it and sends none.
+		req.Body = io.NopCloser(strings.NewReader(""))
 	}
 	resp, err := c.cfg.Transport.RoundTrip(req)
-	if err == nil {
+	switch {
+	case err == nil && resp.StatusCode >= 200:
 		return resp, nil
-	}
-	if ctx.Err() != nil {
+	case err == nil:
+		resp.Body.Close()
+		return nil, &Error{Kind: Broken, Err: fmt.Errorf("status %d ends no request", resp.StatusCode)}
+	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
-	return nil, &Error{Kind: kindOf(err, connected.Load()), Err: err}
+	kind := kindOf(err, written.none())
+	if kind == NotSent && read.Load() {
+		kind = Broken // a part of the body is gone
+	}
+	return nil, &Error{Kind: kind, Err: err}
 }
+
+// bodiless lists the methods whose empty body net/http leaves out.
+var bodiless = []string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete, "PROPFIND", "SEARCH"}
 
 func (c *Client) target(r Request) string {
 	u := *c.cfg.Base
-	u.RawQuery = r.RawQuery
 	base := strings.TrimSuffix(u.EscapedPath(), "/")
-	u.Path, u.RawPath = "", ""
 	// Joined as text: parsing and printing again could change the client's escapes.
-	target := strings.TrimSuffix(u.Scheme+"://"+u.Host+base+"/"+r.Path, "/")
+	target := u.Scheme + "://" + u.Host + base
+	if r.Path != "" {
+		target += "/" + r.Path
+	}
 	if r.RawQuery != "" {
 		target += "?" + r.RawQuery
 	}
@@ -158,10 +175,10 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // kindOf reads the transport's error. Its sentinels are not exported, so their
 // texts are what there is; TestDo_SaysWhatMayFollow holds them.
-func kindOf(err error, connected bool) Kind {
+func kindOf(err error, nothingWritten bool) Kind {
 	text := err.Error()
 	switch {
-	case !connected:
+	case nothingWritten:
 		return NotSent
 	case strings.Contains(text, "cannot rewind body after connection loss"),
 		strings.Contains(text, "define Request.GetBody to avoid this error"):

@@ -1,0 +1,76 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// A countedConn counts what was written to it, below TLS: an attempt whose
+// connection broke before the count moved was not sent.
+type countedConn struct {
+	net.Conn
+	count atomic.Int64
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.count.Add(int64(n))
+	return n, err
+}
+
+func dialCounted(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{Conn: conn}, nil
+}
+
+// writes remembers where an attempt's connection stood when the attempt got it.
+// Hooks may run in another goroutine than the attempt's.
+type writes struct{ at atomic.Pointer[mark] }
+
+type mark struct {
+	conn  *countedConn // nil: a connection that is not counted
+	start int64
+}
+
+func (w *writes) begin(info httptrace.GotConnInfo) {
+	conn := info.Conn
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	m := &mark{}
+	if counted, ok := conn.(*countedConn); ok {
+		m.conn, m.start = counted, counted.count.Load()
+	}
+	w.at.Store(m)
+}
+
+// none reports that nothing was written: no connection was got, or nothing left
+// on it. Where several requests share a connection (HTTP/2), the writes of
+// others hide it, which errs on the safe side.
+func (w *writes) none() bool {
+	m := w.at.Load()
+	return m == nil || m.conn != nil && m.conn.count.Load() == m.start
+}
+
+// tracked tells whether anything of a body that streams through was read.
+type tracked struct {
+	io.Reader
+	read *atomic.Bool
+}
+
+func (t *tracked) Read(p []byte) (int, error) {
+	n, err := t.Reader.Read(p)
+	if n > 0 {
+		t.read.Store(true)
+	}
+	return n, err
+}

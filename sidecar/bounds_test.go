@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
+)
+
+func TestByteBudget_RefusesAndIsGivenBack(t *testing.T) {
+	b := &byteBudget{max: 10}
+	if !b.reserve(6) || b.reserve(5) || !b.reserve(4) || b.reserve(1) {
+		t.Error("the budget is not kept")
+	}
+	held := &heldBody{reserved: 6, budget: b}
+	held.release()
+	held.release()
+	if b.used.Load() != 4 {
+		t.Errorf("%d bytes reserved, want 4", b.used.Load())
+	}
+}
+
+func TestBody_BytesAreGivenBackWhenTheAnswerBegins(t *testing.T) {
+	up, base := newStepwise(t)
+	s := start(t, base, "QUEUE_MAX_BYTES", "1KiB")
+	long := strings.Replace(chatStream, "say", strings.Repeat("x", 900)+" say", 1)
+	first := open(t, t.Context(), s.URL+"/v1/chat/completions", long) // its headers are here: no attempt can follow
+	if second := open(t, t.Context(), s.URL+"/v1/chat/completions", long); second.StatusCode != 200 {
+		t.Errorf("the first body is still held: %d", second.StatusCode)
+	}
+	if third := send(t, "POST", s.URL+"/v1/chat/completions", strings.Repeat(" ", 2000)); third.StatusCode != 413 {
+		t.Errorf("a body that never fits: %d", third.StatusCode)
+	}
+	close(up.pieces)
+	_, _ = io.Copy(io.Discard, first.Body)
+}
+
+func TestBody_QueueFullOfBodiesRefuses(t *testing.T) {
+	_, base := simulated(t, provider.Config{TTFT: time.Hour})
+	s := start(t, base, "QUEUE_MAX_BYTES", "1KiB", "MAX_CONCURRENT_REQUESTS", "1", "DISCONNECT_POLICY", "cancel")
+	long := strings.Replace(chat, "say", strings.Repeat("x", 900)+" say", 1)
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _, _ = try(ctx, "POST", s.URL+"/v1/chat/completions", long) }()
+	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	if a := send(t, "POST", s.URL+"/v1/chat/completions", long); a.StatusCode != 503 || errorOf(t, a) != "queue_full" {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	leave()
+	<-done
+}
+
+func TestBody_DeadlineGrowsWithItsBytes(t *testing.T) {
+	start := time.Now()
+	if d := bodyDeadline(start, 0).Sub(start); d != 30*time.Second {
+		t.Errorf("an empty body has %v", d)
+	}
+	if d := bodyDeadline(start, 10*bodyRate).Sub(start); d != 40*time.Second {
+		t.Errorf("ten seconds' bytes have %v", d)
+	}
+}
+
+func TestLimitRequest_SaysWhatTheFileAndTheHintsAllow(t *testing.T) {
+	s := &server{seed: maphash.MakeSeed(), cfg: &Config{File: File{
+		Clients:  map[string]ClientRule{"web": {4, "normal"}, "vip": {1, "high"}},
+		Sessions: []SessionRule{{Match: "agent-*", Weight: 2}},
+	}}}
+	request := func(client string, who session.Identity, headers ...string) limit.Request {
+		r := &http.Request{Header: http.Header{}}
+		for i := 0; i+1 < len(headers); i += 2 {
+			r.Header.Set(headers[i], headers[i+1])
+		}
+		req, err := wire.Decode(wire.Chat, []byte(chat))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.limitRequest(&exchange{s: s, r: r, who: who, client: client, endpoint: wire.Chat, req: req})
+	}
+	got := request("web", session.Identity{Session: "agent-7", Priority: "high"})
+	if got.ClientWeight != 4 || got.Weight != 2 || got.Priority != limit.Normal || got.Model != "gpt-4o" {
+		t.Errorf("got %+v", got)
+	}
+	if p := request("web", session.Identity{Priority: "low"}).Priority; p != limit.Low {
+		t.Errorf("a client may lower its priority, got %v", p)
+	}
+	if p := request("vip", session.Identity{}).Priority; p != limit.High {
+		t.Errorf("the file grants high, got %v", p)
+	}
+	if w := request("web", session.Identity{Session: "agent-7", Weight: 9}).Weight; w != 9 {
+		t.Errorf("a hint goes before the rule, got %v", w)
+	}
+	hinted := request("web", session.Identity{MaxWait: 7 * time.Second}, "X-Stainless-Timeout", "600", "X-Stainless-Read-Timeout", "60", "X-Stainless-Retry-Count", "1")
+	if hinted.MaxWait != 7*time.Second || hinted.Timeout != time.Minute || hinted.RetryCount != 1 || hinted.RetryKey == 0 {
+		t.Errorf("got %+v", hinted)
+	}
+}
+
+func TestRejection_RetryAfterStaysUsable(t *testing.T) {
+	for reason, status := range map[limit.Reason]int{
+		limit.QueueFull: 503, limit.QueueTimeout: 503, limit.DeadlineUnreachable: 503, limit.AttemptsExhausted: 503, limit.Draining: 503,
+	} {
+		e := rejection(&limit.Rejected{Reason: reason, RetryAfter: time.Hour})
+		if e.status != status || e.retryAfter <= 0 || e.retryAfter > 59*time.Second || e.final {
+			t.Errorf("%v: %+v", reason, e)
+		}
+	}
+	if e := rejection(&limit.Rejected{Reason: limit.DailyLimit, RetryAfter: time.Hour}); !e.final || e.retryAfter != time.Hour {
+		t.Errorf("daily limit: %+v", e)
+	}
+}
+
+func TestLedgerOnFailure_Refuses(t *testing.T) {
+	for policy, status := range map[string]int{"serve": 200, "refuse": 503} {
+		t.Run(policy, func(t *testing.T) {
+			_, base := simulated(t, provider.Config{})
+			cfg, err := load("OPENAI_API_KEY", "sk-upstream-canary", "OPENAI_BASE_URL", base, "LEDGER_ON_FAILURE", policy, "PORT", "0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, address, stop, err := inProcess(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.ledger.Close(t.Context()); err != nil { // from here on it takes nothing
+				t.Fatal(err)
+			}
+			url := "http://" + address + "/v1/chat/completions"
+			if a := send(t, "POST", url, chat); a.StatusCode != 200 {
+				t.Errorf("an answer that is billed was not delivered: %d %s", a.StatusCode, a.body)
+			}
+			if a := send(t, "POST", url, chat); a.StatusCode != status || status == 503 && errorOf(t, a) != "ledger_unavailable" {
+				t.Errorf("the next one: %d %s", a.StatusCode, a.body)
+			}
+			_ = stop() // the ledger is closed already
+		})
+	}
+}
+
+// TestRecord_IsBeforeTheFirstByteOfAHeldAnswer needs an answer that no buffer
+// of net/http holds.
+func TestRecord_IsBeforeTheFirstByteOfAHeldAnswer(t *testing.T) {
+	large := `{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3},"x":"` + strings.Repeat("x", 1<<20) + `"}`
+	s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, large)
+	}), sqlite(t)...)
+	for i := range 10 {
+		resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chat)
+		read(t, resp.Body, 1)
+		if got := s.status()["s"].RequestCount; got != int64(i+1) {
+			t.Fatalf("%d answers have begun, %d are booked", i+1, got)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+	}
+}
+
+func TestRecord_IsBeforeTheEndHoweverMuchFollowsIt(t *testing.T) {
+	s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, eventA+usageEv+doneEvent+strings.Repeat(": after the end\n", 100_000))
+	}))
+	resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", strings.Replace(chatStream, `"stream":true`, `"stream":true,"stream_options":{"include_usage":true}`, 1))
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if lines.Text() == "data: [DONE]" && s.status()["s"].TotalTokens != 9 {
+			t.Fatal("[DONE] is out, nothing is booked")
+		}
+	}
+}
+
+func TestClient_ThatHalfClosesIsCutNotCompleted(t *testing.T) {
+	up, base := newStepwise(t)
+	s := start(t, base, "DISCONNECT_POLICY", "cancel")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(chatStream), chatStream)
+	up.pieces <- eventA
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	read(t, resp.Body, len(eventA))
+	_ = conn.(*net.TCPConn).CloseWrite()
+	if rest, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("a clean end behind %q", rest)
+	}
+}
+
+func TestClient_QueuedUploadThatLeavesIsNotSent(t *testing.T) {
+	sim, base := simulated(t, provider.Config{TTFT: time.Hour})
+	s := start(t, base, "MAX_CONCURRENT_REQUESTS", "1", "DISCONNECT_POLICY", "cancel")
+	first, leaveFirst := context.WithCancel(t.Context())
+	second, leaveSecond := context.WithCancel(t.Context())
+	defer leaveSecond()
+	done := make(chan struct{}, 2)
+	ask := func(ctx context.Context, path string) {
+		_, _ = try(ctx, "POST", s.URL+path, chat)
+		done <- struct{}{}
+	}
+	go ask(first, "/v1/chat/completions")
+	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	go ask(second, "/v1/moderations")
+	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	leaveSecond()
+	<-done
+	s.waitFor(func(q queueStatus) bool { return q.Waiting == 0 })
+	leaveFirst()
+	<-done
+	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	if n := len(sim.Ledger()); n != 1 {
+		t.Errorf("%d requests reached the upstream, want 1", n)
+	}
+}
+
+func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
+	s := &server{cfg: &Config{DisconnectPolicy: "drain"}}
+	for _, first := range []string{"leave", "end"} {
+		x := &exchange{s: s, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
+		x.sent.Store(true)
+		if first == "end" {
+			x.settleDrain()
+			x.leave()
+		} else {
+			x.leave()
+			x.settleDrain()
+		}
+		if n := s.drains.Load(); n != 0 {
+			t.Errorf("%s first: %d drains left over", first, n)
+		}
+	}
+}
+
+func TestPeek_ReadsWhatIsGzipped(t *testing.T) {
+	_, base := simulated(t, provider.Config{Faults: []provider.Fault{provider.Quota()}})
+	s := start(t, base)
+	if a := send(t, "GET", s.URL+"/v1/models", "", "Accept-Encoding", "gzip"); a.StatusCode != 429 {
+		t.Errorf("insufficient_quota was waited for: %d", a.StatusCode)
+	}
+}
+
+func TestOutcome_InStreamErrorIsNotComplete(t *testing.T) {
+	s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, eventA+"data: {\"error\":{\"message\":\"boom\",\"type\":\"server_error\"}}\n\n"+doneEvent)
+	}))
+	open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
+	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	if rows := s.rows("s"); len(rows) != 1 || rows[0].Outcome != ledger.UpstreamError.String() {
+		t.Errorf("rows %+v", rows)
+	}
+}
