@@ -54,16 +54,6 @@ type group struct {
 	requestX float64 // the provider's estimate of a request over ours, from 429 texts
 }
 
-type clientKey struct {
-	band   int8
-	client string
-}
-
-type sessionKey struct {
-	band            int8
-	client, session string
-}
-
 func bandOf(p Priority) int8 {
 	switch {
 	case p > Normal:
@@ -82,10 +72,11 @@ func newGroup(name string, p profile, now instant) *group {
 	if p == auto {
 		g.family = reserve
 	}
+	g.meters.attach()
 	g.budget = &g.meters
 	for i, p := range []Priority{High, Normal, Low} {
 		g.bands[i] = newFlow(nil, p.String(), 1)
-		g.bands[i].priority = p
+		g.bands[i].priority, g.bands[i].group = p, g
 	}
 	return g
 }
@@ -137,6 +128,7 @@ func (c *core) confirm(model string, now instant) *group {
 	}
 	g := newGroup(model, parent.profile, now)
 	g.family, g.meters, g.pausedUntil = parent.family, parent.meters, parent.pausedUntil
+	g.meters.attach()
 	for d := range g.meters {
 		if b := &g.meters[d]; b.ring != nil {
 			r := *b.ring
@@ -219,8 +211,7 @@ func (c *core) migrate(from *group, now instant) {
 		key := sessionKey{bandOf(s.priority), s.parent.name, s.name}
 		parked := s.parked
 		c.unlink(w, now)
-		w.group = c.groupFor(w.model, now)
-		w.session = w.group.session(key, s.parent.weight, s.weight, now)
+		w.session = c.groupFor(w.model, now).session(key, s.parent.weight, s.weight, now)
 		c.link(w, now, false)
 		if parked > now && w.session.head == w {
 			c.park(w.session, parked)
@@ -237,77 +228,6 @@ func (c *core) forget(now instant) {
 	}
 }
 
-// session finds or makes the flow of a session, and lets two that were idle
-// for long go.
-func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
-	if s := g.sessions[key]; s != nil {
-		s.reweigh(weight)
-		s.parent.reweigh(clientWeight)
-		g.unlistIdle(s)
-		return s
-	}
-	for range 2 {
-		if s := g.idle; s != nil && now.sub(s.idleSince) > sessionIdle {
-			g.drop(s, key)
-		}
-	}
-	ck := clientKey{key.band, key.client}
-	client := g.clients[ck]
-	if client == nil {
-		client = newFlow(g.bands[key.band], key.client, clientWeight)
-		g.clients[ck] = client
-	}
-	client.reweigh(clientWeight)
-	client.children++
-	s := newFlow(client, key.session, weight)
-	g.sessions[key] = s
-	return s
-}
-
-// drop forgets an idle session, and its client when that was the last one.
-// keep names a session about to be made, whose client must stay.
-func (g *group) drop(s *flow, keep sessionKey) {
-	g.unlistIdle(s)
-	client := s.parent
-	band := bandOf(s.priority)
-	delete(g.sessions, sessionKey{band, client.name, s.name})
-	client.children--
-	if client.children == 0 && client.inflight == 0 && (client.name != keep.client || band != keep.band) {
-		delete(g.clients, clientKey{band, client.name})
-	}
-}
-
-func (g *group) listIdle(s *flow, now instant) {
-	if s.idleListed || s.queued > 0 || s.inflight > 0 {
-		return
-	}
-	s.idleListed, s.idleSince = true, now
-	s.idlePrev, s.idleNext = g.idleLast, nil
-	if g.idleLast != nil {
-		g.idleLast.idleNext = s
-	} else {
-		g.idle = s
-	}
-	g.idleLast = s
-}
-
-func (g *group) unlistIdle(s *flow) {
-	if !s.idleListed {
-		return
-	}
-	if s.idlePrev != nil {
-		s.idlePrev.idleNext = s.idleNext
-	} else {
-		g.idle = s.idleNext
-	}
-	if s.idleNext != nil {
-		s.idleNext.idlePrev = s.idlePrev
-	} else {
-		g.idleLast = s.idlePrev
-	}
-	s.idlePrev, s.idleNext, s.idleListed = nil, nil, false
-}
-
 // head is the waiter of g that goes next. A higher band goes first, unless a
 // lower one is owed its floor.
 func (g *group) head() (*waiter, int) {
@@ -319,7 +239,7 @@ func (g *group) head() (*waiter, int) {
 			g.owed[i] = 0
 			continue
 		}
-		if top == nil || g.owed[i] >= w.cost {
+		if top == nil || g.owed[i] >= float64(w.cost) {
 			top, band = w, i
 		}
 	}
@@ -356,4 +276,16 @@ func (g *group) paceByProfile() {
 	if g.family == azure {
 		g.meters[dimRequests].pace()
 	}
+}
+
+// admit is the charge of d in g.
+func (g *group) admit(d Demand) charge {
+	if g.name == "" && !g.nursery {
+		return charge{}
+	}
+	c := g.family.admit(d)
+	if g.requestX != 1 && (g.family == openai || g.family == azure) {
+		c.tokens = int64(float64(c.tokens) * g.requestX)
+	}
+	return c
 }
