@@ -43,6 +43,48 @@ func BenchmarkRate_TwoWaitNAndRefund(b *testing.B) {
 	}
 }
 
+// BenchmarkLimiter_AgainstRate takes turns between the two, a thousand calls
+// each, and compares their best turns: what else runs on the machine then
+// weighs on both alike. x/rate is the promise.
+func BenchmarkLimiter_AgainstRate(b *testing.B) {
+	for _, sessions := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("%d_sessions", sessions), func(b *testing.B) {
+			l := New(Config{Global: Limits{RequestsPerMinute: 1e12, TokensPerMinute: 1e15}})
+			defer l.Close()
+			requests, tokens := rate.NewLimiter(1e10, 1e9), rate.NewLimiter(1e12, 1e12)
+			ctx := context.Background()
+			rs := make([]Request, sessions)
+			for i := range rs {
+				rs[i] = Request{Model: "gpt-4o", Client: "web", Session: fmt.Sprint("agent-", i), Demand: Demand{Input: 100, Output: 100}}
+			}
+			const turn = 1000
+			ours, theirs := time.Hour, time.Hour
+			for b.Loop() {
+				start := time.Now()
+				for i := range turn {
+					le, err := l.Acquire(ctx, rs[i%sessions])
+					if err != nil {
+						b.Fatal(err)
+					}
+					le.Settle(Usage{Input: 90, Output: 80})
+					le.Release()
+				}
+				ours = min(ours, time.Since(start))
+				start = time.Now()
+				for range turn {
+					_ = requests.WaitN(ctx, 1)
+					_ = tokens.WaitN(ctx, 200)
+					tokens.AllowN(time.Now(), -30)
+				}
+				theirs = min(theirs, time.Since(start))
+			}
+			b.ReportMetric(float64(ours)/turn, "ns/ours")
+			b.ReportMetric(float64(theirs)/turn, "ns/theirs")
+			b.ReportMetric(float64(ours)/float64(theirs), "x/rate")
+		})
+	}
+}
+
 func BenchmarkSemaphore_AcquireRelease(b *testing.B) {
 	s := semaphore.NewWeighted(1e9)
 	ctx := context.Background()

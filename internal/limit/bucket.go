@@ -178,10 +178,13 @@ func (b *bucket) advance(now instant) {
 	if now <= b.at {
 		return
 	}
-	dt := now.sub(b.at).Seconds()
+	dt := float64(now-b.at) * 1e-9
 	switch b.refill {
 	case continuous:
-		b.level = min(b.capacity(), b.level+b.effective()*dt)
+		b.level += b.effective() * dt
+		if top := b.capacity(); b.level > top {
+			b.level = top
+		}
 	case sliding:
 		b.ring.advance(now)
 		b.level = b.limit*b.factor - b.ring.sum
@@ -205,7 +208,10 @@ func (b *bucket) advance(now instant) {
 // bucket waits for a full one, goes, and leaves a debt: the provider judges.
 func (b *bucket) need(amount float64) float64 {
 	g := b.reserve()
-	return min(amount, b.capacity()-g) + g
+	if most := b.capacity() - g; amount > most {
+		amount = most
+	}
+	return amount + g
 }
 
 // ready is the earliest instant at which amount may be taken; never if only the

@@ -35,6 +35,7 @@ type group struct {
 	clients  map[clientKey]*flow
 	idle     *flow // oldest idle session
 	idleLast *flow
+	recent   *flow // the session that came last
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active

@@ -65,8 +65,9 @@ func (le *Lease) end() {
 	p := le.place
 	le.place = nil
 	p.tenant++
-	p.stay.onWait = nil
-	p.grant.session, p.grant.group, p.grant.pending = nil, nil, nil
+	if p.stay.onWait != nil {
+		p.stay.onWait = nil
+	}
 	p.next, p.l.places = p.l.places, p
 }
 

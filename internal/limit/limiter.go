@@ -92,7 +92,10 @@ func (l *Limiter) acquire(ctx context.Context, r *Request) (Lease, error) {
 
 // lease hands p out.
 func (l *Limiter) lease(p *place, r *Request, maxWait time.Duration) Lease {
-	p.stay = stay{maxWait: maxWait, every: r.Every, onWait: r.OnWait, retryKey: r.RetryKey, bytes: r.Bytes}
+	p.stay.maxWait, p.stay.every, p.stay.retryKey, p.stay.bytes = maxWait, r.Every, r.RetryKey, r.Bytes
+	if r.OnWait != nil {
+		p.stay.onWait = r.OnWait
+	}
 	return Lease{place: p, number: p.tenant, attempt: 1}
 }
 

@@ -13,7 +13,12 @@ type sessionKey struct {
 // session finds or makes the flow of a session, and lets two that were idle
 // for long go.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
-	if s := g.sessions[key]; s != nil {
+	s := g.recent // agents ask in bursts
+	if s == nil || s.name != key.session || s.parent.name != key.client || bandOf(s.priority) != key.band {
+		s = g.sessions[key]
+	}
+	if s != nil {
+		g.recent = s
 		s.reweigh(weight)
 		s.parent.reweigh(clientWeight)
 		g.unlistIdle(s)
@@ -32,7 +37,7 @@ func (g *group) session(key sessionKey, clientWeight, weight float64, now instan
 	}
 	client.reweigh(clientWeight)
 	client.children++
-	s := newFlow(client, key.session, weight)
+	s = newFlow(client, key.session, weight)
 	g.sessions[key] = s
 	return s
 }
@@ -41,6 +46,9 @@ func (g *group) session(key sessionKey, clientWeight, weight float64, now instan
 // keep names a session about to be made, whose client must stay.
 func (g *group) drop(s *flow, keep sessionKey) {
 	g.unlistIdle(s)
+	if g.recent == s {
+		g.recent = nil
+	}
 	client := s.parent
 	band := bandOf(s.priority)
 	delete(g.sessions, sessionKey{band, client.name, s.name})

@@ -5,9 +5,15 @@ import "time"
 // open makes gr the grant of a request of s. What Sent fills in is left as it
 // is until then.
 func (gr *grant) open(s *flow, model string, d Demand, ch charge, seq uint64, now instant) {
-	gr.session, gr.model, gr.demand, gr.charge = s, model, d, ch
-	gr.group, gr.seq, gr.taken = s.group, seq, now
-	gr.sent, gr.started, gr.pending = false, false, nil
+	if gr.session != s { // a place often goes round in one session, and pointers cost a write barrier
+		gr.session, gr.group = s, s.group
+	}
+	gr.model, gr.demand, gr.charge = model, d, ch
+	gr.seq, gr.taken = seq, now
+	gr.sent, gr.started = false, false
+	if gr.pending != nil {
+		gr.pending = nil
+	}
 }
 
 // close ends the place of gr in the counts, whatever became of the charge.
