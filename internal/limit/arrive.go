@@ -24,6 +24,9 @@ func (c *core) seat(gr *grant, r *Request, now instant) bool {
 // sessionFor finds or makes the session of r, in the group of its model.
 func (c *core) sessionFor(r *Request, now instant) *flow {
 	g := c.groupFor(r.Model, now)
+	if g.nursery {
+		g.meet(r.Model)
+	}
 	g.used = now
 	if g.learned > 0 && now.sub(g.learned) > learnedIdle {
 		c.unlearn(g, now)

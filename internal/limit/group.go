@@ -2,7 +2,6 @@ package limit
 
 import (
 	"cmp"
-	"path"
 	"slices"
 	"time"
 )
@@ -12,6 +11,7 @@ const (
 	bandFloor = 0.05 // of what a higher band is served, owed to each waiting lower one
 
 	maxGroups    = 256
+	maxGuests    = 8
 	groupIdle    = time.Hour   // a group unused for so long is forgotten, with what it learned
 	sessionIdle  = time.Minute // after which an idle session's virtual time is forgotten
 	learnedIdle  = time.Hour   // without a word from the provider, a learned limit yields to the configured one
@@ -23,6 +23,7 @@ type group struct {
 	name    string
 	aliases []string // names other than name
 	nursery bool     // holds the models that have not answered yet
+	guests  []string // of a nursery: names of the models that were asked for last
 	into    *group   // where it was merged to
 	profile profile  // as configured
 	family  profile  // as used: for auto, the best guess so far
@@ -87,7 +88,7 @@ func newGroup(name string, p profile, now instant) *group {
 func (c *core) configured(model string) (pattern string, l Limits, p profile) {
 	p, _ = profileNamed(c.cfg.Profile)
 	for _, m := range c.cfg.Models {
-		if ok, _ := path.Match(m.Pattern, model); ok || m.Pattern == model {
+		if matches(m.Pattern, model) {
 			if m.Profile != "" {
 				p, _ = profileNamed(m.Profile)
 			}
@@ -141,6 +142,7 @@ func (c *core) confirm(model string, now instant) *group {
 	}
 	g.tag = c.clock
 	c.groups[model] = g
+	parent.guests = slices.DeleteFunc(parent.guests, func(name string) bool { return name == model })
 	c.migrate(parent, now)
 	return g
 }
@@ -218,6 +220,31 @@ func (c *core) migrate(from *group, now instant) {
 			c.park(w.session, parked)
 		}
 	}
+}
+
+// meet notes that a model without a group was asked for, for the Snapshot's sake.
+func (g *group) meet(model string) {
+	if !g.nursery || slices.Contains(g.guests, model) {
+		return
+	}
+	if len(g.guests) == maxGuests {
+		g.guests = slices.Delete(g.guests, 0, 1)
+	}
+	g.guests = append(g.guests, model)
+}
+
+// title names g for people. A nursery goes by the model in it, or by its
+// pattern when there are several.
+func (g *group) title() string {
+	switch {
+	case g.nursery && len(g.guests) == 1:
+		return g.guests[0]
+	case g.nursery && g.name == "":
+		return newModels
+	case g.nursery || g.name != "":
+		return g.name
+	}
+	return unmetered
 }
 
 // forget drops groups that nobody has used for an hour.
