@@ -3,9 +3,10 @@ package limit
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
@@ -134,9 +135,57 @@ func BenchmarkCore_Dispatch(b *testing.B) {
 				c.done = c.done[:0]
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/pumpBatch, "ns/grant")
-			b.ReportMetric(float64(unsafe.Sizeof(waiter{}))+96, "B/waiter") // and its channel
 		})
 	}
+}
+
+// BenchmarkLimiter_Blocked blocks callers in Acquire and reports the heap that
+// each takes beside its goroutine's stack: the waiter, its channel, and the
+// runtime's own two records of a goroutine in a select. waiter+chan is what is
+// ours.
+func BenchmarkLimiter_Blocked(b *testing.B) {
+	const n = 20_000
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var blocked, own float64
+	for b.Loop() {
+		before := heap()
+		waiters := make([]*waiter, n)
+		l := New(Config{Global: Limits{Concurrent: 1}, MaxWaiting: n, MaxWait: time.Hour})
+		for i := range waiters {
+			waiters[i] = l.newWaiter()
+		}
+		own = float64(heap()-before)/n - 8 // the slice
+		clear(waiters)
+		first, err := l.Acquire(context.Background(), Request{Model: "m"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		before = heap()
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				le, err := l.Acquire(context.Background(), Request{Model: "m", Session: "s", Bytes: int64(i)})
+				if err == nil {
+					le.Release()
+				}
+			})
+		}
+		for l.Waiting() < n {
+			runtime.Gosched()
+		}
+		blocked = float64(heap()-before) / n
+		first.Release()
+		wg.Wait()
+		l.Close()
+	}
+	b.ReportMetric(own, "B/waiter+chan")
+	b.ReportMetric(blocked, "B/blocked")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/blocked+served")
 }
 
 func BenchmarkCore_Cancel(b *testing.B) {

@@ -84,6 +84,15 @@ func TestCore_AliasesOfOneLimitAreMerged(t *testing.T) {
 	}
 }
 
+func TestCore_AMergerTakesTheLowerLevel(t *testing.T) {
+	c := newCore(limitedTo(Limits{TokensPerMinute: 60_000}), 0)
+	a, b := c.confirm("a", 0), c.confirm("b", 0)
+	a.meters[dimTokens].level, b.meters[dimTokens].level = 30_000, 10_000
+	if got := c.alias(b, "a", 0); got != a || a.meters[dimTokens].level != 10_000 {
+		t.Errorf("level = %v, want the lower one", a.meters[dimTokens].level)
+	}
+}
+
 func TestCore_BirthOfAGroupTakesItsWaitersAlong(t *testing.T) {
 	c := newCore(limitedTo(Limits{RequestsPerMinute: 30}), 0)
 	var first *grant

@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain sets the number of random histories to 1,000 where -rapid.checks
+// does not say another.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if !asked {
+		_ = flag.Set("rapid.checks", "1000")
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func request(session string) Request {
 	return Request{Model: "m", Session: session, Demand: Demand{Input: 100, Output: 100}}

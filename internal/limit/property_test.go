@@ -25,7 +25,6 @@ type history struct {
 	limit   float64 // tokens per minute of model "m"
 	ended   int
 	arrived int
-	refunds bool
 }
 
 type booking struct {
