@@ -359,10 +359,14 @@ func TestCore_TimeThatGoesBackMintsNothing(t *testing.T) {
 	for _, profile := range []string{"postpaid", "azure"} {
 		c := newCore(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 6000}, Profile: profile}}}.withDefaults(), 0)
 		g := c.groupFor("m", 0)
-		for _, now := range []instant{10, 5, 10, 1, 0, 10, 3, 10} {
-			g.meters[dimTokens].advance(now * second)
-		}
 		b := &g.meters[dimTokens]
+		for _, now := range []instant{10, 5, 10, 1, 0, 10, 3, 10} {
+			before, level := b.at, b.level
+			b.advance(now * second)
+			if b.at < before || b.level < level {
+				t.Errorf("%s: at %d s the bucket went back", profile, now)
+			}
+		}
 		if b.at != 10*second {
 			t.Errorf("%s: the bucket's time is %v", profile, b.at.sub(0))
 		}
