@@ -107,6 +107,31 @@ func TestLimiter_AcquireWaitsForCost(t *testing.T) {
 	})
 }
 
+func TestLimiter_WhatFitsDoesNotOvertakeTheHead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}, Profile: "postpaid"}}})
+		defer l.Close()
+		l.Prime(Recent{Model: "m", Requests: 1, Input: 60_000})
+		<-time.After(2 * time.Second) // 2,000 tokens
+		var order []string
+		var wg sync.WaitGroup
+		for _, r := range []Request{
+			{Model: "m", Session: "large", Demand: Demand{Input: 10_000}},
+			{Model: "m", Session: "small", Demand: Demand{Input: 10}},
+		} {
+			wg.Go(func() {
+				mustAcquire(t, l, r).Sent()
+				order = append(order, r.Session)
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if fmt.Sprint(order) != "[large small]" {
+			t.Errorf("order = %v", order)
+		}
+	})
+}
+
 func TestLimiter_OversizeWaitsForAFullBucketAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}}}})
