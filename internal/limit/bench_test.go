@@ -3,9 +3,10 @@ package limit
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
@@ -40,6 +41,48 @@ func BenchmarkRate_TwoWaitNAndRefund(b *testing.B) {
 		_ = requests.WaitN(ctx, 1)
 		_ = tokens.WaitN(ctx, 200)
 		tokens.AllowN(time.Now(), -30)
+	}
+}
+
+// BenchmarkLimiter_AgainstRate takes turns between the two, a thousand calls
+// each, and compares their best turns: what else runs on the machine then
+// weighs on both alike. x/rate is the promise.
+func BenchmarkLimiter_AgainstRate(b *testing.B) {
+	for _, sessions := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("%d_sessions", sessions), func(b *testing.B) {
+			l := New(Config{Global: Limits{RequestsPerMinute: 1e12, TokensPerMinute: 1e15}})
+			defer l.Close()
+			requests, tokens := rate.NewLimiter(1e10, 1e9), rate.NewLimiter(1e12, 1e12)
+			ctx := context.Background()
+			rs := make([]Request, sessions)
+			for i := range rs {
+				rs[i] = Request{Model: "gpt-4o", Client: "web", Session: fmt.Sprint("agent-", i), Demand: Demand{Input: 100, Output: 100}}
+			}
+			const turn = 1000
+			ours, theirs := time.Hour, time.Hour
+			for b.Loop() {
+				start := time.Now()
+				for i := range turn {
+					le, err := l.Acquire(ctx, rs[i%sessions])
+					if err != nil {
+						b.Fatal(err)
+					}
+					le.Settle(Usage{Input: 90, Output: 80})
+					le.Release()
+				}
+				ours = min(ours, time.Since(start))
+				start = time.Now()
+				for range turn {
+					_ = requests.WaitN(ctx, 1)
+					_ = tokens.WaitN(ctx, 200)
+					tokens.AllowN(time.Now(), -30)
+				}
+				theirs = min(theirs, time.Since(start))
+			}
+			b.ReportMetric(float64(ours)/turn, "ns/ours")
+			b.ReportMetric(float64(theirs)/turn, "ns/theirs")
+			b.ReportMetric(float64(ours)/float64(theirs), "x/rate")
+		})
 	}
 }
 
@@ -92,9 +135,57 @@ func BenchmarkCore_Dispatch(b *testing.B) {
 				c.done = c.done[:0]
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/pumpBatch, "ns/grant")
-			b.ReportMetric(float64(unsafe.Sizeof(waiter{}))+96, "B/waiter") // and its channel
 		})
 	}
+}
+
+// BenchmarkLimiter_Blocked blocks callers in Acquire and reports the heap that
+// each takes beside its goroutine's stack: the waiter, its channel, and the
+// runtime's own two records of a goroutine in a select. waiter+chan is what is
+// ours.
+func BenchmarkLimiter_Blocked(b *testing.B) {
+	const n = 20_000
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var blocked, own float64
+	for b.Loop() {
+		before := heap()
+		waiters := make([]*waiter, n)
+		l := New(Config{Global: Limits{Concurrent: 1}, MaxWaiting: n, MaxWait: time.Hour})
+		for i := range waiters {
+			waiters[i] = l.newWaiter()
+		}
+		own = float64(heap()-before)/n - 8 // the slice
+		clear(waiters)
+		first, err := l.Acquire(context.Background(), Request{Model: "m"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		before = heap()
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				le, err := l.Acquire(context.Background(), Request{Model: "m", Session: "s", Bytes: int64(i)})
+				if err == nil {
+					le.Release()
+				}
+			})
+		}
+		for l.Waiting() < n {
+			runtime.Gosched()
+		}
+		blocked = float64(heap()-before) / n
+		first.Release()
+		wg.Wait()
+		l.Close()
+	}
+	b.ReportMetric(own, "B/waiter+chan")
+	b.ReportMetric(blocked, "B/blocked")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/blocked+served")
 }
 
 func BenchmarkCore_Cancel(b *testing.B) {

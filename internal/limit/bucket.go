@@ -41,8 +41,12 @@ type bucket struct {
 	refill  refill
 	passes  int8 // requests of a cold start that need not wait for the level
 
+	dim  dimension
+	live *dimensions // of the meters it belongs to: those that are on; nil = it stands alone
+
 	limit float64 // what may be used per period: also the capacity
 	rate  float64 // limit per second
+	per   float64 // seconds of the limit that one takes: 1/rate, 0 where what was taken does not come back with time
 	level float64 // may be negative: a debt
 	at    instant // level is of then
 	reset instant // daily: when the level becomes the limit
@@ -81,7 +85,8 @@ type sample struct {
 // half full afterwards.
 func (b *bucket) configure(now instant, limit float64, kind refill, period time.Duration) {
 	if limit <= 0 {
-		*b = bucket{spent: b.spent}
+		*b = bucket{spent: b.spent, dim: b.dim, live: b.live}
+		b.live.set(b.dim, false)
 		return
 	}
 	if b.on && b.refill == kind {
@@ -94,13 +99,19 @@ func (b *bucket) configure(now instant, limit float64, kind refill, period time.
 				b.foreign *= limit / b.limit
 			}
 			b.limit, b.rate = limit, limit/period.Seconds()
+			if b.per > 0 {
+				b.per = 1 / b.rate
+			}
 		}
 		return
 	}
-	spent := b.spent
 	*b = bucket{
-		on: true, refill: kind, limit: limit, rate: limit / period.Seconds(), at: now, spent: spent,
-		factor: 1, guard: guardMin.Seconds(), lastCut: -1,
+		on: true, refill: kind, limit: limit, rate: limit / period.Seconds(), at: now, spent: b.spent,
+		factor: 1, guard: guardMin.Seconds(), lastCut: -1, dim: b.dim, live: b.live,
+	}
+	b.live.set(b.dim, true)
+	if kind == continuous || kind == sliding {
+		b.per = 1 / b.rate
 	}
 	switch kind {
 	case continuous:
@@ -152,6 +163,9 @@ func (b *bucket) reserve() float64 {
 
 // effective is the refill we count on.
 func (b *bucket) effective() float64 {
+	if b.factor == 1 && b.foreign == 0 && !b.paced {
+		return b.rate
+	}
 	r := b.factor * (b.rate - b.foreign)
 	if b.paced {
 		r *= pacedRate
@@ -164,10 +178,13 @@ func (b *bucket) advance(now instant) {
 	if now <= b.at {
 		return
 	}
-	dt := now.sub(b.at).Seconds()
+	dt := float64(now-b.at) * 1e-9
 	switch b.refill {
 	case continuous:
-		b.level = min(b.capacity(), b.level+b.effective()*dt)
+		b.level += b.effective() * dt
+		if top := b.capacity(); b.level > top {
+			b.level = top
+		}
 	case sliding:
 		b.ring.advance(now)
 		b.level = b.limit*b.factor - b.ring.sum
@@ -191,7 +208,10 @@ func (b *bucket) advance(now instant) {
 // bucket waits for a full one, goes, and leaves a debt: the provider judges.
 func (b *bucket) need(amount float64) float64 {
 	g := b.reserve()
-	return min(amount, b.capacity()-g) + g
+	if most := b.capacity() - g; amount > most {
+		amount = most
+	}
+	return amount + g
 }
 
 // ready is the earliest instant at which amount may be taken; never if only the
@@ -241,7 +261,9 @@ func (b *bucket) take(now instant, amount float64) {
 	b.advance(now)
 	b.spent += amount
 	b.booked += amount
-	b.passes = max(0, b.passes-1)
+	if b.passes > 0 {
+		b.passes--
+	}
 	b.level -= amount
 	if b.ring != nil {
 		b.ring.add(amount)
@@ -290,69 +312,6 @@ func (b *bucket) lower(now instant, level float64) {
 	}
 	b.level = level
 	b.passes = 0
-}
-
-// A ring remembers what was charged when, in slots of a 240th of the period.
-// Each charge comes back one period after its slot ended. Whatever phase the
-// provider's own window has, no window of it can then hold more than the limit,
-// and the phase need not be learned.
-type ring struct {
-	slots [slidingSlots + 2]float64
-	width instant
-	tick  int64 // of the newest slot
-	sum   float64
-}
-
-func newRing(now instant, period time.Duration) *ring {
-	w := instant(period) / slidingSlots
-	return &ring{width: w, tick: int64(now / w)}
-}
-
-func (r *ring) at(tick int64) *float64 { return &r.slots[tick%int64(len(r.slots))] }
-
-// advance drops what is older than a period and one slot: the extra slot is the
-// guard band, for requests that take longer to arrive than others.
-func (r *ring) advance(now instant) {
-	tick := int64(now / r.width)
-	if tick-r.tick >= int64(len(r.slots)) {
-		clear(r.slots[:])
-		r.tick, r.sum = tick, 0
-		return
-	}
-	for r.tick < tick {
-		r.tick++
-		r.sum -= *r.at(r.tick)
-		*r.at(r.tick) = 0
-	}
-	if r.sum < 1e-6 {
-		r.sum = max(0, r.sum)
-	}
-}
-
-func (r *ring) add(amount float64) {
-	*r.at(r.tick) += amount
-	r.sum += amount
-}
-
-func (r *ring) remove(amount float64, taken instant) {
-	tick := int64(taken / r.width)
-	if tick <= r.tick-int64(len(r.slots)) {
-		return // it has come back by itself
-	}
-	r.sum -= amount
-	*r.at(tick) -= amount
-}
-
-// freed is when at least amount will have come back.
-func (r *ring) freed(now instant, amount float64) instant {
-	oldest := max(0, r.tick-int64(len(r.slots))+1)
-	for t := oldest; t <= r.tick; t++ {
-		amount -= *r.at(t)
-		if amount <= 1e-6 {
-			return instant(t+int64(len(r.slots))) * r.width
-		}
-	}
-	return now.add(time.Duration(r.width)) // the factor is low: it regains with time
 }
 
 // prime books use by an earlier process of ours, of which only the sum is

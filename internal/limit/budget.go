@@ -28,6 +28,17 @@ type meters [numDimensions]bucket
 
 var _ budget = (*meters)(nil)
 
+// attach tells the buckets which meters they belong to. It must be called on new
+// meters, and on a copy.
+func (m *meters) attach() {
+	live := new(dimensions)
+	for d := range m {
+		b := &m[d]
+		b.dim, b.live = dimension(d), live
+		live.set(b.dim, b.on)
+	}
+}
+
 // configure applies limits, scaled by share. A learned limit that is lower
 // than the configured one stays.
 func (m *meters) configure(now instant, l [numDimensions]int64, share float64, kind refill) {
@@ -57,34 +68,30 @@ func (m *meters) configure(now instant, l [numDimensions]int64, share float64, k
 
 func (m *meters) ready(now instant, c charge) (instant, dimension) {
 	at, binding := now, dimension(-1)
-	for d := range m {
-		if b := &m[d]; b.on {
-			if t := b.ready(now, c.amount(dimension(d), 1)); t > at {
-				at, binding = t, dimension(d)
-			}
+	for live := *m[0].live; live != 0; {
+		d := live.next()
+		if t := m[d].ready(now, c.amount(d, 1)); t > at {
+			at, binding = t, d
 		}
 	}
 	return at, binding
 }
 
 func (m *meters) take(now instant, c charge) {
-	for d := range m {
-		if b := &m[d]; b.on {
-			b.take(now, c.amount(dimension(d), 1))
-		}
+	for live := *m[0].live; live != 0; {
+		d := live.next()
+		m[d].take(now, c.amount(d, 1))
 	}
 }
 
 func (m *meters) refund(now instant, c charge, requests int64, taken instant) {
-	for d := range m {
+	for live := *m[0].live; live != 0; {
+		d := live.next()
 		b := &m[d]
-		if !b.on || b.refill == places {
-			continue
+		if b.refill == places || b.refill == daily && taken < b.reset-instant(24*time.Hour) {
+			continue // a place comes back when its request ends; a day that is over does not
 		}
-		if b.refill == daily && taken < b.reset-instant(24*time.Hour) {
-			continue // taken from a day that is over
-		}
-		if amount := c.amount(dimension(d), requests); amount != 0 {
+		if amount := c.amount(d, requests); amount != 0 {
 			b.refund(now, amount, taken)
 		}
 	}
@@ -98,11 +105,10 @@ func (m *meters) leave() {
 
 func (m *meters) wait(now instant, ahead charge, n int64, c charge) (float64, dimension) {
 	longest, binding := 0.0, dimension(-1)
-	for d := range m {
-		if b := &m[d]; b.on {
-			if s := b.wait(now, ahead.amount(dimension(d), n), c.amount(dimension(d), 1)); s > longest {
-				longest, binding = s, dimension(d)
-			}
+	for live := *m[0].live; live != 0; {
+		d := live.next()
+		if s := m[d].wait(now, ahead.amount(d, n), c.amount(d, 1)); s > longest {
+			longest, binding = s, d
 		}
 	}
 	return longest, binding
@@ -110,20 +116,14 @@ func (m *meters) wait(now instant, ahead charge, n int64, c charge) (float64, di
 
 func (m *meters) share(c charge) float64 {
 	longest := 0.0
-	for d := range m {
-		if b := &m[d]; b.on && b.refill <= sliding {
-			longest = max(longest, c.amount(dimension(d), 1)/b.rate)
+	for live := *m[0].live; live != 0; {
+		d := live.next()
+		if s := c.amount(d, 1) * m[d].per; s > longest {
+			longest = s
 		}
 	}
 	return longest
 }
 
 // bounded says whether any limit holds at all.
-func (m *meters) bounded() bool {
-	for d := range m {
-		if m[d].on {
-			return true
-		}
-	}
-	return false
-}
+func (m *meters) bounded() bool { return *m[0].live != 0 }

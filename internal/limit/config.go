@@ -23,7 +23,7 @@ type Limits struct {
 // ModelLimits are the limits of every model that Pattern matches, each model
 // for itself.
 type ModelLimits struct {
-	Pattern string // as path.Match; the first match wins
+	Pattern string // as path.Match, but * matches slashes too; the first match wins
 	Limits
 	Profile string // "" = Config.Profile
 }
@@ -68,7 +68,7 @@ func (c Config) Validate() error {
 		key := fmt.Sprintf("models[%d]", i)
 		if m.Pattern == "" {
 			fault("%s.pattern: is empty", key)
-		} else if _, err := path.Match(m.Pattern, "x"); err != nil {
+		} else if _, err := path.Match(plainSlash(m.Pattern), "x"); err != nil {
 			fault("%s.pattern: %q: %w", key, m.Pattern, err)
 		}
 		if _, ok := profileNamed(m.Profile); !ok {

@@ -116,7 +116,7 @@ func (c *core) recharge(g *group) {
 		for w := s.head; w != nil; w = w.next {
 			before := w.charge
 			w.charge = g.admit(w.demand.unpack())
-			w.cost = c.cost(g, w.charge)
+			w.cost = float32(c.cost(g, w.charge))
 			change := w.charge
 			change.add(before, -1)
 			c.sum.add(change, 1)
@@ -431,52 +431,4 @@ func (gr *grant) spentIn(d dimension) float64 {
 		return gr.spent[d]
 	}
 	return math.Inf(1)
-}
-
-// requeue puts gr's request back at the head of its session, with the tag that
-// it had, not to be served before notBefore. The place is given up; whether the
-// charge is too is the caller's to say.
-func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64, notBefore, now instant) *Rejected {
-	c.close(gr, now)
-	live := c.resolve(gr.group, gr.model)
-	if c.rejecting {
-		return c.refuse(Draining, time.Second, "", 0, 0)
-	}
-	start := max(notBefore, live.pausedUntil, now)
-	if maxWait <= 0 || start.sub(now) > maxWait {
-		why := DeadlineUnreachable
-		if maxWait <= 0 {
-			why = QueueTimeout
-		}
-		return c.refuse(why, start.sub(now), "", 0, start.sub(now))
-	}
-	s := gr.session
-	if live != gr.group {
-		s = live.session(sessionKey{bandOf(s.priority), s.parent.name, s.name}, s.parent.weight, s.weight, now)
-	}
-	s.move(-gr.cost / s.weight)
-	s.parent.move(-gr.cost / s.parent.weight)
-	*w = waiter{
-		wake: w.wake, group: live, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
-		deadline: now.add(maxWait), seq: gr.seq, bytes: bytes,
-	}
-	w.cost = c.cost(live, w.charge)
-	c.link(w, now, true)
-	c.alarms.set(w)
-	if notBefore > now {
-		c.park(s, notBefore)
-	}
-	return nil
-}
-
-// admit is the charge of d in g.
-func (g *group) admit(d Demand) charge {
-	if g.name == "" && !g.nursery {
-		return charge{}
-	}
-	c := g.family.admit(d)
-	if g.requestX != 1 && (g.family == openai || g.family == azure) {
-		c.tokens = int64(float64(c.tokens) * g.requestX)
-	}
-	return c
 }

@@ -1,5 +1,7 @@
 package limit
 
+import "math/bits"
+
 // A dimension is one kind of limit. A request is charged in all of them at
 // once, or in none.
 type dimension int
@@ -14,6 +16,27 @@ const (
 	dimConcurrent
 	numDimensions
 )
+
+// dimensions is a set of them. Most limiters have two limits of the seven, and
+// a request passes all of them six times.
+type dimensions uint8
+
+func (s *dimensions) set(d dimension, in bool) {
+	switch {
+	case s == nil:
+	case in:
+		*s |= 1 << d
+	default:
+		*s &^= 1 << d
+	}
+}
+
+// next takes the least dimension out of a set that is not empty.
+func (s *dimensions) next() dimension {
+	d := dimension(bits.TrailingZeros8(uint8(*s)))
+	*s &= *s - 1
+	return d
+}
 
 var dimensionNames = [numDimensions]string{
 	"requests_per_minute",

@@ -15,7 +15,8 @@
 // There is no goroutine per waiter and no tick: whoever changes the state pumps.
 //
 // Read tree.go for fairness, bucket.go for limits, control.go for what the
-// provider's answers teach, core.go for how they meet, limiter.go for the shell.
+// provider's answers teach; core.go, arrive.go, serve.go and settle.go for how
+// they meet in the life of a request; limiter.go and lease.go for the shell.
 //
 // # Fairness
 //

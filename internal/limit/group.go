@@ -2,7 +2,6 @@ package limit
 
 import (
 	"cmp"
-	"path"
 	"slices"
 	"time"
 )
@@ -12,6 +11,7 @@ const (
 	bandFloor = 0.05 // of what a higher band is served, owed to each waiting lower one
 
 	maxGroups    = 256
+	maxGuests    = 8
 	groupIdle    = time.Hour   // a group unused for so long is forgotten, with what it learned
 	sessionIdle  = time.Minute // after which an idle session's virtual time is forgotten
 	learnedIdle  = time.Hour   // without a word from the provider, a learned limit yields to the configured one
@@ -23,6 +23,7 @@ type group struct {
 	name    string
 	aliases []string // names other than name
 	nursery bool     // holds the models that have not answered yet
+	guests  []string // of a nursery: names of the models that were asked for last
 	into    *group   // where it was merged to
 	profile profile  // as configured
 	family  profile  // as used: for auto, the best guess so far
@@ -35,6 +36,7 @@ type group struct {
 	clients  map[clientKey]*flow
 	idle     *flow // oldest idle session
 	idleLast *flow
+	recent   *flow // the session that came last
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active
@@ -52,16 +54,6 @@ type group struct {
 	learned  instant // the last time the provider named a limit
 	shadows  shadows
 	requestX float64 // the provider's estimate of a request over ours, from 429 texts
-}
-
-type clientKey struct {
-	band   int8
-	client string
-}
-
-type sessionKey struct {
-	band            int8
-	client, session string
 }
 
 func bandOf(p Priority) int8 {
@@ -82,10 +74,11 @@ func newGroup(name string, p profile, now instant) *group {
 	if p == auto {
 		g.family = reserve
 	}
+	g.meters.attach()
 	g.budget = &g.meters
 	for i, p := range []Priority{High, Normal, Low} {
 		g.bands[i] = newFlow(nil, p.String(), 1)
-		g.bands[i].priority = p
+		g.bands[i].priority, g.bands[i].group = p, g
 	}
 	return g
 }
@@ -95,7 +88,7 @@ func newGroup(name string, p profile, now instant) *group {
 func (c *core) configured(model string) (pattern string, l Limits, p profile) {
 	p, _ = profileNamed(c.cfg.Profile)
 	for _, m := range c.cfg.Models {
-		if ok, _ := path.Match(m.Pattern, model); ok || m.Pattern == model {
+		if matches(m.Pattern, model) {
 			if m.Profile != "" {
 				p, _ = profileNamed(m.Profile)
 			}
@@ -137,6 +130,7 @@ func (c *core) confirm(model string, now instant) *group {
 	}
 	g := newGroup(model, parent.profile, now)
 	g.family, g.meters, g.pausedUntil = parent.family, parent.meters, parent.pausedUntil
+	g.meters.attach()
 	for d := range g.meters {
 		if b := &g.meters[d]; b.ring != nil {
 			r := *b.ring
@@ -148,6 +142,7 @@ func (c *core) confirm(model string, now instant) *group {
 	}
 	g.tag = c.clock
 	c.groups[model] = g
+	parent.guests = slices.DeleteFunc(parent.guests, func(name string) bool { return name == model })
 	c.migrate(parent, now)
 	return g
 }
@@ -219,13 +214,37 @@ func (c *core) migrate(from *group, now instant) {
 		key := sessionKey{bandOf(s.priority), s.parent.name, s.name}
 		parked := s.parked
 		c.unlink(w, now)
-		w.group = c.groupFor(w.model, now)
-		w.session = w.group.session(key, s.parent.weight, s.weight, now)
+		w.session = c.groupFor(w.model, now).session(key, s.parent.weight, s.weight, now)
 		c.link(w, now, false)
 		if parked > now && w.session.head == w {
 			c.park(w.session, parked)
 		}
 	}
+}
+
+// meet notes that a model without a group was asked for, for the Snapshot's sake.
+func (g *group) meet(model string) {
+	if !g.nursery || slices.Contains(g.guests, model) {
+		return
+	}
+	if len(g.guests) == maxGuests {
+		g.guests = slices.Delete(g.guests, 0, 1)
+	}
+	g.guests = append(g.guests, model)
+}
+
+// title names g for people. A nursery goes by the model in it, or by its
+// pattern when there are several.
+func (g *group) title() string {
+	switch {
+	case g.nursery && len(g.guests) == 1:
+		return g.guests[0]
+	case g.nursery && g.name == "":
+		return newModels
+	case g.nursery || g.name != "":
+		return g.name
+	}
+	return unmetered
 }
 
 // forget drops groups that nobody has used for an hour.
@@ -235,77 +254,6 @@ func (c *core) forget(now instant) {
 			delete(c.groups, name)
 		}
 	}
-}
-
-// session finds or makes the flow of a session, and lets two that were idle
-// for long go.
-func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
-	if s := g.sessions[key]; s != nil {
-		s.reweigh(weight)
-		s.parent.reweigh(clientWeight)
-		g.unlistIdle(s)
-		return s
-	}
-	for range 2 {
-		if s := g.idle; s != nil && now.sub(s.idleSince) > sessionIdle {
-			g.drop(s, key)
-		}
-	}
-	ck := clientKey{key.band, key.client}
-	client := g.clients[ck]
-	if client == nil {
-		client = newFlow(g.bands[key.band], key.client, clientWeight)
-		g.clients[ck] = client
-	}
-	client.reweigh(clientWeight)
-	client.children++
-	s := newFlow(client, key.session, weight)
-	g.sessions[key] = s
-	return s
-}
-
-// drop forgets an idle session, and its client when that was the last one.
-// keep names a session about to be made, whose client must stay.
-func (g *group) drop(s *flow, keep sessionKey) {
-	g.unlistIdle(s)
-	client := s.parent
-	band := bandOf(s.priority)
-	delete(g.sessions, sessionKey{band, client.name, s.name})
-	client.children--
-	if client.children == 0 && client.inflight == 0 && (client.name != keep.client || band != keep.band) {
-		delete(g.clients, clientKey{band, client.name})
-	}
-}
-
-func (g *group) listIdle(s *flow, now instant) {
-	if s.idleListed || s.queued > 0 || s.inflight > 0 {
-		return
-	}
-	s.idleListed, s.idleSince = true, now
-	s.idlePrev, s.idleNext = g.idleLast, nil
-	if g.idleLast != nil {
-		g.idleLast.idleNext = s
-	} else {
-		g.idle = s
-	}
-	g.idleLast = s
-}
-
-func (g *group) unlistIdle(s *flow) {
-	if !s.idleListed {
-		return
-	}
-	if s.idlePrev != nil {
-		s.idlePrev.idleNext = s.idleNext
-	} else {
-		g.idle = s.idleNext
-	}
-	if s.idleNext != nil {
-		s.idleNext.idlePrev = s.idlePrev
-	} else {
-		g.idleLast = s.idlePrev
-	}
-	s.idlePrev, s.idleNext, s.idleListed = nil, nil, false
 }
 
 // head is the waiter of g that goes next. A higher band goes first, unless a
@@ -319,7 +267,7 @@ func (g *group) head() (*waiter, int) {
 			g.owed[i] = 0
 			continue
 		}
-		if top == nil || g.owed[i] >= w.cost {
+		if top == nil || g.owed[i] >= float64(w.cost) {
 			top, band = w, i
 		}
 	}
@@ -356,4 +304,16 @@ func (g *group) paceByProfile() {
 	if g.family == azure {
 		g.meters[dimRequests].pace()
 	}
+}
+
+// admit is the charge of d in g.
+func (g *group) admit(d Demand) charge {
+	if g.name == "" && !g.nursery {
+		return charge{}
+	}
+	c := g.family.admit(d)
+	if g.requestX != 1 && (g.family == openai || g.family == azure) {
+		c.tokens = int64(float64(c.tokens) * g.requestX)
+	}
+	return c
 }

@@ -9,34 +9,66 @@ import (
 // ErrEnded is returned by Throttled and Retry on a lease that has ended.
 var ErrEnded = errors.New("limit: lease has ended")
 
-// A Lease is a granted place. It must end by Settle or Release; the second
+// A Lease is a granted place. It must end by Settle or Release; every further
 // ending does nothing, so that
 //
 //	defer lease.Release()
 //
-// may stand above a Settle. Leases are reused after their second ending: two
-// are the most that a lease may be given, and nothing may be asked of it
-// afterwards. One goroutine at a time may use a Lease.
+// may stand above a Settle. Nothing that is asked of an ended Lease reaches
+// another request. One goroutine at a time may use a Lease.
 type Lease struct {
-	l      *Limiter
-	grant  grant
-	demand Demand
+	place   *place // nil once it has ended
+	number  uint64 // of the place's tenant that this lease is
+	attempt int
+	waited  time.Duration
+}
 
-	attempt  int
-	waited   time.Duration
-	maxWait  time.Duration
+// A place is the state of a request from its grant to its end. Places are used
+// again, and a Lease is a numbered ticket to one: a small value, which the
+// compiler keeps on the caller's stack where it can. So the pool costs no
+// allocation, and a lease that outlives its place can do no harm.
+type place struct {
+	l      *Limiter
+	tenant uint64 // changes when a lease ends
+	grant  grant
+	stay   stay
+	next   *place // in the free list
+}
+
+// A stay is what must be known of a request each time it waits.
+type stay struct {
+	maxWait  time.Duration // over all attempts
 	every    time.Duration
 	onWait   func() error
 	retryKey uint64
 	bytes    int64
-	ended    bool
-	pooled   bool
-	next     *Lease // in the free list
 }
 
-func (le *Lease) open(w *waiter, now instant) {
-	w.open(&le.grant, le.demand, now)
-	le.attempt++
+// enter locks the limiter for as long as the lease's place is its own; nil, and
+// no lock, when the lease has ended.
+func (le *Lease) enter() *place {
+	p := le.place
+	if p == nil {
+		return nil
+	}
+	p.l.mu.Lock()
+	if p.tenant != le.number {
+		p.l.mu.Unlock()
+		le.place = nil
+		return nil
+	}
+	return p
+}
+
+// end makes the place free for others. It is called with the lock held.
+func (le *Lease) end() {
+	p := le.place
+	le.place = nil
+	p.tenant++
+	if p.stay.onWait != nil {
+		p.stay.onWait = nil
+	}
+	p.next, p.l.places = p.l.places, p
 }
 
 // Waited is the time spent in the queue so far, over all attempts.
@@ -49,37 +81,38 @@ func (le *Lease) Attempt() int { return le.attempt }
 // Sent must be called just before the request's bytes leave: from then on its
 // charge counts as booked by the provider.
 func (le *Lease) Sent() {
-	le.l.mu.Lock()
-	defer le.l.mu.Unlock()
-	if !le.ended {
-		le.l.core.sent(&le.grant, le.l.now())
+	p := le.enter()
+	if p == nil {
+		return
 	}
+	defer p.l.mu.Unlock()
+	p.l.core.sent(&p.grant, p.l.now())
 }
 
 // Observe takes in what the headers of an answer, of any status, say about the
 // provider's limits. Call it when they arrive, and before Started.
 func (le *Lease) Observe(s Signal) {
-	le.l.mu.Lock()
-	defer le.l.mu.Unlock()
-	if le.ended {
+	p := le.enter()
+	if p == nil {
 		return
 	}
-	now := le.l.now()
-	le.l.core.observe(&le.grant, &s, now)
-	le.l.pump(now)
+	defer p.l.mu.Unlock()
+	now := p.l.now()
+	p.l.core.observe(&p.grant, &s, now)
+	p.l.pump(now)
 }
 
 // Started tells that the headers of an answer with status 2xx have arrived: the
 // model exists, and gets a group of its own. Settle implies it.
 func (le *Lease) Started() {
-	le.l.mu.Lock()
-	defer le.l.mu.Unlock()
-	if le.ended {
+	p := le.enter()
+	if p == nil {
 		return
 	}
-	now := le.l.now()
-	le.l.core.started(&le.grant, now)
-	le.l.pump(now)
+	defer p.l.mu.Unlock()
+	now := p.l.now()
+	p.l.core.started(&p.grant, now)
+	p.l.pump(now)
 }
 
 // Throttled takes in a 429 that waiting can cure, s with its headers and text.
@@ -87,14 +120,12 @@ func (le *Lease) Started() {
 // and blocks until it is granted again. On error (a *Rejected when attempts or
 // the time to wait are used up, else as Acquire) the lease has ended.
 func (le *Lease) Throttled(ctx context.Context, s Signal) error {
-	l := le.l
-	l.mu.Lock()
-	if le.ended {
-		l.mu.Unlock()
+	p := le.enter()
+	if p == nil {
 		return ErrEnded
 	}
-	now := l.now()
-	l.core.throttled(&le.grant, &s, now)
+	now := p.l.now()
+	p.l.core.throttled(&p.grant, &s, now)
 	return le.again(ctx, now, now)
 }
 
@@ -103,79 +134,72 @@ func (le *Lease) Throttled(ctx context.Context, s Signal) error {
 // head of its session, and blocks until it is granted again, after at the
 // soonest. Errors are those of Throttled.
 func (le *Lease) Retry(ctx context.Context, after time.Duration) error {
-	l := le.l
-	l.mu.Lock()
-	if le.ended {
-		l.mu.Unlock()
+	p := le.enter()
+	if p == nil {
 		return ErrEnded
 	}
-	now := l.now()
-	l.core.takeBack(&le.grant, now)
+	now := p.l.now()
+	p.l.core.takeBack(&p.grant, now)
 	return le.again(ctx, now.add(max(0, after)), now)
 }
 
 // again requeues the request and waits. It is called with the lock held, and
 // gives it up.
 func (le *Lease) again(ctx context.Context, notBefore, now instant) error {
-	l := le.l
+	p := le.place
+	l := p.l
 	w := l.newWaiter()
-	if w.wake == nil {
-		w.wake = make(chan struct{}, 1)
-	}
-	rejected := l.core.exhausted(&le.grant, le.attempt, now)
+	rejected := l.core.exhausted(&p.grant, le.attempt, now)
 	if rejected == nil {
-		rejected = l.core.requeue(&le.grant, w, le.maxWait-le.waited, le.bytes, notBefore, now)
+		rejected = l.core.requeue(&p.grant, w, p.stay.maxWait-le.waited, p.stay.bytes, notBefore, now)
 	}
 	if rejected != nil {
-		le.ended = true
+		le.end()
 		l.free(w)
+		l.pump(now)
+		l.mu.Unlock()
+		return rejected
 	}
 	l.pump(now)
 	l.mu.Unlock()
-	if rejected != nil {
-		return rejected
+	since := now
+	now, err := l.await(ctx, w, &p.stay)
+	le.waited += now.sub(since)
+	if err != nil {
+		le.end()
+	} else {
+		w.open(&p.grant, p.grant.demand, now)
+		l.free(w)
+		le.attempt++
 	}
-	return le.await(ctx, w, now)
+	l.mu.Unlock()
+	return err
 }
 
 // Settle ends the lease with the exact usage of the answer. Buckets are
 // corrected as the provider's are, the session's virtual time always.
 func (le *Lease) Settle(u Usage) {
-	l := le.l
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if le.ended {
-		l.recycle(le)
+	p := le.enter()
+	if p == nil {
 		return
 	}
-	le.ended = true
-	now := l.now()
-	l.core.settle(&le.grant, u, now)
-	l.pump(now)
+	now := p.l.now()
+	p.l.core.settle(&p.grant, u, now)
+	le.end()
+	p.l.pump(now)
+	p.l.mu.Unlock()
 }
 
 // Release ends the lease without usage. When Sent was never called, everything
 // that was charged is given back; otherwise the charge stays.
 func (le *Lease) Release() {
-	l := le.l
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if le.ended {
-		l.recycle(le)
+	p := le.enter()
+	if p == nil {
 		return
 	}
-	le.ended = true
-	now := l.now()
-	l.core.release(&le.grant, now)
-	l.pump(now)
-}
-
-func (l *Limiter) recycle(le *Lease) {
-	if le.pooled {
-		return
-	}
-	le.pooled = true
-	le.onWait = nil
-	le.grant = grant{}
-	le.next, l.leases = l.leases, le
+	now := p.l.now()
+	p.l.core.release(&p.grant, now)
+	le.end()
+	p.l.pump(now)
+	p.l.mu.Unlock()
 }

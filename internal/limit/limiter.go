@@ -20,7 +20,7 @@ type Limiter struct {
 	timer  *time.Timer
 	armed  instant // when timer fires; never = not set
 	closed bool
-	leases *Lease // free list
+	places *place // free list
 	spare  []*waiter
 }
 
@@ -44,89 +44,100 @@ func (l *Limiter) now() instant { return instant(time.Since(l.epoch)) }
 // Acquire waits for a place. The error is a *Rejected, the cause of ctx, or
 // what r.OnWait returned. The Lease must end by Settle or Release.
 func (l *Limiter) Acquire(ctx context.Context, r Request) (*Lease, error) {
+	// Small enough to be inlined, so that a Lease which stays in its function
+	// stays on its stack.
+	le, err := l.acquire(ctx, &r)
+	if err != nil {
+		return nil, err
+	}
+	return &le, nil
+}
+
+func (l *Limiter) acquire(ctx context.Context, r *Request) (Lease, error) {
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return Lease{}, context.Cause(ctx)
 	}
 	l.mu.Lock()
-	now := l.now()
-	w := l.newWaiter()
-	maxWait := l.core.patience(&r, now)
-	if rejected := l.core.arrive(w, &r, maxWait, now); rejected != nil {
-		l.free(w)
-		l.pump(now) // others may have given way
-		l.mu.Unlock()
-		return nil, rejected.dated()
-	}
-	le := l.newLease()
-	le.every, le.onWait, le.retryKey, le.bytes, le.maxWait = r.Every, r.OnWait, r.RetryKey, r.Bytes, maxWait
-	le.demand = r.Demand
-	if w.state == granted {
-		le.open(w, now)
-		l.free(w)
+	now := l.now() // with the lock held: the core's time must not go back
+	p := l.newPlace()
+	if l.core.seat(&p.grant, r, now) {
+		le := l.lease(p, r, l.core.patience(r, now))
 		l.mu.Unlock()
 		return le, nil
 	}
-	if w.wake == nil {
-		w.wake = make(chan struct{}, 1)
+	p.next, l.places = l.places, p // a waiter has none: most of the memory of a full queue would be these
+	since, maxWait := now, l.core.patience(r, now)
+	w := l.newWaiter()
+	if rejected := l.core.arrive(w, r, maxWait, now); rejected != nil {
+		l.free(w)
+		l.pump(now) // others may have given way
+		l.mu.Unlock()
+		return Lease{}, rejected.dated()
 	}
 	l.pump(now)
 	l.mu.Unlock()
-	if err := le.await(ctx, w, now); err != nil {
-		return nil, err
+	now, err := l.await(ctx, w, &stay{maxWait: maxWait, every: r.Every, onWait: r.OnWait, retryKey: r.RetryKey})
+	if err != nil {
+		l.mu.Unlock()
+		return Lease{}, err
 	}
+	p = l.newPlace()
+	w.open(&p.grant, r.Demand, now)
+	l.free(w)
+	le := l.lease(p, r, maxWait)
+	le.waited = now.sub(since)
+	l.mu.Unlock()
 	return le, nil
 }
 
-// await blocks until w is decided, ctx ends, or OnWait fails. Unless it
-// returns nil, the lease is over.
-func (le *Lease) await(ctx context.Context, w *waiter, since instant) error {
-	l := le.l
+// lease hands p out.
+func (l *Limiter) lease(p *place, r *Request, maxWait time.Duration) Lease {
+	p.stay.maxWait, p.stay.every, p.stay.retryKey, p.stay.bytes = maxWait, r.Every, r.RetryKey, r.Bytes
+	if r.OnWait != nil {
+		p.stay.onWait = r.OnWait
+	}
+	return Lease{place: p, number: p.tenant, attempt: 1}
+}
+
+// await blocks until w is decided, ctx ends, or OnWait fails. It returns with
+// the lock held; after an error the request has left the limiter, and w with it.
+func (l *Limiter) await(ctx context.Context, w *waiter, s *stay) (now instant, err error) {
 	var beat <-chan time.Time
-	if le.every > 0 && le.onWait != nil {
-		t := time.NewTicker(le.every)
+	if s.every > 0 && s.onWait != nil {
+		t := time.NewTicker(s.every)
 		defer t.Stop()
 		beat = t.C
 	}
-	var gone error
 	for decided := false; !decided; {
 		select {
 		case <-w.wake:
 			decided = true
 		case <-ctx.Done():
-			gone = context.Cause(ctx)
+			err = context.Cause(ctx)
 			decided = true
 		case <-beat:
-			if gone = le.onWait(); gone != nil {
-				decided = true
-			}
+			err = s.onWait()
+			decided = err != nil
 		}
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := l.now()
-	if gone != nil && l.core.cancel(w, le.retryKey, now) {
-		le.ended = true
-		l.free(w)
-		l.pump(now)
-		return gone
+	now = l.now()
+	switch {
+	case err == nil && w.state == granted:
+		return now, nil
+	case err == nil:
+		err = l.core.verdict(w, now).dated()
+	case !l.core.cancel(w, s.retryKey, now):
+		<-w.wake // decided in the same moment: its wake-up is sent already
+		if w.state == granted {
+			var gr grant
+			w.open(&gr, w.demand.unpack(), now)
+			l.core.release(&gr, now)
+		}
 	}
-	if gone != nil { // decided in the same moment: its wake-up is on the way
-		<-w.wake
-	}
-	defer l.free(w)
-	if w.state == refused {
-		le.ended = true
-		return l.core.verdict(w, now).dated()
-	}
-	le.open(w, now)
-	le.waited += now.sub(since)
-	if gone != nil {
-		le.ended = true
-		l.core.release(&le.grant, now)
-		l.pump(now)
-		return gone
-	}
-	return nil
+	l.free(w)
+	l.pump(now)
+	return now, err
 }
 
 // pump decides what can be decided, wakes those concerned and sets the timer.
@@ -266,7 +277,7 @@ func (l *Limiter) newWaiter() *waiter {
 		l.spare = l.spare[:n-1]
 		return w
 	}
-	return new(waiter)
+	return &waiter{wake: make(chan struct{}, 1)}
 }
 
 func (l *Limiter) free(w *waiter) {
@@ -276,11 +287,11 @@ func (l *Limiter) free(w *waiter) {
 	}
 }
 
-func (l *Limiter) newLease() *Lease {
-	if le := l.leases; le != nil {
-		l.leases = le.next
-		*le = Lease{l: l}
-		return le
+func (l *Limiter) newPlace() *place {
+	p := l.places
+	if p == nil {
+		return &place{l: l}
 	}
-	return &Lease{l: l}
+	l.places = p.next
+	return p
 }

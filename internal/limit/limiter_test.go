@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain sets the number of random histories to 1,000 where -rapid.checks
+// does not say another.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if !asked {
+		_ = flag.Set("rapid.checks", "1000")
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func request(session string) Request {
 	return Request{Model: "m", Session: session, Demand: Demand{Input: 100, Output: 100}}
@@ -92,6 +103,31 @@ func TestLimiter_AcquireWaitsForCost(t *testing.T) {
 		// 5,000 tokens at 1,000 a second, and the guard of a quarter second.
 		if got, want := time.Since(start), 5250*time.Millisecond; (got - want).Abs() > time.Millisecond {
 			t.Errorf("waited %v, want %v", got, want)
+		}
+	})
+}
+
+func TestLimiter_WhatFitsDoesNotOvertakeTheHead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}, Profile: "postpaid"}}})
+		defer l.Close()
+		l.Prime(Recent{Model: "m", Requests: 1, Input: 60_000})
+		<-time.After(2 * time.Second) // 2,000 tokens
+		var order []string
+		var wg sync.WaitGroup
+		for _, r := range []Request{
+			{Model: "m", Session: "large", Demand: Demand{Input: 10_000}},
+			{Model: "m", Session: "small", Demand: Demand{Input: 10}},
+		} {
+			wg.Go(func() {
+				mustAcquire(t, l, r).Sent()
+				order = append(order, r.Session)
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if fmt.Sprint(order) != "[large small]" {
+			t.Errorf("order = %v", order)
 		}
 	})
 }

@@ -25,7 +25,7 @@ func (c *core) refuse(why Reason, after time.Duration, limit string, position in
 
 // verdict builds the error of a waiter that was refused in the queue.
 func (c *core) verdict(w *waiter, now instant) *Rejected {
-	g := w.group
+	g := w.group()
 	seconds, d := g.budget.wait(now, g.ahead(w.session), 0, w.charge)
 	if s, e := c.caps.wait(now, c.sum, int64(c.waiting), w.charge); s > seconds {
 		seconds, d = s, e
@@ -60,7 +60,7 @@ func (c *core) last() *waiter { return c.victim() }
 func (c *core) makeRoom(w *waiter, now instant) bool {
 	full := func() bool {
 		return c.waiting >= c.cfg.MaxWaiting ||
-			c.cfg.MaxWaitingBytes > 0 && c.bytes+w.bytes > c.cfg.MaxWaitingBytes ||
+			c.cfg.MaxWaitingBytes > 0 && c.bytes+int64(w.bytes) > c.cfg.MaxWaitingBytes ||
 			c.cfg.MaxWaitingTokens > 0 && c.waiting > 0 && c.sum.tokens+w.charge.tokens > c.cfg.MaxWaitingTokens
 	}
 	for full() {

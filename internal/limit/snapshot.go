@@ -26,17 +26,27 @@ type Snapshot struct {
 	ForecastError float64
 }
 
+// AllGroups names the caps over all groups (Snapshot.Global) where a name is
+// needed beside those of the groups.
+const AllGroups = "*"
+
+// The names of groups that no model gives its own.
+const (
+	unmetered = "(unmetered)"  // requests without a model
+	newModels = "(new models)" // several that have not answered yet, and that no pattern matches
+)
+
 // GroupState is one limit group in a Snapshot.
 type GroupState struct {
-	Name        string
-	Aliases     []string
+	Name        string   // the model's, its pattern's, "(new models)" or "(unmetered)"
+	Aliases     []string // other names of the same limit; of a nursery: the models in it
 	Profile     string
 	Waiting     int
 	InFlight    int
 	Paused      time.Duration // left of the provider's pause
 	ServiceTime time.Duration // learned 95th percentile, send to settle
 	Meters      []Meter
-	Nursery     bool           // holds the models that have not answered yet; Name is their pattern
+	Nursery     bool           // holds models that have not answered yet
 	Sessions    []SessionState // those waiting or served, by band, client and name
 }
 
@@ -102,9 +112,12 @@ func (c *core) snapshot(now instant) Snapshot {
 
 func (g *group) snapshot(now instant) GroupState {
 	s := GroupState{
-		Name: g.name, Aliases: slices.Clone(g.aliases), Profile: g.family.String(), InFlight: g.inflight,
+		Name: g.title(), Aliases: slices.Clone(g.aliases), Profile: g.family.String(), InFlight: g.inflight,
 		Paused: max(0, g.pausedUntil.sub(now)), ServiceTime: secondsDuration(g.service.value),
 		Meters: g.meters.snapshot(now), Nursery: g.nursery,
+	}
+	if len(g.guests) > 1 {
+		s.Aliases = slices.Clone(g.guests)
 	}
 	for _, b := range g.bands {
 		s.Waiting += b.queued

@@ -8,6 +8,7 @@ package limit
 // ours stops at every 429. There is one tag per flow and not one per request,
 // so that a waiter can leave without touching anybody's tag.
 type flow struct {
+	group    *group
 	parent   *flow
 	name     string
 	weight   float64
@@ -49,7 +50,7 @@ type slot struct {
 func newFlow(parent *flow, name string, weight float64) *flow {
 	f := &flow{parent: parent, name: name, weight: weight, index: -1}
 	if parent != nil {
-		f.tag = parent.clock
+		f.tag, f.group = parent.clock, parent.group
 		f.priority = parent.priority
 	}
 	return f

@@ -10,33 +10,45 @@ const (
 	refused
 )
 
-// A waiter is one request in the queue. It is kept small: a full queue is made
-// of these. What only matters after the grant lives in the grant.
+// A waiter is one request in the queue. It is kept small, for a full queue is
+// made of these: 144 bytes, and 112 for its channel, are the two size classes
+// that add up to 256. What only matters after the grant lives in the grant.
 type waiter struct {
 	next, prev           *waiter // in the session's FIFO
 	alarmNext, alarmPrev *waiter // in the wheel's slot
 	session              *flow
-	group                *group
 	wake                 chan struct{} // made when the caller really has to wait
 	model                string        // names the group to be, until that exists
 	charge               charge
-	demand               packed  // to weigh it anew when the way of charging changes
-	cost                 float64 // dominant share of the charge, in seconds of the limit
+	demand               packed // to weigh it anew when the way of charging changes
 	deadline             instant
 	queuedAt             instant
-	seq                  uint64 // order of arrival; survives a 429
-	bytes                int64
-	fluid, forecast      float32 // seconds, as computed and as told on arrival
+	seq                  uint64  // order of arrival; survives a 429
+	cost                 float32 // dominant share of the charge, in seconds of the limit
+	fluid                float32 // seconds to wait, as computed on arrival
+	bytes                uint32  // of its body
+	bias                 uint16  // forecast over fluid, in ten-thousandths
 	state                waiterState
 	reason               Reason
 }
+
+const biasUnit = 1e4
+
+func (w *waiter) group() *group { return w.session.group }
+
+// open fills gr from the granted w.
+func (w *waiter) open(gr *grant, d Demand, now instant) {
+	gr.open(w.session, w.model, d, w.charge, w.seq, now)
+	gr.cost = float64(w.cost)
+}
+
+func clip32(n int64) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
 
 // packed is a Demand in half the space; what exceeds 32 bits saturates.
 type packed [4]uint32
 
 func pack(d Demand) packed {
-	clip := func(n int64) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
-	return packed{clip(d.Input), clip(d.Output), clip(d.MaxOutput), clip(d.Chars)}
+	return packed{clip32(d.Input), clip32(d.Output), clip32(d.MaxOutput), clip32(d.Chars)}
 }
 
 func (p packed) unpack() Demand {

@@ -1,0 +1,83 @@
+package limit
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLease_EndsOnceForEver ends a lease many times while its place serves
+// others: whoever has ended has nothing to do with what came after.
+func TestLease_EndsOnceForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{Global: Limits{Concurrent: 1}})
+		defer l.Close()
+		old := mustAcquire(t, l, request("a"))
+		old.Sent()
+		old.Settle(Usage{Input: 100})
+		old.Release()
+		next := mustAcquire(t, l, request("b")) // in the place that was a's
+		for range 3 {
+			old.Release()
+			old.Settle(Usage{Input: 1e6})
+			old.Sent()
+			old.Observe(Signal{Requests: Level{Limit: 1, HasLimit: true}})
+			old.Started()
+			if err := old.Throttled(t.Context(), Signal{}); !errors.Is(err, ErrEnded) {
+				t.Errorf("throttled after the end: %v", err)
+			}
+			if err := old.Retry(t.Context(), 0); !errors.Is(err, ErrEnded) {
+				t.Errorf("retry after the end: %v", err)
+			}
+			if l.InFlight() != 1 {
+				t.Fatalf("in flight = %d after another lease was ended again", l.InFlight())
+			}
+		}
+		if old.Attempt() != 1 || old.Waited() != 0 {
+			t.Errorf("an ended lease tells attempt %d, waited %v", old.Attempt(), old.Waited())
+		}
+		next.Release()
+		if l.InFlight() != 0 {
+			t.Errorf("in flight = %d", l.InFlight())
+		}
+	})
+}
+
+// TestLease_CopiesEndTogether covers callers that copy the value.
+func TestLease_CopiesEndTogether(t *testing.T) {
+	l := New(Config{Global: Limits{Concurrent: 1}})
+	defer l.Close()
+	le := mustAcquire(t, l, request("a"))
+	same := *le
+	le.Release()
+	next := mustAcquire(t, l, request("b"))
+	same.Release()
+	if l.InFlight() != 1 {
+		t.Errorf("in flight = %d: the copy ended another's lease", l.InFlight())
+	}
+	next.Release()
+	new(Lease).Release()
+}
+
+func TestLease_WaitedSurvivesTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{Global: Limits{Concurrent: 1}})
+		defer l.Close()
+		first := mustAcquire(t, l, request("a"))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			le := mustAcquire(t, l, request("b"))
+			le.Settle(Usage{})
+			mustAcquire(t, l, request("c")).Release()
+			if le.Waited() != 3*time.Second {
+				t.Errorf("waited = %v, want 3 s", le.Waited())
+			}
+			le.Release()
+		})
+		<-time.After(3 * time.Second)
+		first.Release()
+		wg.Wait()
+	})
+}

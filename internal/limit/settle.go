@@ -1,0 +1,129 @@
+package limit
+
+import "time"
+
+// open makes gr the grant of a request of s. What Sent fills in is left as it
+// is until then.
+func (gr *grant) open(s *flow, model string, d Demand, ch charge, seq uint64, now instant) {
+	if gr.session != s { // a place often goes round in one session, and pointers cost a write barrier
+		gr.session, gr.group = s, s.group
+	}
+	gr.model, gr.demand, gr.charge = model, d, ch
+	gr.seq, gr.taken = seq, now
+	gr.sent, gr.started = false, false
+	if gr.pending != nil {
+		gr.pending = nil
+	}
+}
+
+// close ends the place of gr in the counts, whatever became of the charge.
+func (c *core) close(gr *grant, now instant) {
+	gr.group.inflight--
+	gr.group.budget.leave()
+	c.caps.leave()
+	c.inflight--
+	s := gr.session
+	s.inflight--
+	s.parent.inflight--
+	gr.group.listIdle(s, now)
+}
+
+// correct moves the tags of gr's session and client by refund, in cost.
+func (gr *grant) correct(refund float64) {
+	gr.session.correct(refund)
+	gr.session.parent.correct(refund)
+	gr.group.tag -= refund
+}
+
+// release ends gr without usage: what was never sent is refunded whole, what
+// was sent keeps its charge, for the provider may have booked it.
+func (c *core) release(gr *grant, now instant) {
+	if !gr.sent {
+		c.resolve(gr.group, gr.model).budget.refund(now, gr.charge, 1, gr.taken)
+		c.caps.refund(now, gr.charge, 1, gr.taken)
+		gr.correct(gr.cost)
+	}
+	c.close(gr, now)
+}
+
+// settle ends gr with its exact usage. The buckets move as the provider's do,
+// the session's tag always: what it used is what it had.
+func (c *core) settle(gr *grant, u Usage, now instant) {
+	g, used := gr.group, exact(u)
+	back := gr.charge
+	back.add(g.family.settle(gr.charge, u), -1)
+	if back != (charge{}) {
+		// A group born meanwhile has inherited the charge, so it gets the refund.
+		c.resolve(g, gr.model).budget.refund(now, back, 0, gr.taken)
+		c.caps.refund(now, back, 0, gr.taken)
+	}
+	if used != gr.charge {
+		// In units of what was paid: limits may have changed meanwhile.
+		if est := c.cost(g, gr.charge); est > 0 {
+			gr.correct(gr.cost * (1 - c.cost(g, used)/est))
+		}
+	}
+	if !gr.started {
+		c.started(gr, now)
+	}
+	if gr.sent {
+		live := c.resolve(g, gr.model)
+		live.shadows.settle(gr.demand, u)
+		live.service.observe(now.sub(gr.sentAt).Seconds())
+	}
+	c.close(gr, now)
+}
+
+// takeBack refunds what gr was charged, wholly: it was not processed.
+func (c *core) takeBack(gr *grant, now instant) {
+	c.resolve(gr.group, gr.model).budget.refund(now, gr.charge, 1, gr.taken)
+	c.caps.refund(now, gr.charge, 1, gr.taken)
+	if gr.sent {
+		c.resolve(gr.group, gr.model).shadows.book(gr.demand, -1)
+	}
+}
+
+// exhausted ends gr when it has been granted as often as it may be.
+func (c *core) exhausted(gr *grant, attempts int, now instant) *Rejected {
+	if attempts < c.cfg.MaxAttempts {
+		return nil
+	}
+	c.close(gr, now)
+	return c.refuse(AttemptsExhausted, c.resolve(gr.group, gr.model).pausedUntil.sub(now), "", 0, 0)
+}
+
+// requeue puts gr's request back at the head of its session, with the tag that
+// it had, not to be served before notBefore. The place is given up; whether the
+// charge is too is the caller's to say.
+func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64, notBefore, now instant) *Rejected {
+	c.close(gr, now)
+	live := c.resolve(gr.group, gr.model)
+	if c.rejecting {
+		return c.refuse(Draining, time.Second, "", 0, 0)
+	}
+	start := max(notBefore, live.pausedUntil, now)
+	if maxWait <= 0 || start.sub(now) > maxWait {
+		why := DeadlineUnreachable
+		if maxWait <= 0 {
+			why = QueueTimeout
+		}
+		return c.refuse(why, start.sub(now), "", 0, start.sub(now))
+	}
+	s := gr.session
+	if live != gr.group {
+		s = live.session(sessionKey{bandOf(s.priority), s.parent.name, s.name}, s.parent.weight, s.weight, now)
+	}
+	s.move(-gr.cost / s.weight)
+	s.parent.move(-gr.cost / s.parent.weight)
+	*w = waiter{
+		wake: w.wake, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
+		deadline: now.add(maxWait), seq: gr.seq, bytes: clip32(bytes),
+	}
+	w.cost = float32(c.cost(live, w.charge))
+	c.link(w, now, true)
+	c.alarms.set(w)
+	if notBefore > now {
+		c.park(s, notBefore)
+	}
+	return nil
+}
