@@ -26,6 +26,7 @@ import time
 import urllib.error
 import urllib.request
 
+import odd
 from openai import OpenAI
 
 HERE = pathlib.Path(__file__).parent
@@ -34,7 +35,7 @@ PLAN = json.loads((HERE / "plan.json").read_text())
 KEY = "sk-model-server"
 
 # Members that differ between two equal calls.
-VOLATILE = {"id", "item_id", "created", "created_at", "completed_at", "timings"}
+VOLATILE = {"id", "item_id", "created", "created_at", "completed_at", "timings", "itemId", "responseId", "timestamp", "headers"}
 TOTALS = {"prompt": "total_prompt_tokens", "completion": "total_completion_tokens", "total": "total_tokens"}
 
 
@@ -158,7 +159,7 @@ def steady(value):
 
 def cost(line: dict, twins: dict) -> dict | None:
     """What a call used; a stream that shows no usage costs what its twin showed."""
-    if line.get("error") or line["step"] == "models":
+    if line.get("error") or line["step"] == "models" or line["step"].startswith("odd-"):
         return None
     return line["usage"] or twins[line["step"] + "-usage"]
 
@@ -184,6 +185,23 @@ def compare_answers(verdict: Verdict, lines: list[dict]) -> None:
     for step in sorted({step for _, step in direct}):
         said = {line["text"] for line in lines if line["step"] == step and "text" in line}
         verdict.true(f"every SDK gets one answer to {step}", len(said) <= 1)
+
+
+def compare_odd(verdict: Verdict, sidecar: Sidecar, upstream: odd.Server, lines: list[dict]) -> None:
+    """Whatever a stream looks like, its usage is booked once, and it is asked for once."""
+    lines = [line for line in lines if line["step"].startswith("odd-")]
+    status = sidecar.get("/sessions/status")
+    for line in lines:
+        if line["via"] == "direct":
+            continue
+        name = re.sub(r"^odd-(response-)?|-(un)?asked$", "", line["step"])
+        used = odd.ODD[name][-1] or odd.usage(0, 0)
+        want = {"session_id": line["session"], "request_count": 1, "total_tokens": used["total_tokens"],
+                "total_prompt_tokens": used["prompt_tokens"], "total_completion_tokens": used["completion_tokens"]}
+        verdict.equal(f"{line['sdk']} {line['step']}: booked", status.get(line["session"]), want)
+        verdict.equal(f"{line['sdk']} {line['step']}: fails if, and only if, it was cut off", bool(line.get("error")), name == "cut")
+        verdict.equal(f"{line['sdk']} {line['step']}: text", line["text"], "ab")
+    verdict.equal("requests that reached the odd upstream", upstream.answers, len(lines))
 
 
 def expected_sessions(lines: list[dict]) -> dict[str, dict]:
@@ -299,7 +317,7 @@ def run_examples(verdict: Verdict, sidecar: Sidecar, logs: pathlib.Path, node: p
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sidecar", required=True, help="the sidecar's binary")
-    parser.add_argument("--go-driver", required=True, help="the binary of examples/realcheck")
+    parser.add_argument("--go-driver", required=True, action="append", help="a binary of examples/realcheck; may be repeated")
     parser.add_argument("--node", required=True, type=pathlib.Path, help="folder with node_modules and the scripts")
     args = parser.parse_args()
     verdict = Verdict()
@@ -315,15 +333,21 @@ def main() -> int:
         stored = {"REPOSITORY_TYPE": "sqlite", "SQLITE_DSN": str(logs / "sessions.db"), "RATE_LIMIT_PER_MIN": "0"}
         sidecar = start("main", **stored)
         denied = start("denied", OPENAI_API_KEY="sk-wrong")
+        strange = odd.Server()
+        behind = start("odd", OPENAI_BASE_URL=f"{strange.url}/v1", RATE_LIMIT_PER_MIN="0")
         before = model_counters(model)
 
         print("SDKs, directly and through the sidecar:", flush=True)
         env = {"DIRECT_URL": f"{model}/v1", "METRICS_URL": f"{model}/metrics", "UPSTREAM_KEY": KEY,
-               "SIDECAR_URL": sidecar.url, "DENIED_URL": denied.url, "PLAN_FILE": str(HERE / "plan.json")}
+               "SIDECAR_URL": sidecar.url, "DENIED_URL": denied.url, "PLAN_FILE": str(HERE / "plan.json"),
+               "ODD_URL": strange.url, "ODD_SIDECAR_URL": behind.url,
+               "ODD_CHAT": ",".join(odd.CHAT), "ODD_RESPONSES": ",".join(odd.RESPONSES)}
         lines = []
-        for command in [sys.executable, str(HERE / "sdk.py")], ["node", "sdk.mjs"], [args.go_driver]:
+        drivers = [[sys.executable, str(HERE / "sdk.py")], ["node", "sdk.mjs"], ["node", "stacks.mjs"]]
+        for command in drivers + [[program] for program in args.go_driver]:
             lines += drive(command, env, logs, args.node)
         compare_answers(verdict, lines)
+        compare_odd(verdict, behind, strange, lines)
         compare_ledger(verdict, sidecar, expected_sessions(lines))
 
         print("a crowd, and the examples:", flush=True)

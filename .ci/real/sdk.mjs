@@ -5,7 +5,8 @@ import { readFileSync } from 'node:fs'
 import OpenAI from 'openai'
 import { VERSION } from 'openai/version'
 
-const { DIRECT_URL, SIDECAR_URL, DENIED_URL, METRICS_URL, UPSTREAM_KEY, PLAN_FILE } = process.env
+const { DIRECT_URL, SIDECAR_URL, DENIED_URL, METRICS_URL, ODD_URL, ODD_SIDECAR_URL, ODD_CHAT, ODD_RESPONSES, UPSTREAM_KEY, PLAN_FILE } =
+  process.env
 const plan = JSON.parse(readFileSync(PLAN_FILE))
 
 const chat = {
@@ -45,12 +46,17 @@ function report(via, session) {
     answer: (step, text, body) => write(step, { text, usage: tokens(body.usage), body }),
     async stream(step, promise, onFirst = async () => undefined) {
       const events = []
-      let live
-      for await (const event of await promise) {
-        if (events.push(event) === 1) live = await onFirst()
+      let live, error
+      try {
+        for await (const event of await promise) {
+          if (events.push(event) === 1) live = await onFirst()
+        }
+      } catch (err) {
+        if (!step.startsWith('odd-')) throw err
+        error = { class: err.name, message: err.message }
       }
       const last = events.map((e) => e.usage ?? (e.type === 'response.completed' ? e.response.usage : null)).filter(Boolean)
-      write(step, { text: events.map(delta).join(''), usage: tokens(last.at(-1)), events, live })
+      write(step, { text: events.map(delta).join(''), usage: tokens(last.at(-1)), events, live, error })
     },
     async error(step, call) {
       try {
@@ -104,3 +110,23 @@ await run(report('direct', 'node-path'), open(DIRECT_URL, UPSTREAM_KEY), open(DI
 await run(report('sidecar', 'node-path'), open(`${SIDECAR_URL}/v1/session/node-path`), open(`${DENIED_URL}/v1`))
 await runByHeader(report('direct', 'node-header'), open(DIRECT_URL, UPSTREAM_KEY))
 await runByHeader(report('sidecar', 'node-header'), open(`${SIDECAR_URL}/v1`, 'unused', byHeader))
+
+// Where the upstream keeps to no standard. The client retries, as SDKs do unless told otherwise.
+for (const via of ['direct', 'sidecar']) {
+  const at = (session) => {
+    const baseURL = via === 'direct' ? `${ODD_URL}/v1` : `${ODD_SIDECAR_URL}/v1/session/${session}`
+    return [report(via, session), open(baseURL, 'unused', { maxRetries: 2 })]
+  }
+  for (const model of ODD_CHAT.split(',')) {
+    for (const [asked, more] of Object.entries({ asked: usage, unasked: {} })) {
+      const step = `odd-${model}-${asked}`
+      const [to, client] = at(`node-${step}`)
+      await to.stream(step, client.chat.completions.create({ ...chat, ...more, model, stream: true }))
+    }
+  }
+  for (const model of ODD_RESPONSES.split(',')) {
+    const step = `odd-response-${model}`
+    const [to, client] = at(`node-${step}`)
+    await to.stream(step, client.responses.create({ ...response, model, stream: true }))
+  }
+}

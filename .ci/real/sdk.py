@@ -20,6 +20,8 @@ DIRECT = os.environ["DIRECT_URL"]  # the model server's base URL, ends in /v1
 SIDECAR = os.environ["SIDECAR_URL"]  # the sidecar's origin
 DENIED = os.environ["DENIED_URL"]  # a sidecar whose upstream key is wrong
 KEY = os.environ["UPSTREAM_KEY"]
+ODD = os.environ["ODD_URL"]  # the origin of an upstream that keeps to no standard
+ODD_SIDECAR = os.environ["ODD_SIDECAR_URL"]  # a sidecar before it
 
 CHAT = {
     "model": PLAN["model"],
@@ -74,12 +76,12 @@ class Report:
     def answer(self, step: str, text: str, answer) -> None:
         self.write(step, text=text, usage=tokens(answer.usage), body=answer.model_dump(mode="json", exclude_unset=True))
 
-    def stream(self, step: str, chunks: list, live: bool | None = None) -> None:
+    def stream(self, step: str, chunks: list, live: bool | None = None, error: dict | None = None) -> None:
         usage = [c.usage for c in chunks if getattr(c, "usage", None)]
         usage += [c.response.usage for c in chunks if getattr(c, "type", "") == "response.completed"]
         text = "".join(delta(c) for c in chunks)
         events = [c.model_dump(mode="json", exclude_unset=True) for c in chunks]
-        self.write(step, text=text, usage=tokens(usage[-1]) if usage else None, events=events, live=live)
+        self.write(step, text=text, usage=tokens(usage[-1]) if usage else None, events=events, live=live, error=error)
 
     def error(self, step: str, err: openai.APIStatusError) -> None:
         self.write(step, error={"class": type(err).__name__, "status": err.status_code, "message": err.message,
@@ -129,6 +131,29 @@ def run_sync(report: Report, client: OpenAI, denied: OpenAI) -> None:
             report.error(step, err)
 
 
+def run_odd(name: str, via: str) -> None:
+    """Streams of an upstream that keeps to no standard. The client retries, as SDKs do unless told otherwise."""
+
+    def stream(step: str, call) -> None:
+        session = f"py-{step}"
+        base = f"{ODD}/v1" if via == "direct" else f"{ODD_SIDECAR}/v1/session/{session}"
+        chunks, error = [], None
+        try:
+            for chunk in call(OpenAI(base_url=base, api_key="unused", timeout=120)):
+                chunks.append(chunk)
+        except Exception as err:
+            # The SDK does not wrap what its HTTP client says.
+            error = {"class": type(err).__name__, "message": str(err)}
+        Report(name, via, session).stream(step, chunks, error=error)
+
+    for model in os.environ["ODD_CHAT"].split(","):
+        for asked, more in {"asked": USAGE, "unasked": {}}.items():
+            stream(f"odd-{model}-{asked}",
+                   lambda client: client.chat.completions.create(**CHAT | {"model": model}, **more, stream=True))
+    for model in os.environ["ODD_RESPONSES"].split(","):
+        stream(f"odd-response-{model}", lambda client: client.responses.create(**RESPONSE | {"model": model}, stream=True))
+
+
 async def run_async(report: Report, client: AsyncOpenAI) -> None:
     chat = await client.chat.completions.create(**CHAT)
     report.answer("chat", chat.choices[0].message.content, chat)
@@ -155,6 +180,8 @@ def main() -> None:
     run_sync(Report(name, "sidecar", "py-sync"), sync_client(f"{SIDECAR}/v1/session/py-sync"), sync_client(f"{DENIED}/v1"))
     asyncio.run(run_async(Report(name, "direct", "py-async"), async_client(DIRECT, KEY)))
     asyncio.run(run_async(Report(name, "sidecar", "py-async"), async_client(f"{SIDECAR}/v1")))
+    for via in "direct", "sidecar":
+        run_odd(name, via)
 
 
 if __name__ == "__main__":
