@@ -24,7 +24,7 @@ const (
 	rateFloor     = 0.05      // of the rate, however large the foreign use seems
 	coldShare     = 0.1       // of a limit that may be used before anything tells its level
 	coldRequests  = 3
-	pacedRate     = 0.97 // of a rate that is enforced in slices of a second
+	pacedRate     = 0.975 // of a rate that is enforced in slices of a second
 	slidingSlots  = 240
 	coldPassShare = 0.125
 	reorderSpan   = 50 * time.Millisecond

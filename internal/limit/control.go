@@ -21,11 +21,19 @@ func (c *core) sent(gr *grant, now instant) {
 	g := c.resolve(gr.group, gr.model)
 	if !gr.sent {
 		g.shadows.book(gr.demand, 1)
+		gr.way = g
+		g.onTheWay.add(gr.charge, 1)
 	}
 	gr.sent, gr.sentAt = true, now
 	for d := range gr.spent {
 		gr.spent[d] = g.meters[d].spent
 		gr.late[d] = g.meters[d].late(now, gr.charge.amount(dimension(d), 1))
+		if g.family == postpaid {
+			// The provider books at the end: its remaining has what is on the way still
+			// in it, and to take that for free would admit the same again.
+			gr.spent[d] -= g.onTheWay.amount(dimension(d), 0)
+			gr.late[d] = 0
+		}
 	}
 	gr.shadow = g.shadows.spent
 }

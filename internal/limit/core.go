@@ -59,6 +59,7 @@ type grant struct {
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
 	late    [dimOutput + 1]float64 // what was charged shortly before that
 	shadow  [numShadows]float64
+	way     *group  // whose sum of what is on the way has the charge
 	pending *Signal // headers seen before the model had a group
 }
 
@@ -357,6 +358,10 @@ func (w *waiter) open(gr *grant, d Demand, now instant) {
 // close ends the place of gr in the counts, whatever became of the charge.
 func (c *core) close(gr *grant, now instant) {
 	gr.open = false
+	if gr.way != nil {
+		gr.way.onTheWay.add(gr.charge, -1)
+		gr.way = nil
+	}
 	gr.group.inflight--
 	gr.group.budget.leave()
 	c.caps.leave()
