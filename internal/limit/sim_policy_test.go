@@ -11,7 +11,7 @@ import (
 
 // broken names what is taken out of the limiter, to show that it is needed.
 type broken struct {
-	guard  bool // no guard band
+	guard  bool // no guard band, and no caution after a 429
 	settle bool // charges are never settled
 	keep   bool // a 429 gives its charge back, and nothing is learned from it
 }
@@ -62,7 +62,7 @@ func (p *limiterPolicy) offer(k *simCall, now instant) {
 	p.tamper()
 	k.waiter, k.life = new(waiter), p.life
 	r := Request{Model: "m", Client: k.client, Session: k.session, Demand: k.demand}
-	if p.core.arrive(k.waiter, &r, simPatience, at) != nil {
+	if p.core.arrive(k.waiter, &r, p.patience, at) != nil {
 		return
 	}
 	if k.waiter.state == granted {
@@ -119,13 +119,16 @@ func (p *limiterPolicy) throttled(k *simCall, s *Signal, now instant) {
 		return
 	}
 	at := p.local(now)
+	again := at
 	if p.broken.keep {
 		p.core.takeBack(&k.grant, at)
+		again = at.add(s.RetryAfter)
 	} else {
 		p.core.throttled(&k.grant, s, at)
 	}
+
 	w := new(waiter)
-	if p.core.requeue(&k.grant, w, k.deadline.sub(now), 0, at, at) == nil {
+	if p.core.requeue(&k.grant, w, k.deadline.sub(now), 0, again, at) == nil {
 		k.waiter = w
 		p.calls[w] = k
 	}
@@ -159,7 +162,8 @@ func (p *limiterPolicy) tamper() {
 	}
 	for _, g := range p.core.groups {
 		for d := range g.meters {
-			g.meters[d].guard, g.meters[d].spill = 0, 0
+			b := &g.meters[d]
+			b.guard, b.spill, b.factor = 0, 0, 1
 		}
 	}
 }

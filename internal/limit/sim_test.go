@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"cmp"
 	"container/heap"
 	"math"
 	"math/rand/v2"
@@ -26,6 +27,7 @@ type simulation struct {
 	bare     bool          // its 429s carry no numbers
 	late     bool          // its headers come with the end of the answer
 	foreign  bool          // account.Foreign is on: its use is not ours to have
+	patience time.Duration // of the clients, in the queue; 0 = 90 s
 	crashes  time.Duration // between the crashes of minutes 6 to 9; 0 = none
 	suspend  time.Duration // the machine sleeps so long at minute 8; its clock stops, and is 500 ppm fast all along
 }
@@ -33,7 +35,6 @@ type simulation struct {
 const (
 	simWarm     = 5 * time.Minute // until the provider's full bucket of the start is spent
 	simMeasured = 10 * time.Minute
-	simPatience = 90 * time.Second
 	simSleepAt  = instant(8 * time.Minute)
 	simCrashes  = instant(6 * time.Minute)
 	simHealthy  = instant(9 * time.Minute)
@@ -90,7 +91,8 @@ func (r simResult) warmShare() float64 {
 // A world is one run.
 type world struct {
 	simulation
-	rng      *rand.Rand
+	rng      *rand.Rand // of the network and the provider
+	work     *rand.Rand // of the clients: the same requests come whatever the policy
 	provider *provider.Account
 	epoch    time.Time // the provider's wall clock at 0
 	queue    simQueue
@@ -107,7 +109,7 @@ type world struct {
 }
 
 func (s simulation) run() simResult {
-	w := &world{simulation: s, rng: rand.New(rand.NewPCG(s.seed, 99)), first: -1}
+	w := &world{simulation: s, rng: rand.New(rand.NewPCG(s.seed, 99)), work: rand.New(rand.NewPCG(s.seed, 98)), first: -1}
 	w.account.Foreign.Seed = s.seed
 	w.provider = provider.NewAccount(w.account)
 	// The provider's minutes are not ours, and what is measured begins and ends
@@ -116,6 +118,7 @@ func (s simulation) run() simResult {
 	w.epoch = time.Unix(1_800_000_000, 0).Add(phase)
 	w.warm = instant(simWarm + time.Minute - phase)
 	w.end = w.warm.add(simMeasured)
+	w.patience = cmp.Or(w.patience, 90*time.Second)
 	if w.policy == nil {
 		w.policy = newLimiterPolicy
 	}
@@ -125,7 +128,7 @@ func (s simulation) run() simResult {
 	mean := time.Duration(float64(time.Minute) / (w.load * w.capacity()))
 	var arrive func(now instant)
 	arrive = func(now instant) {
-		w.schedule(now.add(time.Duration(w.rng.ExpFloat64()*float64(mean))), arrive)
+		w.schedule(now.add(time.Duration(w.work.ExpFloat64()*float64(mean))), arrive)
 		w.here(now, w.arrive)
 	}
 	w.schedule(0, arrive)
@@ -160,14 +163,14 @@ func (w *world) loop() {
 
 func (w *world) arrive(now instant) {
 	k := w.draw()
-	k.arrived, k.deadline = now, now.add(simPatience)
+	k.arrived, k.deadline = now, now.add(w.patience)
 	if now > w.warm {
 		w.offeredReqs++
 		w.offeredToks += float64(w.booked(k))
 	}
 	p := w.policies[k.home]
 	p.offer(k, now)
-	if w.rng.Float64() < w.cancels {
+	if w.work.Float64() < w.cancels {
 		w.schedule(now.add(20*time.Second), func(now instant) { p.leave(k, now) })
 	}
 }
@@ -246,13 +249,13 @@ func (w *world) signal(v provider.Verdict) *Signal {
 // draw makes a request: prompts of 600 tokens and answers of 190 in the mean,
 // both log-normal, under caps of which the mean is 740.
 func (w *world) draw() *simCall {
-	normal := w.rng.NormFloat64
+	normal := w.work.NormFloat64
 	in := min(math.Exp(math.Log(400)+0.9*normal()), 16_000)
 	out := math.Exp(math.Log(150) + 0.7*normal())
-	limit := []float64{256, 256, 256, 512, 512, 512, 1024, 1024, 1024, 2048}[w.rng.IntN(10)]
+	limit := []float64{256, 256, 256, 512, 512, 512, 1024, 1024, 1024, 2048}[w.work.IntN(10)]
 	w.n++
 	return &simCall{
-		home:   w.rng.IntN(max(1, len(w.policies))),
+		home:   w.work.IntN(max(1, len(w.policies))),
 		demand: Demand{Input: int64(in * math.Exp(0.06*normal())), Output: 180, MaxOutput: int64(limit), Chars: int64(in * 4)},
 		ask:    provider.Ask{Input: int64(in), Chars: int64(in * 4 * math.Exp(0.03*normal())), MaxOutput: int64(limit)},
 		used:   provider.Used{Input: int64(in), Output: int64(min(out, limit))},
@@ -276,7 +279,7 @@ func (w *world) capacity() float64 {
 	if w.account.TPM == 0 {
 		return float64(w.account.RPM)
 	}
-	probe := world{simulation: w.simulation, rng: rand.New(rand.NewPCG(1, 1))}
+	probe := world{simulation: w.simulation, work: rand.New(rand.NewPCG(1, 1))}
 	sum := 0.0
 	for range 20_000 {
 		sum += float64(w.booked(probe.draw()))
