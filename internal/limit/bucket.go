@@ -24,8 +24,9 @@ const (
 	rateFloor     = 0.05      // of the rate, however large the foreign use seems
 	coldShare     = 0.1       // of a limit that may be used before anything tells its level
 	coldRequests  = 3
-	pacedRate     = 0.97 // of a rate that is enforced in slices of a second
+	pacedRate     = 0.975 // of a rate that is enforced in slices of a second
 	slidingSlots  = 240
+	slidingFill   = 0.985 // of a limit whose charges we can only estimate, and no header corrects
 	coldPassShare = 0.125
 	reorderSpan   = 50 * time.Millisecond
 	foreignGuard  = 1.0  // seconds of foreign use kept back: it comes in lumps that headers report late
@@ -148,6 +149,9 @@ func (b *bucket) capacity() float64 {
 	if b.paced {
 		return min(b.limit, 1+b.rate*0.002) // room for a late timer
 	}
+	if b.refill == sliding {
+		return slidingFill * b.limit
+	}
 	return b.limit
 }
 
@@ -187,7 +191,7 @@ func (b *bucket) advance(now instant) {
 		}
 	case sliding:
 		b.ring.advance(now)
-		b.level = b.limit*b.factor - b.ring.sum
+		b.level = slidingFill*b.limit*b.factor - b.ring.sum
 	case daily:
 		for now >= b.reset {
 			b.level = b.limit
@@ -281,7 +285,7 @@ func (b *bucket) refund(now instant, amount float64, taken instant) {
 	switch {
 	case b.refill == sliding:
 		b.ring.remove(amount, taken)
-		b.level = b.limit*b.factor - b.ring.sum
+		b.level = slidingFill*b.limit*b.factor - b.ring.sum
 	default:
 		b.level = min(b.capacity(), b.level+amount)
 	}
@@ -319,6 +323,12 @@ func (b *bucket) lower(now instant, level float64) {
 func (b *bucket) prime(now instant, used float64) {
 	b.advance(now)
 	b.primed += used
-	b.lower(now, b.limit-b.primed)
+	left := b.limit - b.primed
+	if b.refill == continuous {
+		// The rows do not have what was on the way, nor the provider's unit: nothing
+		// of the cold start's tenth is given away on top of them.
+		left = min(left, max(0, coldShare*b.limit-b.primed))
+	}
+	b.lower(now, left)
 	b.passes = 0
 }

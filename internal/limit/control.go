@@ -21,11 +21,19 @@ func (c *core) sent(gr *grant, now instant) {
 	g := c.resolve(gr.group, gr.model)
 	if !gr.sent {
 		g.shadows.book(gr.demand, 1)
+		gr.way = g
+		g.onTheWay.add(gr.charge, 1)
 	}
 	gr.sent, gr.sentAt = true, now
 	for d := range gr.spent {
 		gr.spent[d] = g.meters[d].spent
 		gr.late[d] = g.meters[d].late(now, gr.charge.amount(dimension(d), 1))
+		if g.family == postpaid {
+			// The provider books at the end: its remaining has what is on the way still
+			// in it, and to take that for free would admit the same again.
+			gr.spent[d] -= g.onTheWay.amount(dimension(d), 0)
+			gr.late[d] = 0
+		}
 	}
 	gr.shadow = g.shadows.spent
 }
@@ -409,8 +417,14 @@ func (b *bucket) refusedBy(s *Signal, gr *grant, d dimension, pause time.Duratio
 	b.advance(now)
 	amount := gr.charge.amount(max(d, 0), 1)
 	exhausted := s.Limit > 0 && float64(s.Used+s.Requested) >= 0.9*float64(s.Limit)
-	if d == dimRequests && !exhausted && b.level > max(coldRequests, 0.1*b.limit) {
-		// Refused with plenty left in the minute: it is judged by the second.
+	plenty := max(coldRequests, 0.1*b.limit)
+	told := s.Requests.HasRemaining && float64(s.Requests.Remaining) > plenty
+	if d == dimRequests && !exhausted && (told || b.level > plenty) {
+		// Refused with plenty left in the minute: it is judged by the second. Twice
+		// is proof enough when the refusal's own headers say so.
+		if told {
+			b.surprises++
+		}
 		if b.surprises++; b.surprises >= surprisesMax {
 			b.pace()
 			b.lastCut = now // the 429s still on their way have the same cause

@@ -55,6 +55,7 @@ type grant struct {
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
 	late    [dimOutput + 1]float64 // what was charged shortly before that
 	shadow  [numShadows]float64
+	way     *group  // whose sum of what is on the way has the charge
 	pending *Signal // headers seen before the model had a group
 }
 

@@ -87,7 +87,7 @@ func minCharge(a, b charge) charge {
 
 // measure compares a wait with its forecast, for the next forecasts' sake.
 func (g *group) measure(w *waiter, now instant, meanError *float64) {
-	actual, fluid, forecast := now.sub(w.queuedAt).Seconds(), float64(w.fluid), float64(w.fluid)*float64(w.bias)/biasUnit
+	actual, fluid, forecast := now.sub(w.queuedAt).Seconds(), float64(w.fluid), w.forecast()
 	if actual < 1 || fluid <= 0 {
 		return
 	}

@@ -53,6 +53,7 @@ type group struct {
 	bias     float64 // actual wait over forecast wait, averaged
 	learned  instant // the last time the provider named a limit
 	shadows  shadows
+	onTheWay charge  // of requests that were sent and have not ended
 	requestX float64 // the provider's estimate of a request over ours, from 429 texts
 }
 

@@ -89,6 +89,15 @@ func (p profile) admit(d Demand) charge {
 	return c
 }
 
+// booked is what a provider of p books in tokens when it accepts d. By use, that
+// is nothing: admit then is what we set aside.
+func (p profile) booked(d Demand) int64 {
+	if p == postpaid {
+		return 0
+	}
+	return p.admit(d).tokens
+}
+
 // settle is the charge after the exact usage is known, of what admitted was
 // booked for.
 func (p profile) settle(admitted charge, u Usage) charge {

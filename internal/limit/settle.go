@@ -18,6 +18,10 @@ func (gr *grant) open(s *flow, model string, d Demand, ch charge, seq uint64, no
 
 // close ends the place of gr in the counts, whatever became of the charge.
 func (c *core) close(gr *grant, now instant) {
+	if gr.way != nil {
+		gr.way.onTheWay.add(gr.charge, -1)
+		gr.way = nil
+	}
 	gr.group.inflight--
 	gr.group.budget.leave()
 	c.caps.leave()

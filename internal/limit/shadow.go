@@ -30,14 +30,13 @@ type shadows struct {
 
 func (s *shadows) book(d Demand, sign float64) {
 	for i, p := range shadowProfiles {
-		s.spent[i] += sign * float64(p.admit(d).tokens)
+		s.spent[i] += sign * float64(p.booked(d))
 	}
 }
 
 func (s *shadows) settle(d Demand, u Usage) {
 	for i, p := range shadowProfiles {
-		admitted := p.admit(d)
-		s.spent[i] -= float64(admitted.tokens - p.settle(admitted, u).tokens)
+		s.spent[i] -= float64(p.booked(d) - p.settle(p.admit(d), u).tokens)
 	}
 }
 

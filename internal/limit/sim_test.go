@@ -1,60 +1,379 @@
 package limit
 
 import (
+	"cmp"
 	"container/heap"
-	"fmt"
 	"math"
 	"math/rand/v2"
-	"testing"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
-// A simulation drives the core in virtual time against a provider that does
-// not share a line of code with it.
+// A simulation drives policies, one for each sidecar, in virtual time against a
+// provider's account. The account is the simulated provider's own, made on the
+// other side of the wire: it shares no line with what it judges.
 type simulation struct {
-	cfg      Config
-	provider simProvider
-	minutes  float64
-	load     float64 // of the request limit
-	cancels  float64 // of the requests leave the queue after 20 s
-	silent   bool    // the provider sends no headers
-	bare     bool    // its 429s carry no numbers
-	sidecars int
+	cfg     Config
+	account provider.AccountConfig
+	policy  func(*world) policy // nil: the limiter
+	broken  broken
+
+	load     float64 // offered, over what the limit that binds lets through
 	seed     uint64
+	sidecars int           // 0 = 1
+	cancels  float64       // part of the waiters that hang up after 20 s in the queue
+	silent   bool          // the provider sends no headers
+	bare     bool          // its 429s carry no numbers
+	late     bool          // its headers come with the end of the answer
+	foreign  bool          // account.Foreign is on: its use is not ours to have
+	patience time.Duration // of the clients, in the queue; 0 = 90 s
+	crashes  time.Duration // between the crashes of minutes 6 to 9; 0 = none
+	suspend  time.Duration // the machine sleeps so long at minute 8; its clock stops, and is 500 ppm fast all along
 }
 
-type simProvider struct {
-	rpm, tpm  float64
-	charge    func(d Demand) float64          // at admission
-	settle    func(d Demand, u Usage) float64 // refund at the end
-	window    bool                            // tokens per fixed minute
-	sliceRPM  float64                         // seconds by which requests are judged; 0 = continuous
-	foreign   float64                         // part of the limit used by others
-	foreignAt float64                         // from this second on
-	reqs      simBucket
-	toks      simBucket
-	slice     int64
-	inSlice   float64
+const (
+	simWarm     = 5 * time.Minute // until the provider's full bucket of the start is spent
+	simMeasured = 10 * time.Minute
+	simSleepAt  = instant(8 * time.Minute)
+	simCrashes  = instant(6 * time.Minute)
+	simHealthy  = instant(9 * time.Minute)
+)
+
+// A policy decides when the requests of one sidecar go up: the limiter, or one
+// of those it is compared with.
+type policy interface {
+	offer(k *simCall, now instant)
+	leave(k *simCall, now instant) // the client hangs up, if k waits
+	headers(k *simCall, s *Signal, now instant)
+	throttled(k *simCall, s *Signal, now instant)
+	done(k *simCall, now instant)
+	crash(now instant)
+	next() instant
+	wake(now instant)
 }
 
-type simBucket struct{ level, limit, at float64 }
+// A simCall is one request with what only the provider knows of it.
+type simCall struct {
+	home     int // the sidecar
+	demand   Demand
+	ask      provider.Ask
+	used     provider.Used
+	client   string
+	session  string
+	arrived  instant
+	deadline instant
+	attempts int
 
-func (b *simBucket) advance(t float64) {
-	b.level = min(b.limit, b.level+(t-b.at)*b.limit/60)
-	b.at = t
+	// The limiter's own.
+	waiter *waiter
+	grant  grant
+	life   int // of the sidecar that took it: a crash ends it
+
+	waiting bool              // for the policies that are compared
+	cancel  func(t time.Time) // gives its reservation back
 }
 
 type simResult struct {
-	attempts, refused, completed int
-	util                         float64 // of the limit that binds, after a minute of warm-up
-	forecastError                float64
+	attempts, refused         int // the whole run
+	warmAttempts, warmRefused int // after warm-up
+	completed                 int // after warm-up
+	util                      float64
+	errors                    []float64 // of forecasts, for waits above a second
 }
 
+// share is the 429s' part of all attempts, the cold start included.
 func (r simResult) share() float64 { return float64(r.refused) / float64(max(1, r.attempts)) }
+func (r simResult) warmShare() float64 {
+	return float64(r.warmRefused) / float64(max(1, r.warmAttempts))
+}
 
-func (r simResult) String() string {
-	return fmt.Sprintf("attempts %d, 429s %d (%.3f %%), completed %d, utilisation %.1f %%, forecast off by %.0f %%",
-		r.attempts, r.refused, 100*r.share(), r.completed, 100*r.util, 100*r.forecastError)
+// A world is one run.
+type world struct {
+	simulation
+	rng      *rand.Rand // of the network and the provider
+	work     *rand.Rand // of the clients: the same requests come whatever the policy
+	provider *provider.Account
+	epoch    time.Time // the provider's wall clock at 0
+	queue    simQueue
+	events   int
+	policies []policy
+	warm     instant
+	end      instant
+	first    instant // of the provider's first request
+	n        int
+	res      simResult
+
+	reqs, toks, offeredReqs, offeredToks float64 // after warm-up
+	levels                               provider.Levels
+}
+
+func (s simulation) run() simResult {
+	w := &world{simulation: s, rng: rand.New(rand.NewPCG(s.seed, 99)), work: rand.New(rand.NewPCG(s.seed, 98)), first: -1}
+	w.account.Foreign.Seed = s.seed
+	w.provider = provider.NewAccount(w.account)
+	// The provider's minutes are not ours, and what is measured begins and ends
+	// with one of them.
+	phase := time.Duration(w.rng.Float64() * float64(time.Minute))
+	w.epoch = time.Unix(1_800_000_000, 0).Add(phase)
+	w.warm = instant(simWarm + time.Minute - phase)
+	w.end = w.warm.add(simMeasured)
+	w.patience = cmp.Or(w.patience, 90*time.Second)
+	if w.policy == nil {
+		w.policy = newLimiterPolicy
+	}
+	for range max(1, s.sidecars) {
+		w.policies = append(w.policies, w.policy(w))
+	}
+	mean := time.Duration(float64(time.Minute) / (w.load * w.capacity()))
+	var arrive func(now instant)
+	arrive = func(now instant) {
+		w.schedule(now.add(time.Duration(w.work.ExpFloat64()*float64(mean))), arrive)
+		w.here(now, w.arrive)
+	}
+	w.schedule(0, arrive)
+	w.schedule(w.warm, func(instant) { w.levels = w.provider.Levels(w.wall(w.warm)) })
+	if w.crashes > 0 {
+		for t := simCrashes; t < simHealthy; t = t.add(w.crashes) {
+			w.schedule(t, func(now instant) { w.policies[0].crash(now) })
+		}
+	}
+	w.loop()
+	w.measure()
+	return w.res
+}
+
+// loop runs events and the policies' timers in the order of their time.
+func (w *world) loop() {
+	for now := instant(0); now < w.end; {
+		at, which := w.queue[0].at, policy(nil)
+		for _, p := range w.policies {
+			if t := w.awake(p.next()); t < at {
+				at, which = t, p
+			}
+		}
+		now = max(now, at)
+		if which != nil {
+			which.wake(now)
+			continue
+		}
+		heap.Pop(&w.queue).(simEvent).run(now)
+	}
+}
+
+func (w *world) arrive(now instant) {
+	k := w.draw()
+	k.arrived, k.deadline = now, now.add(w.patience)
+	if now > w.warm {
+		w.offeredReqs++
+		w.offeredToks += float64(w.booked(k))
+	}
+	p := w.policies[k.home]
+	p.offer(k, now)
+	if w.work.Float64() < w.cancels {
+		w.schedule(now.add(20*time.Second), func(now instant) { p.leave(k, now) })
+	}
+}
+
+// send is the way of one attempt to the provider and back.
+func (w *world) send(k *simCall, now instant) {
+	k.attempts++
+	p := w.policies[k.home]
+	w.schedule(now.add(w.jitter()), func(now instant) {
+		if w.first < 0 {
+			w.first = now
+		}
+		v := w.provider.Admit(w.wall(now), k.ask)
+		w.res.attempts++
+		if now > w.warm {
+			w.res.warmAttempts++
+		}
+		s := w.signal(v)
+		if !v.OK {
+			w.res.refused++
+			if now > w.warm {
+				w.res.warmRefused++
+			}
+			w.schedule(now.add(w.jitter()), func(now instant) {
+				w.here(now, func(now instant) { p.throttled(k, s, now) })
+			})
+			return
+		}
+		if now > w.warm {
+			w.reqs++
+			w.toks += float64(v.Charged)
+		}
+		if !w.late {
+			w.schedule(now.add(300*time.Millisecond+w.jitter()), func(now instant) {
+				w.here(now, func(now instant) { p.headers(k, s, now) })
+			})
+		}
+		service := time.Second + time.Duration(w.rng.Float64()*9e9)
+		w.schedule(now.add(service), func(now instant) {
+			w.provider.Settle(w.wall(now), k.ask, k.used)
+			if now > w.warm {
+				w.toks += float64(w.booked(k) - v.Charged)
+				w.res.completed++
+			}
+			w.schedule(now.add(w.jitter()), func(now instant) {
+				w.here(now, func(now instant) {
+					if w.late {
+						p.headers(k, s, now)
+					}
+					p.done(k, now)
+				})
+			})
+		})
+	})
+}
+
+// signal is what an answer tells of the provider's limits.
+func (w *world) signal(v provider.Verdict) *Signal {
+	s := new(Signal)
+	if !w.silent {
+		level := func(l provider.Level) Level {
+			return Level{Limit: l.Limit, Remaining: l.Remaining, HasLimit: l.Limit > 0, HasRemaining: l.Limit > 0}
+		}
+		s.Requests, s.Tokens = level(v.Requests), level(v.Tokens)
+	}
+	if !v.OK {
+		s.RetryAfter, s.HasRetryAfter = v.RetryAfter, true
+		s.Dimension = v.Dimension
+		if !w.bare {
+			s.Limit, s.Used, s.Requested = v.Limit, v.Used, v.Requested
+		}
+	}
+	return s
+}
+
+// draw makes a request: prompts of 600 tokens and answers of 190 in the mean,
+// both log-normal, under caps of which the mean is 740.
+func (w *world) draw() *simCall {
+	normal := w.work.NormFloat64
+	in := min(math.Exp(math.Log(400)+0.9*normal()), 16_000)
+	out := math.Exp(math.Log(150) + 0.7*normal())
+	limit := []float64{256, 256, 256, 512, 512, 512, 1024, 1024, 1024, 2048}[w.work.IntN(10)]
+	w.n++
+	return &simCall{
+		home:   w.work.IntN(max(1, len(w.policies))),
+		demand: Demand{Input: int64(in * math.Exp(0.06*normal())), Output: 180, MaxOutput: int64(limit), Chars: int64(in * 4)},
+		ask:    provider.Ask{Input: int64(in), Chars: int64(in * 4 * math.Exp(0.03*normal())), MaxOutput: int64(limit)},
+		used:   provider.Used{Input: int64(in), Output: int64(min(out, limit))},
+		client: string(rune('a' + w.n%5)), session: string(rune('a' + w.n%40)),
+	}
+}
+
+// booked is what the provider books for k in the end, in tokens.
+func (w *world) booked(k *simCall) int64 {
+	switch w.account.Variant {
+	case provider.Continuous:
+		return max(k.ask.MaxOutput, (k.ask.Chars+3)/4)
+	case provider.Window:
+		return (k.ask.Chars+3)/4 + k.ask.MaxOutput
+	}
+	return k.used.Input + k.used.Output
+}
+
+// capacity is how many of our requests the provider can serve in a minute.
+func (w *world) capacity() float64 {
+	if w.account.TPM == 0 {
+		return float64(w.account.RPM)
+	}
+	probe := world{simulation: w.simulation, work: rand.New(rand.NewPCG(1, 1))}
+	sum := 0.0
+	for range 20_000 {
+		sum += float64(w.booked(probe.draw()))
+	}
+	return min(float64(w.account.RPM), float64(w.account.TPM)/(sum/20_000))
+}
+
+// measure works out which part of the refill we used, after what others used:
+// what was drawn from the bucket's store meanwhile does not count, so that more
+// than 100 % is impossible. Below full load it is the part served of what was
+// offered, up to what is in flight at both ends.
+func (w *world) measure() {
+	minutes := w.end.sub(w.warm).Minutes()
+	reqs, toks := float64(w.account.RPM)*minutes, float64(w.account.TPM)*minutes
+	others := w.others()
+	reqs -= others
+	toks -= others * float64(w.account.TPM/w.account.RPM)
+	if w.load < 1 {
+		w.res.util = min(1, max(w.reqs/min(reqs, w.offeredReqs), w.toks/min(toks, w.offeredToks)))
+		return
+	}
+	last := w.provider.Levels(w.wall(w.end))
+	drawn := func(a, b provider.Level) float64 { return float64(max(0, a.Remaining-b.Remaining)) }
+	w.res.util = (w.reqs - drawn(w.levels.Requests, last.Requests)) / reqs
+	if w.account.Variant != provider.Window { // there the measured minutes are whole ones
+		w.toks -= drawn(w.levels.Tokens, last.Tokens)
+	}
+	w.res.util = max(w.res.util, w.toks/toks)
+}
+
+// others counts the requests by others after warm-up, by drawing them again as
+// the account does.
+func (w *world) others() float64 {
+	f := w.account.Foreign
+	if f.Share == 0 {
+		return 0
+	}
+	rng := rand.New(rand.NewPCG(f.Seed, 0x5eed))
+	mean := float64(time.Minute) / (float64(w.account.RPM) * f.Share)
+	n := 0.0
+	for t := w.first.add(f.After); t < w.end; {
+		t = t.add(time.Duration(rng.ExpFloat64() * mean))
+		if t > w.warm {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) wall(now instant) time.Time { return w.epoch.Add(time.Duration(now)) }
+
+// local is the sidecar's own clock.
+func (w *world) local(now instant) instant {
+	if w.suspend == 0 {
+		return now
+	}
+	switch wake := simSleepAt.add(w.suspend); {
+	case now >= wake:
+		now = now.add(-w.suspend)
+	case now > simSleepAt:
+		now = simSleepAt
+	}
+	return now + now/2000
+}
+
+// awake turns an instant of the sidecar's clock into one of the world's.
+func (w *world) awake(t instant) instant {
+	if w.suspend == 0 || t == never {
+		return t
+	}
+	t -= t / 2001
+	if t > simSleepAt {
+		t = t.add(w.suspend)
+	}
+	return t
+}
+
+// here runs what happens in a sidecar: later, if its machine sleeps.
+func (w *world) here(now instant, run func(instant)) {
+	if wake := simSleepAt.add(w.suspend); now >= simSleepAt && now < wake {
+		w.schedule(wake, run)
+		return
+	}
+	run(now)
+}
+
+// jitter is the time of one way: requests overtake each other.
+func (w *world) jitter() time.Duration {
+	return 20*time.Millisecond + time.Duration(w.rng.Float64()*30e6)
+}
+
+func (w *world) schedule(at instant, run func(instant)) {
+	w.events++
+	heap.Push(&w.queue, simEvent{at, w.events, run})
 }
 
 type simEvent struct {
@@ -76,285 +395,4 @@ func (q *simQueue) Pop() any {
 	e := old[len(old)-1]
 	*q = old[:len(old)-1]
 	return e
-}
-
-func (s simulation) run(t testing.TB) simResult {
-	t.Helper()
-	rng := rand.New(rand.NewPCG(s.seed, 99))
-	n := max(1, s.sidecars)
-	cores := make([]*core, n)
-	for i := range cores {
-		cores[i] = newCore(s.cfg.withDefaults(), 0)
-		cores[i].dice = s.seed*7 + uint64(i)
-	}
-	p := s.provider
-	offset := rng.Float64() * 60 // the provider's minutes are not ours
-	p.reqs = simBucket{p.rpm, p.rpm, 0}
-	p.toks = simBucket{p.tpm, p.tpm, 0}
-	var res simResult
-	var queue simQueue
-	events := 0
-	schedule := func(at instant, run func(instant)) {
-		events++
-		heap.Push(&queue, simEvent{at, events, run})
-	}
-	jitter := func() time.Duration { return 20*time.Millisecond + time.Duration(rng.Float64()*30e6) }
-	window, end := int64(-1), instant(s.minutes*60e9)
-	warm := 60.0
-	usedReqs, usedToks := 0.0, 0.0
-
-	// decide is the provider's verdict on one request, ours or another's.
-	decide := func(sec, tokens float64, mine bool) (ok bool, why string) {
-		p.reqs.advance(sec)
-		if p.window {
-			if w := int64((sec + offset) / 60); w != window {
-				window, p.toks.level = w, p.tpm
-			}
-		} else {
-			p.toks.advance(sec)
-		}
-		if p.sliceRPM > 0 {
-			if k := int64((sec + offset) / p.sliceRPM); k != p.slice {
-				p.slice, p.inSlice = k, 0
-			}
-			if p.inSlice >= p.rpm/60*p.sliceRPM {
-				return false, "requests"
-			}
-		} else if p.reqs.level < 1 {
-			return false, "requests"
-		}
-		if p.tpm > 0 && p.toks.level < tokens {
-			return false, "tokens"
-		}
-		p.inSlice++
-		p.reqs.level--
-		p.toks.level -= tokens
-		if sec > warm && mine {
-			usedReqs++
-			usedToks += tokens
-		}
-		return true, ""
-	}
-
-	demand := func() (Demand, Usage) {
-		in := math.Exp(math.Log(250) + 0.8*rng.NormFloat64())
-		out := math.Exp(math.Log(150) + 0.7*rng.NormFloat64())
-		in, out = min(in, 8000), min(out, 4000)
-		d := Demand{Input: int64(in * math.Exp(0.06*rng.NormFloat64())), Output: 190, Chars: int64(in * 4), MaxOutput: 1024}
-		return d, Usage{Input: int64(in), Output: int64(min(out, 1024))}
-	}
-
-	var settleDone func(c *core, now instant)
-	type call struct {
-		gr       grant
-		w        *waiter
-		usage    Usage
-		d        Demand
-		deadline instant
-		attempts int
-	}
-	calls := map[*waiter]*call{}
-	var send func(c *core, k *call, now instant)
-	settleDone = func(c *core, now instant) {
-		for c.pump(now, pumpBatch) {
-		}
-		for _, w := range c.done {
-			k := calls[w]
-			delete(calls, w)
-			if w.state == granted {
-				send(c, k, now)
-			}
-		}
-		c.done = c.done[:0]
-	}
-	send = func(c *core, k *call, now instant) {
-		k.w.open(&k.gr, k.d, now)
-		k.attempts++
-		c.sent(&k.gr, now)
-		schedule(now.add(jitter()), func(now instant) {
-			sec := now.sub(0).Seconds()
-			tokens := p.charge(k.d)
-			ok, why := decide(sec, tokens, true)
-			if sec > warm {
-				res.attempts++
-				if !ok {
-					res.refused++
-				}
-			}
-			sig := Signal{}
-			if !s.silent {
-				sig.Requests = Level{Limit: int64(p.rpm), Remaining: int64(max(0, p.reqs.level)), HasLimit: true, HasRemaining: true}
-				if p.tpm > 0 {
-					sig.Tokens = Level{Limit: int64(p.tpm), Remaining: int64(max(0, p.toks.level)), HasLimit: true, HasRemaining: true}
-				}
-			}
-			if !ok {
-				sig.Dimension = why
-				limit, level, asked := p.rpm, p.reqs.level, 1.0
-				if why == "tokens" {
-					limit, level, asked = p.tpm, p.toks.level, tokens
-				}
-				if !s.bare {
-					sig.Limit, sig.Used, sig.Requested = int64(limit), int64(limit-level), int64(asked)
-				}
-				sig.HasRetryAfter, sig.RetryAfter = true, max(time.Second, seconds((asked-level)*60/limit))
-				schedule(now.add(jitter()), func(now instant) {
-					c.throttled(&k.gr, &sig, now)
-					w := new(waiter)
-					if c.requeue(&k.gr, w, k.deadline.sub(now), 0, now, now) == nil {
-						k.w = w
-						calls[w] = k
-					}
-					settleDone(c, now)
-				})
-				return
-			}
-			schedule(now.add(300*time.Millisecond+jitter()), func(now instant) {
-				c.observe(&k.gr, &sig, now)
-				c.started(&k.gr, now)
-				settleDone(c, now)
-			})
-			schedule(now.add(time.Second+time.Duration(rng.Float64()*9e9)), func(now instant) {
-				if p.settle != nil {
-					back := p.settle(k.d, k.usage)
-					p.toks.level += back
-					if now.sub(0).Seconds() > warm {
-						usedToks -= back
-					}
-				}
-				schedule(now.add(jitter()), func(now instant) {
-					c.settle(&k.gr, k.usage, now)
-					res.completed++
-					settleDone(c, now)
-				})
-			})
-		})
-	}
-
-	var arrive func(now instant)
-	sessions := 0
-	arrive = func(now instant) {
-		if now >= end {
-			return
-		}
-		schedule(now.add(time.Duration(rng.ExpFloat64()*60e9/(s.load*p.rpm))), arrive)
-		c := cores[rng.IntN(n)]
-		d, u := demand()
-		sessions++
-		k := &call{w: new(waiter), usage: u, d: d, deadline: now.add(90 * time.Second)}
-		r := Request{Model: "m", Client: fmt.Sprint(sessions % 5), Session: fmt.Sprint(sessions % 40), Demand: d}
-		if c.arrive(k.w, &r, 90*time.Second, now) != nil {
-			return
-		}
-		if k.w.state == granted {
-			send(c, k, now)
-			return
-		}
-		calls[k.w] = k
-		if rng.Float64() < s.cancels {
-			w := k.w
-			schedule(now.add(20*time.Second), func(now instant) {
-				if calls[w] == k && c.cancel(w, 0, now) {
-					delete(calls, w)
-				}
-				settleDone(c, now)
-			})
-		}
-		settleDone(c, now)
-	}
-	schedule(0, arrive)
-	if p.foreign > 0 {
-		var other func(now instant)
-		other = func(now instant) {
-			if now >= end {
-				return
-			}
-			schedule(now.add(time.Duration(rng.ExpFloat64()*60e9/(p.foreign*p.rpm))), other)
-			tokens := 0.0
-			if p.tpm > 0 {
-				tokens = p.tpm / p.rpm
-			}
-			decide(now.sub(0).Seconds(), tokens, false)
-		}
-		schedule(instant(p.foreignAt*1e9), other)
-	}
-	now := instant(0)
-	for len(queue) > 0 && now < end {
-		at, which := queue[0].at, (*core)(nil)
-		for _, c := range cores {
-			if t := c.next(); c.waiting > 0 && t < at {
-				at, which = t, c
-			}
-		}
-		now = max(now, at)
-		if which != nil {
-			settleDone(which, now)
-			continue
-		}
-		heap.Pop(&queue).(simEvent).run(now)
-	}
-	span := s.minutes - warm/60
-	available := 1 - p.foreign*max(0, s.minutes*60-max(warm, p.foreignAt))/(s.minutes*60-warm)
-	res.util = usedReqs / (p.rpm * span * available)
-	if p.tpm > 0 {
-		res.util = max(res.util, usedToks/(p.tpm*span*available))
-	}
-	for _, c := range cores {
-		res.forecastError = max(res.forecastError, c.stats.forecastError)
-	}
-	return res
-}
-
-func actualTokens(u Usage) float64 { return float64(u.Input + u.Output) }
-
-// TestCore_KeepsProvidersFullAndUncrossed is the controller's promise against
-// each family of provider, in small; limits.md has the long runs.
-func TestCore_KeepsProvidersFullAndUncrossed(t *testing.T) {
-	reserve := func(d Demand) float64 { return float64(d.Input + d.MaxOutput) }
-	chars := func(d Demand) float64 { return float64(max(d.MaxOutput, d.Chars/4)) }
-	refund := func(d Demand, u Usage) float64 { return reserve(d) - actualTokens(u) }
-	guess := func(d Demand) float64 { return float64(d.Input + d.Output) }
-	correct := func(d Demand, u Usage) float64 { return guess(d) - actualTokens(u) }
-	learn := Config{Learn: true}
-	set := func(profile string, rpm, tpm int64) Config {
-		return Config{Learn: true, Models: []ModelLimits{{Pattern: "*", Limits: Limits{RequestsPerMinute: rpm, TokensPerMinute: tpm}, Profile: profile}}}
-	}
-	for _, test := range []struct {
-		name      string
-		sim       simulation
-		maxShare  float64
-		leastUtil float64
-	}{
-		{"requests bind, all learned", simulation{cfg: learn, provider: simProvider{rpm: 600, tpm: 900_000, charge: guess, settle: correct}}, 0.001, 0.97},
-		{"a: charged at admission, learned", simulation{cfg: learn, provider: simProvider{rpm: 600, tpm: 300_000, charge: chars}}, 0.001, 0.97},
-		{"a: charged at admission, configured", simulation{cfg: set("openai", 600, 300_000), provider: simProvider{rpm: 600, tpm: 300_000, charge: chars}}, 0.001, 0.97},
-		{"a without headers, configured", simulation{cfg: set("openai", 600, 300_000), silent: true, provider: simProvider{rpm: 600, tpm: 300_000, charge: chars}}, 0.001, 0.97},
-		{"b: reserved and settled, configured", simulation{cfg: set("anthropic", 600, 150_000), provider: simProvider{rpm: 600, tpm: 150_000, charge: reserve, settle: refund}}, 0.001, 0.97},
-		{"b: reserved and settled, learned", simulation{cfg: learn, provider: simProvider{rpm: 600, tpm: 150_000, charge: reserve, settle: refund}}, 0.001, 0.97},
-		{"c: by use, configured", simulation{cfg: set("postpaid", 600, 150_000), provider: simProvider{rpm: 600, tpm: 150_000, charge: guess, settle: correct}}, 0.001, 0.97},
-		{"a' fixed minute, configured", simulation{cfg: set("azure", 600, 300_000), silent: true, provider: simProvider{rpm: 600, tpm: 300_000, charge: reserve, window: true, sliceRPM: 1}}, 0.001, 0.95},
-		{"requests judged by the second, learned", simulation{cfg: learn, bare: true, provider: simProvider{rpm: 600, tpm: 900_000, charge: guess, settle: correct, sliceRPM: 1}}, 0.002, 0.95},
-		{"30 % foreign use, requests bind", simulation{cfg: learn, provider: simProvider{rpm: 600, tpm: 900_000, charge: guess, settle: correct, foreign: 0.3, foreignAt: 120}}, 0.002, 0.95},
-		{"30 % foreign use, tokens bind", simulation{cfg: learn, provider: simProvider{rpm: 600, tpm: 150_000, charge: guess, settle: correct, foreign: 0.3, foreignAt: 120}}, 0.002, 0.93},
-		{"40 % of the waiters leave", simulation{cfg: learn, cancels: 0.4, provider: simProvider{rpm: 600, tpm: 150_000, charge: guess, settle: correct}}, 0.001, 0.97},
-		{"sixty a minute, configured globally", simulation{cfg: Config{Learn: true, Global: Limits{RequestsPerMinute: 60}}, provider: simProvider{rpm: 60, tpm: 150_000, charge: guess, settle: correct}}, 0, 0.97},
-		{"three sidecars, a third each", simulation{cfg: Config{Learn: true, Share: 1.0 / 3}, sidecars: 3, provider: simProvider{rpm: 600, tpm: 900_000, charge: guess, settle: correct}}, 0.001, 0.90},
-		{"three sidecars that know nothing of each other", simulation{cfg: learn, sidecars: 3, provider: simProvider{rpm: 600, tpm: 900_000, charge: guess, settle: correct}}, 0.01, 0.90},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			test.sim.load = 1.3
-			test.sim.minutes = 10
-			for seed := range uint64(3) {
-				test.sim.seed = seed
-				r := test.sim.run(t)
-				t.Log(r)
-				if r.share() > test.maxShare {
-					t.Errorf("seed %d: 429 share %.3f %% above %.3f %%", seed, 100*r.share(), 100*test.maxShare)
-				}
-				if r.util < test.leastUtil {
-					t.Errorf("seed %d: utilisation %.1f %% below %.1f %%", seed, 100*r.util, 100*test.leastUtil)
-				}
-			}
-		})
-	}
 }

@@ -36,6 +36,9 @@ const biasUnit = 1e4
 
 func (w *waiter) group() *group { return w.session.group }
 
+// forecast is the wait in seconds that was foretold on arrival.
+func (w *waiter) forecast() float64 { return float64(w.fluid) * float64(w.bias) / biasUnit }
+
 // open fills gr from the granted w.
 func (w *waiter) open(gr *grant, d Demand, now instant) {
 	gr.open(w.session, w.model, d, w.charge, w.seq, now)
