@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,6 +29,7 @@ type bubble struct {
 	server *server
 	client *http.Client
 	stop   func()
+	down   atomic.Bool // no connection to the provider can be made
 }
 
 func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
@@ -45,7 +48,12 @@ func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
 	up, down := provider.NewPipe(), provider.NewPipe()
 	stopSim := b.sim.Serve(up)
 	upTransport := upstream.NewTransport()
-	upTransport.DialContext = up.DialContext
+	upTransport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if b.down.Load() {
+			return nil, errors.New("connection refused")
+		}
+		return up.DialContext(ctx, network, address)
+	}
 	base, err := url.Parse("http://provider/v1")
 	if err != nil {
 		t.Fatal(err)
@@ -237,4 +245,22 @@ func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
 	if got := sim.Totals(); got.CompletionTokens != completion {
 		t.Errorf("%d completion tokens booked, the provider billed %d", completion, got.CompletionTokens)
 	}
+}
+
+// TestLoad_DownIsWaitedFor has a provider that cannot be reached for three
+// minutes: more attempts than a refusing one would get.
+func TestLoad_DownIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, provider.Config{})
+		defer b.stop()
+		b.down.Store(true)
+		time.AfterFunc(3*time.Minute, func() { b.down.Store(false) })
+		status, waited, text, err := b.ask(t.Context(), "s", chat)
+		if err != nil || status != 200 || waited < 3*time.Minute || waited > 3*time.Minute+10*time.Second {
+			t.Errorf("%d after %v, %v %s", status, waited, err, text)
+		}
+		if entries := b.sim.Ledger(); len(entries) != 1 {
+			t.Errorf("%d requests reached the provider", len(entries))
+		}
+	})
 }

@@ -121,7 +121,7 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			}
 			s.metrics.attempts.WithLabelValues("not_sent").Inc()
 			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "attempt", x.row.Attempts, "error", err.Error())
-			if err := lease.Retry(queue, upstream.Backoff(unsent)); err != nil {
+			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
 				return nil, err
 			}
 			unsent++

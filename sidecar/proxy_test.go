@@ -193,7 +193,7 @@ func TestProxy_UpstreamDownForTooLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	s := start(t, "http://"+listener.Addr().String()+"/v1", "QUEUE_MAX_WAIT", "300ms")
+	s := start(t, "http://"+listener.Addr().String()+"/v1", "QUEUE_MAX_WAIT", "1s")
 	a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat)
 	if a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" && errorOf(t, a) != "deadline_unreachable" || a.Header.Get("Retry-After-Ms") == "" {
 		t.Errorf("%d %v %s", a.StatusCode, a.Header, a.body)

@@ -42,7 +42,7 @@ type Config struct {
 	MaxWaiting       int           // requests in the queue; 0 = 10,000
 	MaxWaitingBytes  int64         // their body bytes; 0 = no bound
 	MaxWaitingTokens int64         // their charges in tokens; 0 = no bound
-	MaxAttempts      int           // grants per request; 0 = 10
+	MaxAttempts      int           // of a request, each turned away by the provider; 0 = 10
 
 	Logger *slog.Logger // nil = discard
 }

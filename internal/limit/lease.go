@@ -20,6 +20,7 @@ type Lease struct {
 	place   *place // nil once it has ended
 	number  uint64 // of the place's tenant that this lease is
 	attempt int
+	refused int // attempts that the provider turned away
 	waited  time.Duration
 }
 
@@ -74,8 +75,8 @@ func (le *Lease) end() {
 // Waited is the time spent in the queue so far, over all attempts.
 func (le *Lease) Waited() time.Duration { return le.waited }
 
-// Attempt is 1 for the first place granted, 2 after the first Throttled or
-// Retry, and so on.
+// Attempt is 1 for the first place granted, 2 after the first Throttled, Retry
+// or Unsent, and so on.
 func (le *Lease) Attempt() int { return le.attempt }
 
 // Sent must be called just before the request's bytes leave: from then on its
@@ -126,14 +127,23 @@ func (le *Lease) Throttled(ctx context.Context, s Signal) error {
 	}
 	now := p.l.now()
 	p.l.core.throttled(&p.grant, &s, now)
+	le.refused++
 	return le.again(ctx, now, now)
 }
 
-// Retry takes back a request of which nothing was processed, such as a refused
-// connection or a 503 with a hint. Its charge is returned, it goes back to the
+// Retry takes back a request that the provider answered without processing it,
+// such as with a 503 and a hint. Its charge is returned, it goes back to the
 // head of its session, and blocks until it is granted again, after at the
 // soonest. Errors are those of Throttled.
 func (le *Lease) Retry(ctx context.Context, after time.Duration) error {
+	le.refused++
+	return le.Unsent(ctx, after)
+}
+
+// Unsent is Retry for a request that did not reach the provider, such as over a
+// refused connection. It does not count as an attempt that was turned away:
+// only the time to wait bounds it.
+func (le *Lease) Unsent(ctx context.Context, after time.Duration) error {
 	p := le.enter()
 	if p == nil {
 		return ErrEnded
@@ -149,7 +159,7 @@ func (le *Lease) again(ctx context.Context, notBefore, now instant) error {
 	p := le.place
 	l := p.l
 	w := l.newWaiter()
-	rejected := l.core.exhausted(&p.grant, le.attempt, now)
+	rejected := l.core.exhausted(&p.grant, le.refused, now)
 	if rejected == nil {
 		rejected = l.core.requeue(&p.grant, w, p.stay.maxWait-le.waited, p.stay.bytes, notBefore, now)
 	}

@@ -87,9 +87,9 @@ func (c *core) takeBack(gr *grant, now instant) {
 	}
 }
 
-// exhausted ends gr when it has been granted as often as it may be.
-func (c *core) exhausted(gr *grant, attempts int, now instant) *Rejected {
-	if attempts < c.cfg.MaxAttempts {
+// exhausted ends gr when the provider has turned it away as often as it may.
+func (c *core) exhausted(gr *grant, refused int, now instant) *Rejected {
+	if refused < c.cfg.MaxAttempts {
 		return nil
 	}
 	c.close(gr, now)
