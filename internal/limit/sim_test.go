@@ -84,6 +84,7 @@ type simResult struct {
 
 // share is the 429s' part of all attempts, the cold start included.
 func (r simResult) share() float64 { return float64(r.refused) / float64(max(1, r.attempts)) }
+
 func (r simResult) warmShare() float64 {
 	return float64(r.warmRefused) / float64(max(1, r.warmAttempts))
 }
