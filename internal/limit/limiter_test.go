@@ -113,7 +113,7 @@ func TestLimiter_WhatFitsDoesNotOvertakeTheHead(t *testing.T) {
 		defer l.Close()
 		l.Prime(Recent{Model: "m", Requests: 1, Input: 60_000})
 		<-time.After(2 * time.Second) // 2,000 tokens
-		var order []string
+		order := make(chan string, 2)
 		var wg sync.WaitGroup
 		for _, r := range []Request{
 			{Model: "m", Session: "large", Demand: Demand{Input: 10_000}},
@@ -121,13 +121,13 @@ func TestLimiter_WhatFitsDoesNotOvertakeTheHead(t *testing.T) {
 		} {
 			wg.Go(func() {
 				mustAcquire(t, l, r).Sent()
-				order = append(order, r.Session)
+				order <- r.Session
 			})
 			synctest.Wait()
 		}
 		wg.Wait()
-		if fmt.Sprint(order) != "[large small]" {
-			t.Errorf("order = %v", order)
+		if first := <-order; first != "large" {
+			t.Errorf("%s went first, want the head of the queue", first)
 		}
 	})
 }
