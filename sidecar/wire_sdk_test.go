@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/openai/openai-go"
@@ -226,7 +227,9 @@ func TestWire_GrowingUsageDoesNotHoldTheStreamBack(t *testing.T) {
 	up, base := newStepwise(t)
 	s := start(t, base)
 	c := openai.NewClient(option.WithBaseURL(s.URL+"/v1/session/s"), option.WithMaxRetries(0))
-	stream := c.Chat.Completions.NewStreaming(t.Context(), openai.ChatCompletionNewParams{
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // a stream that is held back fails, instead of hanging
+	defer cancel()
+	stream := c.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
 		Model: "gpt-4o", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("say 2 words")},
 	})
 	defer stream.Close()
