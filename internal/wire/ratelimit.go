@@ -174,7 +174,7 @@ func parseReset(s string, now time.Time) (d time.Duration, ok bool) {
 		return seconds(f)
 	}
 	if d, err := time.ParseDuration(s); err == nil {
-		return d, 0 <= d && d <= maxReset
+		return believed(d)
 	}
 	return parseDate(s, now)
 }
@@ -186,8 +186,15 @@ func parseDate(s string, now time.Time) (d time.Duration, ok bool) {
 			return 0, false
 		}
 	}
-	d = max(0, t.Sub(now)) // a date just past means now
-	return d, d <= maxReset
+	return believed(max(0, t.Sub(now))) // a date just past means now
+}
+
+// believed returns d if it can be meant, else zero.
+func believed(d time.Duration) (time.Duration, bool) {
+	if d < 0 || d > maxReset {
+		return 0, false
+	}
+	return d, true
 }
 
 func seconds(f float64) (d time.Duration, ok bool) {
@@ -213,7 +220,7 @@ func parseRetryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
 		return seconds(f)
 	}
 	if d, err := time.ParseDuration(s); err == nil {
-		return d, 0 <= d && d <= maxReset
+		return believed(d)
 	}
 	return parseDate(s, now)
 }
