@@ -131,7 +131,9 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		x.answered(resp)
 		now := time.Now()
 		levels := wire.ParseRateLimit(resp.Header, now)
-		lease.Observe(limitSignal(levels, wire.Throttle{}))
+		if resp.StatusCode != http.StatusTooManyRequests { // a 429's levels go with its reasons
+			lease.Observe(limitSignal(levels, wire.Throttle{}))
+		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
 		}

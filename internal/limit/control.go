@@ -419,9 +419,10 @@ func (b *bucket) refusedBy(s *Signal, gr *grant, d dimension, pause time.Duratio
 	exhausted := s.Limit > 0 && float64(s.Used+s.Requested) >= 0.9*float64(s.Limit)
 	plenty := max(coldRequests, 0.1*b.limit)
 	told := s.Requests.HasRemaining && float64(s.Requests.Remaining) > plenty
-	if d == dimRequests && !exhausted && (told || b.level > plenty) {
+	if d == dimRequests && (told || !exhausted && b.level > plenty) {
 		// Refused with plenty left in the minute: it is judged by the second. Twice
-		// is proof enough when the refusal's own headers say so.
+		// is proof enough when the refusal's own headers say so, whatever its text,
+		// which may tell a full second in numbers of the minute.
 		if told {
 			b.surprises++
 		}

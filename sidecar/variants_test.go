@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+)
+
+// TestVariants_NoClientSeesA429 offers 1.3 times the limit to a provider of each
+// family, over HTTP and in virtual time. In so short a run the few 429s of the
+// first minute, from which slices and windows are learned, weigh most.
+func TestVariants_NoClientSeesA429(t *testing.T) {
+	const rpm = 600
+	length, warmUp := 8*time.Minute, 3*time.Minute
+	if testing.Short() {
+		length = 5 * time.Minute
+	}
+	for _, test := range []struct {
+		name    string
+		account provider.AccountConfig
+		profile string
+		told    bool
+		share   float64 // of attempts that may meet a 429
+	}{
+		{"a: charged at admission", provider.AccountConfig{Variant: provider.Continuous, RPM: rpm, TPM: 120_000}, "openai", true, 0.001},
+		{"a': charged per fixed minute", provider.AccountConfig{Variant: provider.Window, RPM: rpm, TPM: 160_000, RPMQuantum: time.Second}, "azure", true, 0.003},
+		{"b: reserved and settled", provider.AccountConfig{Variant: provider.Reserve, RPM: rpm, TPM: 90_000}, "auto", false, 0.001},
+		{"c: charged by use", provider.AccountConfig{Variant: provider.PostPaid, RPM: rpm, TPM: 90_000}, "auto", false, 0.001},
+		{"requests judged by the second", provider.AccountConfig{Variant: provider.Reserve, RPM: rpm, TPM: 10_000_000, RPMQuantum: time.Second}, "auto", false, 0.003},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				settings := []string{"PROVIDER_PROFILE", test.profile}
+				if test.told {
+					settings = append(settings, "RATE_LIMIT_PER_MIN", fmt.Sprint(rpm), "TOKEN_LIMIT_PER_MIN", fmt.Sprint(test.account.TPM))
+				}
+				b := newBubble(t, provider.Config{
+					Account: test.account, TTFT: 300 * time.Millisecond, TokenInterval: 20 * time.Millisecond, Jitter: 0.5, Seed: 3,
+				}, settings...)
+				defer b.stop()
+				r := b.overload(t, rpm*1.3, length, warmUp)
+				t.Logf("%+v", r)
+				if r.client429 != 0 || r.failed != 0 {
+					t.Errorf("clients saw %d 429s and %d failures", r.client429, r.failed)
+				}
+				if r.share > test.share {
+					t.Errorf("%.3f %% of the attempts met a 429, want at most %.1f %%", 100*r.share, 100*test.share)
+				}
+			})
+		})
+	}
+}
+
+type overloadResult struct {
+	attempts, throttled int64
+	share               float64
+	accepted            float64 // a minute, after warm-up
+	tokens              float64 // billed a minute, after warm-up
+	client429, failed   int64
+}
+
+// overload lets 40 sessions make perMinute calls together for length.
+func (b *bubble) overload(t *testing.T, perMinute float64, length, warmUp time.Duration) overloadResult {
+	t.Helper()
+	const sessions = 40
+	ctx, cancel := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	var client429, failed atomic.Int64
+	for i := range sessions {
+		calls.Go(func() {
+			random := rand.New(rand.NewPCG(17, uint64(i)))
+			mean := sessions / perMinute * float64(time.Minute)
+			for {
+				select {
+				case <-time.After(time.Duration(random.ExpFloat64() * mean)):
+				case <-ctx.Done():
+					return
+				}
+				body := fmt.Sprintf(`{"model":"gpt-4o","max_tokens":%d,"messages":[{"role":"user","content":"%d: %s say %d words"}]}`,
+					200+random.IntN(200), random.IntN(1e6), strings.Repeat("fairness ", random.IntN(120)), 20+random.IntN(160))
+				calls.Go(func() {
+					switch status, _, _, err := b.ask(ctx, fmt.Sprint("s", i), body); {
+					case err != nil && ctx.Err() != nil:
+					case err != nil:
+						failed.Add(1)
+					case status == 429:
+						client429.Add(1)
+					case status != 200 && status != 503:
+						failed.Add(1)
+					}
+				})
+			}
+		})
+	}
+	<-time.After(warmUp)
+	warm := b.sim.Totals()
+	<-time.After(length - warmUp)
+	end := b.sim.Totals()
+	cancel()
+	calls.Wait()
+	minutes := (length - warmUp).Minutes()
+	return overloadResult{
+		attempts: end.Requests, throttled: end.Throttled, share: float64(end.Throttled) / float64(end.Requests),
+		accepted:  float64(end.Accepted-warm.Accepted) / minutes,
+		tokens:    float64(end.PromptTokens+end.CompletionTokens-warm.PromptTokens-warm.CompletionTokens) / minutes,
+		client429: client429.Load(), failed: failed.Load(),
+	}
+}
