@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -139,7 +138,7 @@ func TestLoad_TwoHundredCallsAtSixtyAMinute(t *testing.T) {
 // TestLoad_KeepsTheLimitFull offers 1.3 times what the provider allows, from 40
 // sessions, for ten minutes of virtual time.
 func TestLoad_KeepsTheLimitFull(t *testing.T) {
-	const sessions, rpm, tpm = 40, 600, 300_000
+	const rpm, tpm = 600, 300_000
 	length, warmUp := 10*time.Minute, 2*time.Minute
 	if testing.Short() {
 		length, warmUp = 4*time.Minute, 2*time.Minute
@@ -149,52 +148,14 @@ func TestLoad_KeepsTheLimitFull(t *testing.T) {
 			Account: provider.AccountConfig{RPM: rpm, TPM: tpm}, TTFT: 300 * time.Millisecond, TokenInterval: 10 * time.Millisecond, Jitter: 0.5, Seed: 3,
 		}, "RATE_LIMIT_PER_MIN", fmt.Sprint(rpm), "TOKEN_LIMIT_PER_MIN", fmt.Sprint(tpm))
 		defer b.stop()
-		started := time.Now()
-		ctx, cancel := context.WithCancel(t.Context())
-		var calls sync.WaitGroup
-		var client429, failed, warmAccepted atomic.Int64
-		time.AfterFunc(warmUp, func() { warmAccepted.Store(b.sim.Totals().Accepted) })
-		for i := range sessions {
-			calls.Go(func() {
-				random := rand.New(rand.NewPCG(1, uint64(i)))
-				mean := float64(sessions) / (1.3 * rpm / 60) // seconds between the calls of one session
-				for {
-					select {
-					case <-time.After(time.Duration(random.ExpFloat64() * mean * float64(time.Second))):
-					case <-ctx.Done():
-						return
-					}
-					body := fmt.Sprintf(`{"model":"gpt-4o","max_tokens":%d,"messages":[{"role":"user","content":"%d: say %d words about %s"}]}`,
-						200, random.IntN(1e6), 5+random.IntN(60), strings.Repeat("fairness ", random.IntN(120)))
-					calls.Go(func() {
-						switch status, _, _, err := b.ask(ctx, fmt.Sprint("s", i), body); {
-						case err != nil && ctx.Err() != nil:
-						case err != nil:
-							failed.Add(1)
-						case status == 429:
-							client429.Add(1)
-						case status != 200 && status != 503:
-							failed.Add(1)
-						}
-					})
-				}
-			})
+		r := b.overload(t, 1.3*rpm, length, warmUp)
+		used := r.accepted / rpm
+		t.Logf("%d attempts, %d upstream 429s (%.2f %%), %.1f %% of the limit used after warm-up", r.attempts, r.throttled, 100*r.share, 100*used)
+		if r.client429 != 0 || r.failed != 0 {
+			t.Errorf("clients saw %d 429s and %d failures", r.client429, r.failed)
 		}
-		<-time.After(length)
-		total := b.sim.Totals()
-		took := time.Since(started)
-		cancel()
-		calls.Wait()
-
-		used := float64(total.Accepted-warmAccepted.Load()) / (rpm * (took - warmUp).Minutes())
-		share := float64(total.Throttled) / float64(total.Requests)
-		t.Logf("%d requests, %d upstream 429s (%.2f %%), %.1f %% of the limit used after warm-up, %d waiting at the end",
-			total.Requests, total.Throttled, 100*share, 100*used, b.server.limits.Waiting())
-		if client429.Load() != 0 || failed.Load() != 0 {
-			t.Errorf("clients saw %d 429s and %d failures", client429.Load(), failed.Load())
-		}
-		if share > 0.005 || used < 0.90 {
-			t.Errorf("%.2f %% upstream 429s (want <= 0.5), %.1f %% used (want >= 90)", 100*share, 100*used)
+		if r.share > 0.005 || used < 0.90 {
+			t.Errorf("%.2f %% upstream 429s (want <= 0.5), %.1f %% used (want >= 90)", 100*r.share, 100*used)
 		}
 	})
 }

@@ -176,7 +176,7 @@ func TestProxy_WaitsForAnUpstreamThatIsNotThere(t *testing.T) {
 	sim := provider.New(provider.Config{})
 	_, stop, err := sim.Listen(address)
 	if err != nil {
-		t.Skipf("the port was taken meanwhile: %v", err)
+		t.Fatalf("the port was taken meanwhile: %v", err)
 	}
 	defer func() { _ = stop() }()
 	if a := <-got; a.Response == nil || a.StatusCode != 200 {

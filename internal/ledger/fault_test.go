@@ -192,12 +192,12 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 					}
 				}()
 			}
-			time.Sleep(2 * time.Minute) // of the bubble's clock: every ctx has ended
+			<-time.After(2 * time.Minute) // of the bubble's clock: every ctx has ended
 			if st := s.Stats(); refused.Load() != maxPending+5 || st.Pending != maxPending || st.Failed != 5 {
 				t.Errorf("%d waited in vain, stats %+v; want %d, of which %d still pending", refused.Load(), st, maxPending+5, maxPending)
 			}
 			f.up()
-			time.Sleep(10 * time.Second)
+			<-time.After(10 * time.Second)
 			if got := session(t, s, "a"); got.Requests != maxPending {
 				t.Errorf("requests = %d once the store is back; want %d", got.Requests, maxPending)
 			}
@@ -270,12 +270,12 @@ func TestFlight_NotesWhatStaysLong(t *testing.T) {
 		s.Start(slow)
 		s.Start(slow) // twice is once
 		s.Start(dropped)
-		time.Sleep(500 * time.Millisecond)
+		<-time.After(500 * time.Millisecond)
 		record(t, s, quick)
 		if n := notes(); n != 0 {
 			t.Errorf("%d notes after half a second; want 0", n)
 		}
-		time.Sleep(600 * time.Millisecond)
+		<-time.After(600 * time.Millisecond)
 		if n := notes(); n != 2 {
 			t.Errorf("%d notes after 1.1 s; want 2", n)
 		}

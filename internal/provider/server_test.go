@@ -153,7 +153,7 @@ func TestServer_Limits(t *testing.T) {
 		if d := cmp.Diff([]string{"3850", "4"}, header(r, "retry-after-ms", "retry-after")); d != "" {
 			t.Errorf("hints (-want +got):\n%s", d)
 		}
-		time.Sleep(3850 * time.Millisecond) // virtual
+		<-time.After(3850 * time.Millisecond) // virtual
 		if r := send(2385); r.StatusCode != 200 || r.Header.Get("x-ratelimit-remaining-tokens") != "0" {
 			t.Errorf("after waiting as told: %d %v", r.StatusCode, r.Header)
 		}
@@ -164,7 +164,7 @@ func TestServer_Limits(t *testing.T) {
 			t.Errorf("%d %+v", r.StatusCode, e)
 		}
 
-		time.Sleep(3 * time.Minute)
+		<-time.After(3 * time.Minute)
 		for range 3 {
 			send(1)
 		}
@@ -361,7 +361,7 @@ func TestServer_ClientLeaves(t *testing.T) {
 				t.Errorf("totals %+v", totals)
 			}
 			// What was reserved and not generated is free again: 9 tokens for the prompt, 5 generated.
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			r := ask(s, "POST", "/v1/chat/completions", hello)
 			if got := r.Header.Get("x-ratelimit-remaining-tokens"); got != fmt.Sprint(60000-9-4096) {
 				t.Errorf("%s tokens left", got)
@@ -633,7 +633,7 @@ func TestServer_LedgerEqualsUsage(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-					time.Sleep(time.Second)
+					<-time.After(time.Second)
 				}
 			})
 		}
