@@ -432,7 +432,7 @@ func (b *bucket) refusedBy(s *Signal, gr *grant, d dimension, pause time.Duratio
 			return
 		}
 	}
-	if s.Limit > 0 && s.Used > 0 && d >= 0 {
+	if s.Limit > 0 && s.Used > 0 && d >= 0 && !(d == dimRequests && told) {
 		b.lower(now, float64(s.Limit-s.Used)-(b.spent-gr.spentIn(d)))
 	} else {
 		b.lower(now, b.need(amount)-b.effective()*pause.Seconds())
