@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 )
 
@@ -197,4 +198,34 @@ func (j *journal) close() error {
 		return nil
 	}
 	return j.file.Close()
+}
+
+// postgresJournal finds a place for the journal of a database that is not on this machine. Its name
+// holds which database it is: records must not be replayed into another one.
+func postgresJournal(database string) (string, error) {
+	home, _ := os.UserHomeDir()
+	name := fmt.Sprintf("postgres-%08x.spill", crc32.Checksum([]byte(database), castagnoli))
+	for _, dir := range []string{
+		os.Getenv("STATE_DIRECTORY"), // systemd's
+		under(os.Getenv("XDG_STATE_HOME"), "llm-queue-proxy"),
+		under(home, ".local/state/llm-queue-proxy"),
+		".", // of the image: its volume
+	} {
+		if dir == "" || os.MkdirAll(dir, 0o700) != nil {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		if f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err == nil {
+			return path, f.Close()
+		}
+	}
+	return "", fmt.Errorf("%w: no directory for the journal can be written; name a file on a volume, or %q", ErrInvalid, NoJournal)
+}
+
+// under is dir/sub, or "" where there is no dir.
+func under(dir, sub string) string {
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, sub)
 }

@@ -76,7 +76,7 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 		return nil, err
 	}
 	if alone { // whoever wrote the notes is dead: see lockFile
-		if b.cut, err = b.inflight(ctx); err != nil {
+		if b.cut, err = b.inflight(ctx, 0); err != nil {
 			return nil, err
 		}
 		if err := lock.share(); err != nil {

@@ -37,9 +37,16 @@ type Config struct {
 	// commits. "async": Record does not wait; a crash costs what was waiting.
 	Durability string
 
-	// JournalPath is where records go while the store cannot be written; "" puts the journal beside
-	// the SQLite file, and means none for other stores.
+	// JournalPath is where records go while the store cannot be written. "" puts the journal beside
+	// the SQLite file; for Postgres into the first of $STATE_DIRECTORY, $XDG_STATE_HOME/llm-queue-proxy,
+	// ~/.local/state/llm-queue-proxy and the working directory that can be written; and means none for memory. NoJournal
+	// means none: while the store is down, records wait in memory.
 	JournalPath string
+
+	// Postgres only. StartPatience is how long Open waits for a server that does not answer yet;
+	// 0 = 30 s. DeadAfter is how long another process on the same database must have been silent, as
+	// this one sees it, before its requests in flight are booked as Interrupted; 0 = 20 s.
+	StartPatience, DeadAfter time.Duration
 
 	// KeepRequests and KeepHourly are the ages at which records and hourly totals are removed;
 	// 0 keeps them. Sessions and daily totals stay for ever.
@@ -50,6 +57,9 @@ type Config struct {
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
 }
+
+// NoJournal is the JournalPath of a store without one.
+const NoJournal = "off"
 
 // Durability levels, as in Config.
 const (
@@ -65,6 +75,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
 	cfg.Durability = cmp.Or(cfg.Durability, DurabilityFull)
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
+	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
+	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -89,7 +101,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 	case "sqlite":
 		return openSQLite(ctx, cfg)
 	case "postgres":
-		return nil, fmt.Errorf("open ledger: %w: postgres is not supported by this build", ErrInvalid)
+		return openPostgres(ctx, cfg)
 	}
 	return nil, fmt.Errorf("open ledger: %w: type %q is none of memory, sqlite, postgres", ErrInvalid, cfg.Type)
 }
@@ -99,7 +111,7 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	s := &Store{cfg: cfg, backend: b, done: make(chan struct{})}
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
-	if cfg.JournalPath != "" {
+	if cfg.JournalPath != "" && cfg.JournalPath != NoJournal {
 		j, err := openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull)
 		if err != nil {
 			return nil, errors.Join(err, b.close(ctx))
@@ -121,22 +133,12 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.replay(); err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	cut, err := s.backend.leftovers(ctx)
+	booked, err := s.backend.tend(ctx)
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	for len(cut) > 0 {
-		part := cut[:min(len(cut), maxBatch)]
-		cut = cut[len(part):]
-		b := batch{records: part}
-		for i := range part {
-			part[i].Outcome = Interrupted
-			b.clear = append(b.clear, part[i].ID)
-		}
-		if _, err := s.backend.apply(ctx, b); err != nil {
-			return fmt.Errorf("open ledger: mark interrupted requests: %w", err)
-		}
-		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", len(part)))
+	if booked > 0 {
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
 }
