@@ -229,7 +229,7 @@ func (s *Store) outage(down *outage, err error) {
 func (s *Store) retry(down *outage, err error) {
 	down.asking = nil
 	if err == nil {
-		err = s.replay()
+		err = s.replay(s.journal)
 	}
 	if err != nil {
 		s.health.end(err)
@@ -264,14 +264,14 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// replay stores what the journal holds, and empties it. A crash in between replays it again,
+// replay stores what a journal holds, and empties it. A crash in between replays it again,
 // which changes nothing: records are known by their ids.
-func (s *Store) replay() error {
-	if s.journal.records() == 0 {
+func (s *Store) replay(j *journal) error {
+	if j.records() == 0 {
 		return nil
 	}
 	total := 0
-	for chunk, err := range s.journal.chunks(maxBatch) {
+	for chunk, err := range j.chunks(maxBatch) {
 		if err != nil {
 			return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
 		}
@@ -284,7 +284,7 @@ func (s *Store) replay() error {
 		}
 		total += len(chunk)
 	}
-	if err := s.journal.reset(); err != nil {
+	if err := j.reset(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.stats.replayed.Add(int64(total))

@@ -478,3 +478,34 @@ func TestSQLite_BrokenSchemaIsNotTheRecordsFault(t *testing.T) {
 		t.Errorf("requests = %d; want 1", got.Requests)
 	}
 }
+
+func TestJournal_IsOneProcessOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j.spill")
+	var stores []*Store
+	var faults []*faulty
+	for range 3 {
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		f.down()
+		record(t, s, testRecord("a"))
+		stores, faults = append(stores, s), append(faults, f)
+	}
+	closeStore(t, stores[0])
+	closeStore(t, stores[2]) // its journal, the third, is nobody's now
+	f := newFaulty()
+	s := startFaulty(t, f, Config{JournalPath: path})
+	if got := session(t, s, "a"); got.Requests != 2 {
+		t.Errorf("requests = %d; want the two of the journals that nobody has", got.Requests)
+	}
+	faults[1].up()
+	waitFor(t, func() bool { return stores[1].Stats().Journaled == 0 })
+	if got := session(t, stores[1], "a"); got.Requests != 1 {
+		t.Errorf("requests = %d; want the one of the process that lives", got.Requests)
+	}
+	closeStore(t, s)
+	closeStore(t, stores[1])
+	left, err := filepath.Glob(path + "*")
+	if err != nil || len(left) != 2 {
+		t.Errorf("files %v, %v; want those of the two processes", left, err)
+	}
+}

@@ -36,18 +36,78 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// openJournal opens or makes the journal at path and counts what it holds.
-func openJournal(path string, sync bool) (*journal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open ledger journal: %w", err)
+// maxJournals is how many processes may keep their journals side by side.
+const maxJournals = 64
+
+// openJournal opens or makes the journal at path and counts what it holds. Where another process
+// has it open, path.2 is taken, and so on: two must not write to one file. Journals of that
+// row that nobody has open are left behind by the dead; they come back too, for their records.
+func openJournal(path string, sync bool) (own *journal, orphans []*journal, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open ledger journal: %w", err), own.close())
+			for _, j := range orphans {
+				err = errors.Join(err, j.close())
+			}
+		}
+	}()
+	for n := 1; n <= maxJournals; n++ {
+		name := path
+		if n > 1 {
+			name = fmt.Sprintf("%s.%d", path, n)
+		}
+		if _, absent := os.Stat(name); absent != nil && own != nil {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return own, orphans, err
+		}
+		free, err := tryLock(f)
+		if err != nil || !free {
+			if err = errors.Join(err, f.Close()); err != nil {
+				return own, orphans, err
+			}
+			continue
+		}
+		if gone, err := removed(f); err != nil || gone {
+			if err = errors.Join(err, f.Close()); err != nil {
+				return own, orphans, err
+			}
+			n-- // whoever had it has just replayed and removed it: once more
+			continue
+		}
+		j := &journal{file: f, sync: sync}
+		if own == nil {
+			own = j
+		} else {
+			orphans = append(orphans, j)
+		}
+		if err := j.prepare(); err != nil {
+			return own, orphans, err
+		}
 	}
-	j := &journal{file: f, sync: sync}
-	if err := j.prepare(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger journal: %w", err), f.Close())
+	if own == nil {
+		return nil, nil, fmt.Errorf("%d processes use it already", maxJournals)
 	}
-	return j, nil
+	return own, orphans, nil
 }
+
+// removed tells whether f is no longer the file of its name.
+func removed(f *os.File) (bool, error) {
+	have, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Stat(f.Name())
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	return err == nil && !os.SameFile(have, named), err
+}
+
+// remove closes an empty journal for good.
+func (j *journal) remove() error { return errors.Join(os.Remove(j.file.Name()), j.close()) }
 
 func (j *journal) prepare() error {
 	for chunk, err := range j.chunks(maxBatch) {

@@ -89,8 +89,8 @@ func parsePostgresDSN(dsn string) (*pgx.ConnConfig, error) {
 		return nil, fmt.Errorf("%w: postgres needs a connection URL, such as postgres://user@host:5432/database", ErrInvalid)
 	}
 	config, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, fmt.Errorf("%w: not a Postgres connection URL that can be understood: %s", ErrInvalid, dsnFault(dsn, err))
+	if fault := dsnFault(dsn, err); fault != "" {
+		return nil, fmt.Errorf("%w: not a Postgres connection URL: %s", ErrInvalid, fault)
 	}
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > 2*time.Minute { // pgx's default for none
 		config.ConnectTimeout = connectTimeout
@@ -191,13 +191,17 @@ func (p *postgres) await(ctx context.Context, patience time.Duration, ping func(
 	defer cancel()
 	pause := time.NewTicker(time.Second)
 	defer pause.Stop()
-	for waited := false; ; waited = true {
+	var last error
+	for {
 		err := startErr(ping(limited))
 		if err == nil || errors.Is(err, ErrInvalid) {
 			return err
 		}
-		if !waited {
+		if last == nil {
 			p.logger.Warn("waiting for the database", slog.String("database", p.place), slog.Any("error", oneLine(err)))
+		}
+		if last == nil || limited.Err() == nil { // what the end of patience cut off says nothing
+			last = err
 		}
 		select {
 		case <-pause.C:
@@ -205,7 +209,7 @@ func (p *postgres) await(ctx context.Context, patience time.Duration, ping func(
 			if ctx.Err() != nil {
 				return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 			}
-			return fmt.Errorf("not reachable within %s: %w", patience, err)
+			return fmt.Errorf("not ready within %s: %w", patience, last)
 		}
 	}
 }

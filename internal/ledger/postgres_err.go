@@ -36,6 +36,7 @@ func postgresErr(err error) error {
 func startErr(err error) error {
 	switch code := sqlState(err); {
 	case strings.HasPrefix(code, "28"), // invalid authorization
+		code == "08P01",                  // a parameter that a pooler in between does not know
 		code == "3D000", code == "3F000", // no such database, schema
 		code == "42501", code == "42704", code == "22023": // not allowed; no such parameter, or not that value
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -51,13 +52,18 @@ func sqlState(err error) string {
 	return ""
 }
 
-// dsnFault says what is wrong with a DSN that cannot be parsed. An unescaped character in a
-// password makes parts of it look like host or port, so nothing of a URL that is broken is quoted.
+// dsnFault says what is wrong with a DSN, given what its parser said; "" if nothing is. An unescaped character in a
+// password makes parts of it look like host, port or path, so nothing of such a URL may be quoted,
+// and none may be tried either: the name of the database goes into the log.
 func dsnFault(dsn string, err error) string {
-	if strings.Contains(dsn, "://") {
-		if _, broken := url.Parse(dsn); broken != nil {
-			return "the URL is malformed (characters such as / @ : # % in a password must be percent-encoded)"
+	if _, rest, isURL := strings.Cut(dsn, "://"); isURL {
+		u, broken := url.Parse(dsn)
+		if broken != nil || u.User == nil && strings.Contains(rest, "@") || u.Fragment != "" || strings.Contains(u.Path, "@") {
+			return "the URL is malformed; characters such as / @ : # ? % in a password must be percent-encoded"
 		}
+	}
+	if err == nil {
+		return ""
 	}
 	var parse *pgconn.ParseConfigError
 	if !errors.As(err, &parse) {

@@ -26,6 +26,8 @@ import (
 // records arrive after all, they take the place of the interrupted ones (see replace in sqlwrite.go).
 type liveness struct {
 	id        atomic.Int32 // of this instance; 0 before enter
+	host      string
+	started   time.Time
 	deadAfter time.Duration
 	seen      map[int32]sighting // the others; the committer's own
 }
@@ -37,16 +39,16 @@ type sighting struct {
 }
 
 func (l *liveness) init(deadAfter time.Duration) {
+	l.host, _ = os.Hostname()
+	l.started = time.Now()
 	l.deadAfter, l.seen = deadAfter, map[int32]sighting{}
 }
 
-const insertInstance = `INSERT INTO instances (id, host, started_at, beat) VALUES ($1, $2, $3, 1)
-	ON CONFLICT (id) DO UPDATE SET beat = instances.beat + 1, ended = false`
-
-// beat tells the others that this process lives. It waits for no disk.
-func (p *postgres) beat(ctx context.Context, exec func(context.Context, string, ...any) error) error {
-	host, _ := os.Hostname()
-	return exec(ctx, insertInstance, p.live.id.Load(), host, time.Now().UnixMilli())
+// beat is a statement that tells the others that this process lives.
+func (p *postgres) beat() (query string, args []any) {
+	return `INSERT INTO instances (id, host, started_at, beat) VALUES ($1, $2, $3, 1)
+		ON CONFLICT (id) DO UPDATE SET beat = instances.beat + 1, ended = false`,
+		[]any{p.live.id.Load(), p.live.host, p.live.started.UnixMilli()}
 }
 
 // connected makes every new connection of the writer hold this instance's lock. An older one that the
@@ -59,10 +61,9 @@ func (p *postgres) connected(ctx context.Context, c *pgx.Conn) error {
 	if _, err := c.Exec(ctx, "SELECT pg_advisory_lock_shared($1, $2)", p.class, id); err != nil {
 		return err
 	}
-	return p.beat(ctx, func(ctx context.Context, query string, args ...any) error {
-		_, err := c.Exec(ctx, query, args...)
-		return err
-	})
+	query, args := p.beat()
+	_, err := c.Exec(ctx, query, args...)
+	return err
 }
 
 // enter makes this process an instance.
@@ -70,7 +71,8 @@ func (p *postgres) enter(ctx context.Context) error {
 	ctx, cancel := p.within(ctx)
 	defer cancel()
 	var id int32
-	err := p.write.NewRaw("INSERT INTO instances (host, started_at) VALUES ('', 0) RETURNING id").Scan(ctx, &id)
+	err := p.write.NewRaw("INSERT INTO instances (host, started_at) VALUES (?, ?) RETURNING id",
+		p.live.host, p.live.started.UnixMilli()).Scan(ctx, &id)
 	if err != nil {
 		return startErr(err)
 	}
@@ -93,11 +95,8 @@ func (p *postgres) leave(ctx context.Context) {
 func (p *postgres) probe(ctx context.Context) error {
 	ctx, cancel := p.within(ctx)
 	defer cancel()
-	err := p.beat(ctx, func(ctx context.Context, query string, args ...any) error {
-		_, err := p.write.DB.ExecContext(ctx, query, args...)
-		return err
-	})
-	if err != nil {
+	query, args := p.beat()
+	if _, err := p.write.DB.ExecContext(ctx, query, args...); err != nil {
 		p.renew()
 		return fmt.Errorf("probe: %w", postgresErr(err))
 	}

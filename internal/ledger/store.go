@@ -109,17 +109,17 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	s := &Store{cfg: cfg, backend: b, done: make(chan struct{})}
+	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
 	if cfg.JournalPath != "" && cfg.JournalPath != NoJournal {
-		j, err := openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull)
-		if err != nil {
+		var err error
+		if s.journal, orphans, err = openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull); err != nil {
 			return nil, errors.Join(err, b.close(ctx))
 		}
-		s.journal = j
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.recover(ctx); err != nil {
+	if err := s.recover(ctx, orphans); err != nil {
 		s.stop()
 		return nil, errors.Join(err, s.journal.close(), b.close(ctx))
 	}
@@ -129,8 +129,16 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 
 // recover books what the last process left behind: first its journal, which holds records
 // that clients were promised, then its notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context) error {
-	if err := s.replay(); err != nil {
+func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
+	err = s.replay(s.journal)
+	for _, j := range orphans {
+		if err != nil {
+			err = errors.Join(err, j.close())
+		} else if err = s.replay(j); err == nil {
+			err = j.remove()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	booked, err := s.backend.tend(ctx)
