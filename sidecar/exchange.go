@@ -63,6 +63,9 @@ type exchange struct {
 	left atomic.Bool // the client has gone
 	live bool        // counted in s.inFlight
 
+	interims  sync.Mutex // interim answers come from another goroutine
+	answering bool       // no interim answer may follow
+
 	mu      sync.Mutex  // leave may run beside end
 	ended   bool        // nothing may be taken any more
 	reading *time.Timer // an answer is read on, counted in s.drains

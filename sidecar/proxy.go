@@ -26,7 +26,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	if err != nil {
 		return err
 	}
-	if strings.Contains(strings.Join(r.Header["Via"], ","), s.instance) {
+	if via := strings.Join(r.Header["Via"], ","); strings.Contains(via, s.instance) || strings.Count(via, viaName) > maxHops {
 		return errLoop
 	}
 	if strings.HasPrefix(who.Rest, "v1/") {
@@ -40,7 +40,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
-	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header}
+	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
 		held, err := s.readBody(w, r)
 		if err != nil {
@@ -77,6 +77,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	// 5 Send; a 429 or a safe fault goes back to 4 with its place kept.
 	defer func() { x.depart(err) }() // from here on there is something to record
 	resp, err := s.send(x, lease, &out)
+	x.closeInterim()
 	if err != nil {
 		lease.Release() // nobody waits for this request's row
 		return x.refused(err)
@@ -214,6 +215,14 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 	}
 	return r
 }
+
+// Sidecars may stand in a row, each by its own name in Via. More than maxHops
+// of them are a loop over processes that do not know their own names again,
+// such as replicas behind one address.
+const (
+	viaName = "llm-queue-proxy-"
+	maxHops = 8
+)
 
 // peekLimit bounds what is read of a refusal to find its reason.
 const peekLimit = 64 << 10
