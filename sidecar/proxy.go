@@ -54,6 +54,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		out.Body, out.Identity, out.Events = s.upstreamBody(x), true, x.req.Stream
 	} else {
 		x.req = &wire.Request{Endpoint: x.endpoint}
+		out.Websocket = wantsWebsocket(r)
 		if err := s.unmeteredBody(x, &out); err != nil {
 			return err
 		}
@@ -85,6 +86,12 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	defer resp.Body.Close()
 	x.release() // nothing can be sent again now: the body's bytes are free
 	out.Body = nil
+
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		err := s.tunnel(x, resp)
+		x.record(wire.Usage{}, false, err)
+		return err
+	}
 
 	// 6 Stream the answer, observing its usage; the terminal event is kept back.
 	tail, err := s.relay(x, resp)
@@ -305,7 +312,7 @@ func (x *exchange) outcome(failure error) ledger.Outcome {
 	switch {
 	case x.clientGone():
 		return ledger.ClientGone
-	case x.row.Status < 200 || x.row.Status > 299, x.watch != nil && x.watch.Failed():
+	case x.row.Status != http.StatusSwitchingProtocols && (x.row.Status < 200 || x.row.Status > 299), x.watch != nil && x.watch.Failed():
 		return ledger.UpstreamError
 	case failure != nil || x.truncated:
 		return ledger.Truncated

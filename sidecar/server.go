@@ -190,6 +190,9 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 	if !bearer {
 		key = r.Header.Get("Api-Key")
 	}
+	if key == "" && wantsWebsocket(r) {
+		key = protocolKey(r)
+	}
 	// Digests have one length, so the comparison tells nothing of the keys'.
 	given := sha256.Sum256([]byte(key))
 	for _, k := range s.cfg.ClientKeys {
@@ -277,10 +280,11 @@ func (s *server) drain(servers []*http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
 	defer cancel()
 	var failed error
+	// Websockets are not the servers' any more, who do not wait for them.
+	defer context.AfterFunc(ctx, s.endAll)()
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {
 			s.logger.Warn("grace is over, connections are cut")
-			s.endAll()
 			failed = errors.Join(failed, server.Close())
 		}
 	}

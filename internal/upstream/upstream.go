@@ -90,6 +90,7 @@ type Request struct {
 	Length                 int64     // of Stream; −1 = unknown
 	Identity               bool      // ask for an uncoded answer, because its usage has to be read
 	Events                 bool      // the answer will be a stream of events
+	Websocket              bool      // asks for a websocket: a 101 is an answer, whose Body is an io.ReadWriteCloser
 	// Interim gets the statuses from 102 to 199 that precede the answer, with
 	// headers that are fit to be passed on; nil drops them. It runs in another
 	// goroutine than Do's, and may still run when Do has returned.
@@ -126,7 +127,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	resp, err := c.cfg.Transport.RoundTrip(req)
 	switch {
-	case err == nil && resp.StatusCode >= 200:
+	case err == nil && (resp.StatusCode >= 200 || r.Websocket && switched(resp)):
 		return resp, nil
 	case err == nil:
 		resp.Body.Close()
@@ -139,6 +140,11 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		kind = Broken // a part of the body is gone
 	}
 	return nil, &Error{Kind: kind, Err: err}
+}
+
+// switched reports whether an answer makes the connection a websocket.
+func switched(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusSwitchingProtocols && strings.EqualFold(resp.Header.Get("Upgrade"), "websocket")
 }
 
 // maxInterim bounds the interim answers that are passed on for one attempt.
