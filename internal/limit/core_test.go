@@ -165,7 +165,7 @@ func TestCore_ReconfigureBringsNoDefaultBack(t *testing.T) {
 			t.Error("the default is a cap again, though the upstream has named its limit")
 		}
 	}
-	c.reconfigure(limitedTo(Limits{RequestsPerMinute: 60}), second)
+	c.reconfigure(Config{Global: Limits{RequestsPerMinute: 60}, Share: 1}, second)
 	if !c.global[dimRequests].on {
 		t.Error("a cap that the user sets must hold")
 	}
