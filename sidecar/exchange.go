@@ -34,6 +34,7 @@ const statusClientGone = 499
 // Its methods are called by the handler's goroutine, leave by any.
 type exchange struct {
 	s       *server
+	cfg     *Config // as it was when the request came, for all of its way
 	w       http.ResponseWriter
 	r       *http.Request
 	who     session.Identity
@@ -45,6 +46,7 @@ type exchange struct {
 	req      *wire.Request
 	body     *heldBody
 	spliced  bool // include_usage was added by us
+	rekeyed  bool // sent again with the key that is in the file by now
 	estimate tokens.Estimate
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
@@ -72,7 +74,7 @@ type exchange struct {
 }
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
-	x := &exchange{s: s, w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+	x := &exchange{s: s, cfg: s.cfg.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),
@@ -91,7 +93,7 @@ func (x *exchange) leave() {
 	}
 	places := max(1, x.s.inFlight.Load()/drainShare)
 	switch {
-	case x.s.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
+	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
 		x.cancel(errClientGone)
 	case x.s.drains.Add(1) > places:
 		x.s.drains.Add(-1)

@@ -22,7 +22,7 @@ import (
 // more: the connection is cut instead.
 func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client string) (err error) {
 	// 1 Identify.
-	who, err := session.From(r, s.cfg.SessionHeader)
+	who, err := session.From(r, s.cfg.Load().SessionHeader)
 	if err != nil {
 		return err
 	}
@@ -35,14 +35,14 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	x := s.begin(w, r, who, client)
 	defer func() { x.end(err) }()
 
-	if err := s.ledgerFit(); err != nil {
+	if err := s.ledgerFit(x.cfg); err != nil {
 		return err
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
 	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
-		held, err := s.readBody(w, r)
+		held, err := s.readBody(x)
 		if err != nil {
 			return err
 		}
@@ -167,6 +167,13 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if err := lease.Retry(queue, pause); err != nil {
 				return nil, err
 			}
+		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed(out) && s.key.replaced(s.upstream.KeyOf(resp)):
+			s.metrics.attempts.WithLabelValues("key_replaced").Inc()
+			x.rekeyed = true
+			x.discard(resp)
+			if err := lease.Retry(queue, 0); err != nil {
+				return nil, err
+			}
 		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
 			// Our own splice was refused: this provider is asked without it from now on.
 			s.plain.add(x.req.Model)
@@ -195,7 +202,7 @@ func (s *server) upstreamBody(x *exchange) []byte {
 
 // limitRequest says what the queue has to know of a request.
 func (s *server) limitRequest(x *exchange) limit.Request {
-	rule := s.cfg.File.Clients[x.client]
+	rule := x.cfg.File.Clients[x.client]
 	r := limit.Request{
 		Model:        x.req.Model,
 		Client:       x.client,
@@ -214,11 +221,11 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 		r.Bytes = int64(len(x.body.bytes))
 	}
 	if r.Weight == 0 {
-		r.Weight = s.cfg.File.sessionWeight(x.who.Session)
+		r.Weight = x.cfg.File.sessionWeight(x.who.Session)
 	}
 	r.RetryKey, r.RetryCount = retryHint(x)
-	if s.cfg.QueueHeartbeat > 0 && x.req.Stream {
-		r.Every, r.OnWait = s.cfg.QueueHeartbeat, x.beat
+	if x.cfg.QueueHeartbeat > 0 && x.req.Stream {
+		r.Every, r.OnWait = x.cfg.QueueHeartbeat, x.beat
 	}
 	return r
 }
@@ -271,9 +278,9 @@ func (x *exchange) discard(resp *http.Response) {
 // record was lost; the next one through tries the ledger again.
 const ledgerPause = 5 * time.Second
 
-func (s *server) ledgerFit() error {
+func (s *server) ledgerFit(cfg *Config) error {
 	lost := s.lostAt.Load()
-	if s.cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
+	if cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
 		return errLedger
 	}
 	return nil
