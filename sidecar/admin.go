@@ -259,7 +259,7 @@ func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) e
 	}
 	if err := s.ledger.Ready(r.Context()); err != nil {
 		s.logger.Warn("ledger not ready", "error", err.Error())
-		if refusing := s.ledgerFit(); refusing != nil {
+		if refusing := s.ledgerFit(s.cfg.Load()); refusing != nil {
 			return refusing
 		}
 		return writeJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})

@@ -83,11 +83,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // runServe serves with the given settings until ctx ends.
 func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
-	logger := newLogger(cfg, stderr)
+	hangup, stop := notifyHangup()
+	defer stop()
+	level := new(slog.LevelVar)
+	logger := newLogger(cfg, level, stderr)
 	for _, key := range cfg.File.notYet() {
 		logger.Warn("this version checks the key but does not act on it", "key", key)
 	}
-	s, err := build(ctx, cfg, logger)
+	s, err := build(ctx, cfg, logger, level)
 	if err != nil {
 		return err
 	}
@@ -97,6 +100,7 @@ func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	}
 	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
 
+	go s.reloadOnHangup(ctx, hangup)
 	saving := make(chan struct{})
 	saved := make(chan struct{})
 	go func() { defer close(saved); s.saveRegularly(saving) }()
@@ -123,13 +127,13 @@ func listen(cfg *Config) (main, admin net.Listener, err error) {
 }
 
 // build makes every part and puts them together.
-func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, error) {
+func build(ctx context.Context, cfg *Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
 	store, err := openLedger(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Ledger: store,
+		Config: cfg, Logger: logger, Level: level, Ledger: store,
 		Limits:  limit.New(limitConfig(cfg, logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
@@ -158,6 +162,7 @@ func (s *server) close() error {
 type dependencies struct {
 	Config   *Config
 	Logger   *slog.Logger
+	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
@@ -169,12 +174,14 @@ func newServer(d dependencies) *server {
 	name := make([]byte, 6)
 	_, _ = rand.Read(name) // never fails
 	s := &server{
-		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
+		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
 		upstream: d.Upstream, ledger: d.Ledger,
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
-		instance: fmt.Sprintf("llm-queue-proxy-%x", name),
+		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}
+	s.cfg.Store(d.Config)
+	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
 		if d.Config.Profile == "azure" {
@@ -182,7 +189,7 @@ func newServer(d dependencies) *server {
 		}
 		s.upstream = upstream.New(upstream.Config{
 			Base: d.Config.BaseURL, KeyHeader: keyHeader,
-			Key:     func() string { return string(d.Config.APIKey) },
+			Key:     s.key.current,
 			Private: append(session.Headers(), d.Config.SessionHeader),
 			Via:     "1.1 " + s.instance,
 		})
@@ -254,8 +261,7 @@ func (s *server) save(ctx context.Context) {
 	}
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
