@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
 
 // Config is every setting of the program, read and checked. The zero value of
@@ -41,6 +43,7 @@ type Config struct {
 	RepositoryType   string // memory, sqlite, postgres
 	SQLiteDSN        string
 	PostgresDSN      Secret
+	LedgerJournal    string // "" = the ledger finds a place, "off" = none
 	LedgerDurability string // full, normal, async
 	LedgerOnFailure  string // serve, refuse
 
@@ -100,6 +103,7 @@ var settings = []setting{
 	{"SQLITE_DSN", "sessions.db", "a path or SQLite URI", "database file of REPOSITORY_TYPE=sqlite", false, text(func(c *Config) *string { return &c.SQLiteDSN })},
 	{"POSTGRES_DSN", "none", "a Postgres connection URL", "database of REPOSITORY_TYPE=postgres", true, secretText(func(c *Config) *Secret { return &c.PostgresDSN })},
 	{"DISCONNECT_POLICY", "drain", "drain or cancel", "client left mid-answer: read on for a while to learn its usage, or cancel", false, oneOf(func(c *Config) *string { return &c.DisconnectPolicy }, "drain", "cancel")},
+	{"LEDGER_JOURNAL", "none for memory, beside the SQLite file, for postgres in the state folder", `a path, or "off"`, "file where records wait while the database is down; each process has its own", false, text(func(c *Config) *string { return &c.LedgerJournal })},
 	{"LEDGER_DURABILITY", "full", "full, normal or async", "what a crash may cost", false, oneOf(func(c *Config) *string { return &c.LedgerDurability }, "full", "normal", "async")},
 	{"LEDGER_ON_FAILURE", "serve", "serve or refuse", "when no record can be written: serve and log it, or refuse new requests", false, oneOf(func(c *Config) *string { return &c.LedgerOnFailure }, "serve", "refuse")},
 	{"SESSION_HEADER", "X-Session-Id", "a header name", "header that carries the session when the path does not", false, setHeaderName},
@@ -208,6 +212,10 @@ func (c *Config) Validate() []string {
 	}
 	if c.RepositoryType == "postgres" && c.PostgresDSN == "" {
 		faults = append(faults, "POSTGRES_DSN: not set; want a Postgres connection URL with REPOSITORY_TYPE=postgres")
+	} else if c.RepositoryType == "postgres" {
+		if err := ledger.CheckPostgresDSN(string(c.PostgresDSN)); err != nil {
+			faults = append(faults, "POSTGRES_DSN: "+err.Error())
+		}
 	}
 	return append(faults, c.File.validate(c.ClientKeys)...)
 }

@@ -98,7 +98,7 @@ func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
 	go s.reloadOnHangup(ctx, hangup)
 	saving := make(chan struct{})
@@ -202,13 +202,19 @@ func newServer(d dependencies) *server {
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
 	store, err := ledger.Open(ctx, ledger.Config{
 		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
-		Durability: cfg.LedgerDurability, Logger: logger,
+		JournalPath: cfg.LedgerJournal, Durability: cfg.LedgerDurability, Logger: logger,
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		return store, nil
-	}
-	if cfg.RepositoryType == "sqlite" {
+	case errors.Is(err, ledger.ErrJournal):
+		return nil, &configError{[]string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
+	case cfg.RepositoryType == "sqlite":
 		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
+		return nil, err // the setting may well be right, and the server down
+	case cfg.RepositoryType == "postgres":
+		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 }
@@ -300,11 +306,4 @@ func (c *Config) limitsText() string {
 		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func (c *Config) repositoryText() string {
-	if c.RepositoryType == "sqlite" {
-		return "sqlite " + c.SQLiteDSN
-	}
-	return c.RepositoryType
 }
