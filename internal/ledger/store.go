@@ -136,11 +136,11 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 // recover books what the last process left behind: first its journal, which holds records
 // that clients were promised, then its notes, whose requests nobody will finish.
 func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
-	err = s.replay(s.journal)
+	err = s.replayAll(s.journal)
 	for _, j := range orphans {
 		if err != nil {
 			err = errors.Join(err, j.close())
-		} else if err = s.replay(j); err == nil {
+		} else if err = s.replayAll(j); err == nil {
 			err = j.remove()
 		}
 	}
@@ -155,6 +155,13 @@ func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
 		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+func (s *Store) replayAll(j *journal) (err error) {
+	for err == nil && j.records() > 0 {
+		err = s.replay(j)
+	}
+	return err
 }
 
 // Place names where the records are, for people: never with a password.
