@@ -63,8 +63,8 @@ type outage struct {
 	asking  chan error // the answer to come; nil = nobody asks
 }
 
-func (o *outage) fail(now time.Time) {
-	o.backoff = min(max(2*o.backoff, firstBackoff), lastBackoff)
+func (o *outage) fail(now time.Time, last time.Duration) {
+	o.backoff = min(max(2*o.backoff, firstBackoff), last)
 	o.on, o.retryAt = true, now.Add(o.backoff)
 }
 
@@ -99,6 +99,8 @@ func (s *Store) run() {
 		if replaying {
 			if err := s.replay(s.journal); err != nil {
 				s.outage(&down, err)
+			} else {
+				down = outage{}
 			}
 		}
 		notes, wait := s.flight.due(now, maxBatch)
@@ -231,7 +233,7 @@ func (s *Store) outage(down *outage, err error) {
 	if !down.on && down.backoff == 0 { // later ones are of the same outage
 		s.cfg.Logger.Error("ledger store not writable", slog.Any("error", err))
 	}
-	down.fail(time.Now())
+	down.fail(time.Now(), s.cfg.lastBackoff)
 }
 
 // retry goes by what the store answered.

@@ -57,7 +57,8 @@ type Config struct {
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
 
-	place string // of the database, for people
+	place       string        // of the database, for people
+	lastBackoff time.Duration // between attempts to reach the store that is down; 0 = lastBackoff
 }
 
 // ErrJournal says that there is no place for the journal: Config.JournalPath names another.
@@ -82,6 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
 	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
 	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
+	cfg.lastBackoff = cmp.Or(cfg.lastBackoff, lastBackoff)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
