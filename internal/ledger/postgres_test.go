@@ -422,7 +422,7 @@ func TestPostgres_AnswersCutAnywhere(t *testing.T) {
 	s, _ := openPostgresStore(t, cfg)
 	ids := map[ID]bool{}
 	cuts, told := 0, s.Stats().Duplicates
-	for after := int64(1000); after < 2200; after += 9 {
+	for after := int64(1000); after < 1900; after += 9 {
 		proxy.Script(provider.Damage{Deed: provider.Reset, After: after})
 		accepted := proxy.Accepted()
 		terminate(t, "cut")
@@ -620,4 +620,135 @@ func TestPostgres_FourSidecarsDoNotDeadlock(t *testing.T) {
 	if err != nil || requests != int64(len(ids)) || hourly != written {
 		t.Errorf("sessions add up to %d, hours to %d, %v; want %d and all %d that were written", requests, hourly, err, len(ids), written)
 	}
+}
+
+func notesOf(t testing.TB, s *Store) (n int64) {
+	t.Helper()
+	n, err := sqlOf(t, s).write.NewSelect().Model((*noteRow)(nil)).Count(t.Context())
+	if err != nil {
+		return -1 // the connection may just have been cut
+	}
+	return n
+}
+
+func interrupted(t testing.TB, s *Store, key string) int64 {
+	t.Helper()
+	one, err := s.Session(t.Context(), key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		t.Fatal(err)
+	}
+	return one.UnknownUsage
+}
+
+func TestPostgres_Instances(t *testing.T) {
+	quick := func(cfg Config, name string) Config {
+		cfg = called(t, cfg, name)
+		cfg.NoteAfter, cfg.DeadAfter, cfg.lastBackoff = time.Millisecond, 400*time.Millisecond, 50*time.Millisecond
+		cfg.JournalPath = filepath.Join(t.TempDir(), name)
+		return cfg
+	}
+	beats := func(s *Store) int64 {
+		var n int64
+		p := s.backend.(*postgres)
+		if err := p.read.NewRaw("SELECT beat FROM instances WHERE id = ?", p.instance).Scan(t.Context(), &n); err != nil {
+			return -1
+		}
+		return n
+	}
+	t.Run("one that lives keeps its requests, whatever happens to its connections", func(t *testing.T) {
+		cfg := postgresConfig(t)
+		a := open(t, quick(cfg, "living"))
+		flying := testRecord("a")
+		a.Start(flying)
+		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		b := open(t, quick(cfg, "watching"))
+		for range 8 { // each outlives no connection, and all of them together several times DeadAfter
+			terminate(t, "living")
+			seen := beats(b)
+			waitFor(t, func() bool { return beats(b) > seen })
+			c := open(t, quick(cfg, "starting"))
+			if n := interrupted(t, c, "a"); n != 0 {
+				t.Fatalf("%d requests of a process that lives are booked as interrupted", n)
+			}
+			closeStore(t, c)
+		}
+		record(t, a, flying)
+		if got := session(t, b, "a"); got.Requests != 1 || got.UnknownUsage != 0 {
+			t.Errorf("session = %+v; want the one request", got)
+		}
+		if n := notesOf(t, a); n != 0 {
+			t.Errorf("%d notes are left", n)
+		}
+	})
+	t.Run("one that ended is booked at once", func(t *testing.T) {
+		cfg := postgresConfig(t)
+		a := open(t, quick(cfg, "ending"))
+		a.Start(testRecord("a"))
+		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		closeStore(t, a)
+		slow := quick(cfg, "next")
+		slow.DeadAfter = time.Hour
+		b := open(t, slow)
+		if n := interrupted(t, b, "a"); n != 1 {
+			t.Errorf("%d interrupted requests; want 1", n)
+		}
+		n, err := sqlOf(t, b).read.NewSelect().TableExpr("instances").Count(t.Context())
+		if err != nil || n != 1 {
+			t.Errorf("%d instances, %v; want the one that lives", n, err)
+		}
+	})
+	t.Run("one that was only cut off has the last word", func(t *testing.T) {
+		cfg := postgresConfig(t)
+		proxy, err := provider.NewFaultProxy(pgtest.Address(t, cfg.PostgresDSN))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = proxy.Close() })
+		cut := quick(cfg, "cutoff")
+		cut.PostgresDSN = pgtest.At(t, cut.PostgresDSN, proxy.Addr())
+		a := open(t, cut)
+		flying, later := testRecord("a"), testRecord("a")
+		a.Start(flying)
+		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		if err := proxy.Down(); err != nil {
+			t.Fatal(err)
+		}
+		terminate(t, "cutoff")
+		b := open(t, quick(cfg, "watching"))
+		waitFor(t, func() bool { return interrupted(t, b, "a") == 1 }) // nobody can tell it from a dead one
+		record(t, a, flying, later)
+		if st := a.Stats(); st.Journaled != 2 {
+			t.Errorf("stats = %+v; want both in the journal", st)
+		}
+		if err := proxy.Up(); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool { return a.Stats().Journaled == 0 })
+		if got := session(t, b, "a"); got.Requests != 2 || got.UnknownUsage != 0 || got.PromptTokens != 20 {
+			t.Errorf("session = %+v; want two requests and their tokens", got)
+		}
+		checkPostgres(t, b, map[ID]bool{flying.ID: true, later.ID: true})
+		another := testRecord("a")
+		a.Start(another)
+		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		waitFor(t, func() bool { return beats(a) > 2 }) // it is an instance again
+		record(t, a, another)
+	})
+	t.Run("notes older than what retention keeps are only removed", func(t *testing.T) {
+		cfg := postgresConfig(t)
+		a := open(t, quick(cfg, "old"))
+		old := testRecord("a")
+		old.ID = idFloor(time.Now().Add(-time.Hour))
+		a.Start(old)
+		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		closeStore(t, a)
+		pgtest.Exec(t, cfg.PostgresDSN, fmt.Sprintf(`INSERT INTO state VALUES ('%s', '\x%x')`, prunedState, idFloor(time.Now().Add(-time.Minute))))
+		b := open(t, quick(cfg, "next"))
+		if n := notesOf(t, b); n != 0 {
+			t.Errorf("%d notes are left", n)
+		}
+		if n := interrupted(t, b, "a"); n != 0 {
+			t.Errorf("%d interrupted requests; want 0", n)
+		}
+	})
 }
