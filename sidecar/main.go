@@ -8,6 +8,7 @@
 //	llm-queue-proxy demo          see it work, without a key or a network
 //	llm-queue-proxy config check  say what is wrong with the settings
 //	llm-queue-proxy config print  show every setting and where it comes from
+//	llm-queue-proxy config reference  print docs/configuration.md
 //	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
 //	llm-queue-proxy queue         show the queue of a running sidecar
 //	llm-queue-proxy usage         show the sessions of a running sidecar
