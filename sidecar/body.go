@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +16,8 @@ import (
 // trickles would hold its reservation for ever.
 const (
 	bodyPatience = 30 * time.Second
-	bodyRate     = 32 << 10 // bytes a second
+	bodyRate     = 32 << 10        // bytes a second
+	bodyRest     = 5 * time.Second // for what is left of it once it is answered
 )
 
 // smallBody is up to where the body of an unmetered request is held like a
@@ -107,7 +109,7 @@ func (s *server) readBody(x *exchange) (*heldBody, error) {
 		}
 		if err != nil {
 			h.release()
-			if r.Context().Err() != nil {
+			if r.Context().Err() != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 				return nil, errClientGone
 			}
 			return nil, &apiError{status: http.StatusBadRequest, code: "body_unreadable", cause: err, message: "the body ended early or came too slowly"}
@@ -138,20 +140,26 @@ func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
 		x.body, out.Body = held, held.bytes
 		return nil
 	}
-	out.Stream = &patientBody{http.NewResponseController(x.w), x.r.Body}
+	out.Stream = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
 	out.Length = x.r.ContentLength
 	return nil
 }
 
-// A patientBody bounds the gaps of a body that streams through.
+// A patientBody holds a body that streams through to the same rate. Only the
+// time spent waiting for the client counts: a slow provider is not its fault.
 type patientBody struct {
-	rc   *http.ResponseController
-	body io.Reader
+	rc     *http.ResponseController
+	body   io.Reader
+	read   int
+	waited time.Duration
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
-	_ = b.rc.SetReadDeadline(time.Now().Add(bodyPatience))
+	started := time.Now()
+	_ = b.rc.SetReadDeadline(bodyDeadline(started.Add(-b.waited), b.read))
 	n, err := b.body.Read(p)
+	b.read += n
+	b.waited += time.Since(started)
 	// Behind the body the server waits for the client to leave, for as long as it takes.
 	_ = b.rc.SetReadDeadline(time.Time{})
 	return n, err

@@ -65,6 +65,9 @@ type exchange struct {
 	left atomic.Bool // the client has gone
 	live bool        // counted in s.inFlight
 
+	interims  sync.Mutex // interim answers come from another goroutine
+	answering bool       // no interim answer may follow
+
 	mu      sync.Mutex  // leave may run beside end
 	ended   bool        // nothing may be taken any more
 	reading *time.Timer // an answer is read on, counted in s.drains
@@ -258,7 +261,12 @@ func (x *exchange) writeHeader(resp *http.Response) {
 		return
 	}
 	x.headerOut = true
-	h := x.w.Header()
+	x.answerHeader(x.w.Header(), resp)
+	x.w.WriteHeader(resp.StatusCode)
+}
+
+// answerHeader puts the answer's headers, and ours, into h.
+func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	x.s.upstream.CopyHeader(h, resp)
 	if resp.StatusCode < 300 && h.Get("X-Should-Retry") == "true" {
 		h.Del("X-Should-Retry") // openai-go would send a successful request again
@@ -272,7 +280,6 @@ func (x *exchange) writeHeader(resp *http.Response) {
 	if h.Get("X-Request-Id") == "" {
 		h.Set("X-Request-Id", x.id.String())
 	}
-	x.w.WriteHeader(resp.StatusCode)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

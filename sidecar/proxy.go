@@ -26,7 +26,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	if err != nil {
 		return err
 	}
-	if strings.Contains(strings.Join(r.Header["Via"], ","), s.instance) {
+	if via := strings.Join(r.Header["Via"], ","); strings.Contains(via, s.instance) || strings.Count(via, viaName) > maxHops {
 		return errLoop
 	}
 	if strings.HasPrefix(who.Rest, "v1/") {
@@ -40,7 +40,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
-	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header}
+	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
 		held, err := s.readBody(x)
 		if err != nil {
@@ -54,6 +54,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		out.Body, out.Identity, out.Events = s.upstreamBody(x), true, x.req.Stream
 	} else {
 		x.req = &wire.Request{Endpoint: x.endpoint}
+		out.Websocket = wantsWebsocket(r)
 		if err := s.unmeteredBody(x, &out); err != nil {
 			return err
 		}
@@ -77,6 +78,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	// 5 Send; a 429 or a safe fault goes back to 4 with its place kept.
 	defer func() { x.depart(err) }() // from here on there is something to record
 	resp, err := s.send(x, lease, &out)
+	x.closeInterim()
 	if err != nil {
 		lease.Release() // nobody waits for this request's row
 		return x.refused(err)
@@ -84,6 +86,12 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	defer resp.Body.Close()
 	x.release() // nothing can be sent again now: the body's bytes are free
 	out.Body = nil
+
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		err := s.tunnel(x, resp)
+		x.record(wire.Usage{}, false, err)
+		return err
+	}
 
 	// 6 Stream the answer, observing its usage; the terminal event is kept back.
 	tail, err := s.relay(x, resp)
@@ -222,6 +230,14 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 	return r
 }
 
+// Sidecars may stand in a row, each by its own name in Via. More than maxHops
+// of them are a loop over processes that do not know their own names again,
+// such as replicas behind one address.
+const (
+	viaName = "llm-queue-proxy-"
+	maxHops = 8
+)
+
 // peekLimit bounds what is read of a refusal to find its reason.
 const peekLimit = 64 << 10
 
@@ -303,7 +319,7 @@ func (x *exchange) outcome(failure error) ledger.Outcome {
 	switch {
 	case x.clientGone():
 		return ledger.ClientGone
-	case x.row.Status < 200 || x.row.Status > 299, x.watch != nil && x.watch.Failed():
+	case x.row.Status != http.StatusSwitchingProtocols && (x.row.Status < 200 || x.row.Status > 299), x.watch != nil && x.watch.Failed():
 		return ledger.UpstreamError
 	case failure != nil || x.truncated:
 		return ledger.Truncated

@@ -115,8 +115,11 @@ func (s *server) handlerFor(on listener) http.Handler {
 			writeError(w, toAPIError(err))
 			return
 		}
+		rc := http.NewResponseController(w)
 		// The last answer on this connection may have left its deadline behind.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		_ = rc.SetWriteDeadline(time.Time{})
+		// net/http reads what is left of a body, up to 256 KiB, at any pace.
+		defer func() { _ = rc.SetReadDeadline(time.Now().Add(bodyRest)) }()
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -135,6 +138,9 @@ func (s *server) guard(address string, route route) http.Handler {
 		case gone(err), errors.As(err, &aborted):
 			// A clean end would tell a client that closed only its sending half
 			// that what it has is the whole answer.
+			if !r.ProtoAtLeast(1, 1) {
+				reset(w)
+			}
 			panic(http.ErrAbortHandler)
 		default:
 			e := toAPIError(err)
@@ -145,6 +151,19 @@ func (s *server) guard(address string, route route) http.Handler {
 			writeError(w, e)
 		}
 	})
+}
+
+// reset cuts a connection with RST. An HTTP/1.0 answer has no other end than
+// that of its connection, so a FIN would make a part look like the whole.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	conn.Close()
 }
 
 // admit checks host, origin and key. Health routes are open: a kubelet knows
@@ -173,6 +192,9 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !bearer {
 		key = r.Header.Get("Api-Key")
+	}
+	if key == "" && wantsWebsocket(r) {
+		key = protocolKey(r)
 	}
 	// Digests have one length, so the comparison tells nothing of the keys'.
 	given := sha256.Sum256([]byte(key))
@@ -262,10 +284,11 @@ func (s *server) drain(servers []*http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	var failed error
+	// Websockets are not the servers' any more, who do not wait for them.
+	defer context.AfterFunc(ctx, s.endAll)()
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {
 			s.logger.Warn("grace is over, connections are cut")
-			s.endAll()
 			failed = errors.Join(failed, server.Close())
 		}
 	}
