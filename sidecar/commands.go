@@ -52,7 +52,10 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		name := strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
 		flags[s.name] = root.PersistentFlags().String(name, "", s.doc)
 	}
-	config := &cobra.Command{Use: "config", Short: "Check or show the settings", Args: noArgs}
+	config := &cobra.Command{
+		Use: "config", Short: "Check or show the settings", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }, // without it an unknown word would pass for help
+	}
 	config.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "Say what is wrong with the settings", Args: noArgs,
