@@ -18,17 +18,22 @@ var most = Amount{math.MaxUint64, math.MaxUint64}
 // decimals is how many decimals an Amount has.
 const decimals = 15
 
-// errDecimal says what ParseAmount and ParseRate accept.
-var errDecimal = errors.New(`want a decimal with up to nine digits on each side, such as "2.50"`)
+// What ParseRate and ParseAmount accept.
+var (
+	errDecimal = errors.New(`want a decimal with up to nine digits on each side, such as "2.50"`)
+	errAmount  = errors.New(`want a decimal such as "5.00"`)
+)
 
-// ParseAmount reads a decimal such as "5.00": up to nine digits before the point and up to nine behind it.
+// ParseAmount reads a decimal such as "5.00": up to twenty digits before the point and up to fifteen
+// behind it. It reads what [Amount.String] writes.
 func ParseAmount(text string) (Amount, error) {
-	nano, err := parseNano(text)
-	if err != nil {
-		return Amount{}, err
+	whole, part, pointed := strings.Cut(text, ".")
+	if whole == "" || len(whole) > 20 || len(part) > decimals || pointed && part == "" ||
+		strings.ContainsFunc(whole+part, func(r rune) bool { return r < '0' || r > '9' }) {
+		return Amount{}, errAmount
 	}
-	hi, lo := bits.Mul64(nano, 1e6)
-	return Amount{hi, lo}, nil
+	n, _ := new(big.Int).SetString(whole+part+strings.Repeat("0", decimals-len(part)), 10)
+	return Amount{new(big.Int).Rsh(n, 64).Uint64(), new(big.Int).And(n, new(big.Int).SetUint64(math.MaxUint64)).Uint64()}, nil
 }
 
 // parseNano reads a decimal as a count of 1e-9. The largest, 999999999.999999999, fits.

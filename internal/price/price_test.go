@@ -51,6 +51,9 @@ func TestRates_CostIsExact(t *testing.T) {
 		if !ok || back.Cmp(exact) != 0 {
 			t.Fatalf("%v is written %s", exact, text)
 		}
+		if again, err := ParseAmount(text); err == nil && again != sum || err != nil && len(text) < 36 {
+			t.Fatalf("%s is read as %v, %v", text, again, err)
+		}
 	})
 }
 
@@ -68,10 +71,16 @@ func TestAmount_Text(t *testing.T) {
 		if err != nil || a.String() != want {
 			t.Errorf("%q is %v, %v, want %s", text, a, err, want)
 		}
+		if rate, err := ParseRate(text); err != nil || (Rates{Input: rate}).Cost(Usage{Prompt: 1e6}) != a {
+			t.Errorf("a million tokens at %q cost %d, %v", text, rate, err)
+		}
 	}
-	for _, text := range []string{"", ".5", "5.", "-1", "+1", "1e3", "1,5", " 1", "1 ", "0x1", "1234567890", "0.1234567891", "١"} {
+	for _, text := range []string{"", ".5", "5.", "-1", "+1", "1e3", "1,5", " 1", "1 ", "0x1", "123456789012345678901", "0.1234567890123456", "١"} {
 		if a, err := ParseAmount(text); err == nil {
 			t.Errorf("%q is taken for %v", text, a)
+		}
+		if rate, err := ParseRate(text); err == nil {
+			t.Errorf("%q is taken for %v", text, rate)
 		}
 	}
 	// One token at 0.15 per million.
