@@ -36,8 +36,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -128,8 +130,12 @@ func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, erro
 	if err != nil {
 		return nil, err
 	}
+	prices, err := cfg.File.priceTable()
+	if err != nil {
+		return nil, errors.Join(err, store.Close(ctx))
+	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Ledger: store,
+		Config: cfg, Logger: logger, Ledger: store, Prices: prices,
 		Limits:  limit.New(limitConfig(cfg, logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
@@ -146,6 +152,7 @@ func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	s.limits.Close()
+	s.budgets.Close()
 	s.save(ctx)
 	if err := s.ledger.Close(ctx); err != nil {
 		return fmt.Errorf("close ledger: %w", err)
@@ -159,6 +166,7 @@ type dependencies struct {
 	Config   *Config
 	Logger   *slog.Logger
 	Ledger   *ledger.Store
+	Prices   *price.Table
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
 	Metrics  *metrics
@@ -170,7 +178,7 @@ func newServer(d dependencies) *server {
 	_, _ = rand.Read(name) // never fails
 	s := &server{
 		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
-		upstream: d.Upstream, ledger: d.Ledger,
+		upstream: d.Upstream, ledger: d.Ledger, prices: d.Prices,
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("llm-queue-proxy-%x", name),
 		seed:     maphash.MakeSeed(),
@@ -187,6 +195,7 @@ func newServer(d dependencies) *server {
 			Via:     "1.1 " + s.instance,
 		})
 	}
+	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
 	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s

@@ -16,8 +16,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -32,6 +34,9 @@ type server struct {
 	tokens   *tokens.Estimator
 	upstream *upstream.Client
 	ledger   *ledger.Store
+	prices   *price.Table // nil: none are known
+	budgets  *budget.Book
+	lineage  *budget.Lineage
 	bodies   *byteBudget
 	instance string // our entry in the Via header
 	seed     maphash.Seed
@@ -224,7 +229,7 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	select {
 	case err := <-failed:
 		s.endAll()
-		s.limits.RejectWaiting()
+		s.rejectWaiting()
 		for _, server := range servers {
 			server.Close()
 		}
@@ -233,6 +238,12 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	case <-ctx.Done():
 	}
 	return s.drain(servers)
+}
+
+// rejectWaiting tells everybody who waits to come back.
+func (s *server) rejectWaiting() {
+	s.budgets.RejectWaiting()
+	s.limits.RejectWaiting()
 }
 
 func (s *server) httpServer(on listener) *http.Server {
@@ -253,7 +264,7 @@ func (s *server) drain(servers []*http.Server) error {
 	s.limits.Drain()
 	s.logger.Info("draining", "grace", s.cfg.ShutdownGrace.String())
 	last := s.cfg.ShutdownGrace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(s.cfg.ShutdownGrace-last, s.limits.RejectWaiting)
+	reject := time.AfterFunc(s.cfg.ShutdownGrace-last, s.rejectWaiting)
 	defer reject.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
 	defer cancel()

@@ -88,6 +88,22 @@ func sumBudgets(records []Record) (keys []budgetKey, sums map[budgetKey]budgetCo
 	return slices.SortedFunc(maps.Keys(sums), budgetKey.compare), sums
 }
 
+// Drawn is what r adds to each of its Draws; its Start is zero. The Store counts the same.
+func (r Record) Drawn() BudgetUse {
+	r, err := r.prepared()
+	if err != nil {
+		return BudgetUse{}
+	}
+	r.Draws = []Draw{{}}
+	_, sums := sumBudgets([]Record{r})
+	for k, c := range sums {
+		u := c.use(0, k.model)
+		u.Start = time.Time{}
+		return u
+	}
+	return BudgetUse{}
+}
+
 func (c budgetCounters) plus(d budgetCounters) budgetCounters {
 	c.add(d.counters)
 	c.EstimatedPrompt += d.EstimatedPrompt

@@ -61,6 +61,18 @@ func TestStore_KeepsBudgets(t *testing.T) {
 			t.Errorf("nobody has drawn %+v", got)
 		}
 
+		sum := refused.Drawn()
+		for _, r := range []Record{unknown, both} {
+			u := r.Drawn()
+			sum.Requests += u.Requests
+			sum.PromptTokens += u.PromptTokens
+			sum.EstimatedPrompt += u.EstimatedPrompt
+			sum.EstimatedOutput += u.EstimatedOutput
+		}
+		if sum.Requests != 2 || sum.PromptTokens != 10 || sum.EstimatedPrompt != 12 || sum.EstimatedOutput != 9 {
+			t.Errorf("drawn %+v", sum)
+		}
+
 		t.Run("a deleted session leaves them", func(t *testing.T) {
 			if err := s.DeleteSession(t.Context(), "a"); err != nil {
 				t.Fatal(err)
