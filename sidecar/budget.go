@@ -20,7 +20,7 @@ const maxLinks = 100_000
 // newBudgets makes the book of budgets. Its sums come from the ledger, so a
 // restart refills nothing.
 func (s *server) newBudgets() *budget.Book {
-	cfg := budget.Config{Load: s.budgetUsed, Passed: s.budgetPassed}
+	cfg := budget.Config{Load: s.budgetUsed, UsedUp: s.budgetUsedUp, Passed: s.budgetPassed}
 	if s.cfg.RepositoryType == "postgres" { // which other sidecars may share
 		cfg.Refresh = budgetRefresh
 		cfg.Fresh = func() bool {
@@ -125,11 +125,9 @@ func (s *server) budgetUsed(ctx context.Context, l budget.Limit, since time.Time
 	return sum, err
 }
 
-// budgetPassed counts what passes a budget that only warns, and says so once
-// in each period.
-func (s *server) budgetPassed(l budget.Limit, first bool) {
-	s.metrics.budgetPassed.WithLabelValues(l.Name).Inc()
-	if first {
-		s.logger.Warn("budget used up", "rule", l.Name, "budget", strings.ReplaceAll(l.Scope, "\x1f", " / "), "per", string(l.Per))
-	}
+// budgetUsedUp and budgetPassed make a budget that only warns heard.
+func (s *server) budgetUsedUp(l budget.Limit) {
+	s.logger.Warn("budget used up", "rule", l.Name, "budget", strings.ReplaceAll(l.Scope, "\x1f", " / "), "per", string(l.Per))
 }
+
+func (s *server) budgetPassed(l budget.Limit) { s.metrics.budgetPassed.WithLabelValues(l.Name).Inc() }

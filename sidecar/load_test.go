@@ -38,6 +38,10 @@ func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prices, err := config.File.priceTable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	logger := slog.New(slog.DiscardHandler)
 	store, err := openLedger(t.Context(), config, logger)
 	if err != nil {
@@ -58,7 +62,7 @@ func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
 		t.Fatal(err)
 	}
 	b.server = newServer(dependencies{
-		Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
+		Config: config, Logger: logger, Ledger: store, Prices: prices, Metrics: newMetrics(),
 		Limits: limit.New(limitConfig(config, logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: upTransport}),
 	})

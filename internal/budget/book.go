@@ -33,9 +33,9 @@ type Config struct {
 	Refresh time.Duration
 	Fresh   func() bool // nil: always
 
-	// Passed is called for each request that passes a budget of Warn which is used up; first
-	// says whether it is the first of its period. It must not block.
-	Passed func(l Limit, first bool)
+	// UsedUp is called once in each period for a budget of Warn that is used up, Passed for each request
+	// that passes it then. They must not block. nil: nobody wants to know.
+	UsedUp, Passed func(l Limit)
 
 	MaxAccounts int // budgets remembered; 0 = 100,000. The ones used longest ago are loaded again
 }
@@ -192,13 +192,15 @@ func (b *Book) try(w *waiter, limits []Limit, amount Amount, now time.Time) (*Re
 
 // tell reports a budget of Warn that is used up: at each request that passes, and when it comes about.
 func (b *Book) tell(e *entry, l *Limit, passing bool) {
-	if !l.Warn || b.cfg.Passed == nil || !l.reached(e.used) {
+	if !l.Warn || !l.reached(e.used) {
 		return
 	}
-	first := !e.warned.Equal(e.start)
+	if !e.warned.Equal(e.start) && b.cfg.UsedUp != nil {
+		b.cfg.UsedUp(*l)
+	}
 	e.warned = e.start
-	if passing || first {
-		b.cfg.Passed(*l, first)
+	if passing && b.cfg.Passed != nil {
+		b.cfg.Passed(*l)
 	}
 }
 
