@@ -107,7 +107,6 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 // tag it has, even below its client's clock: it had this turn before.
 func (c *core) link(w *waiter, now instant, old bool) {
 	g, s := w.session.group, w.session
-	g.unlistIdle(s)
 	s.insert(w)
 	c.waiting++
 	c.bytes += int64(w.bytes)

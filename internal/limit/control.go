@@ -120,7 +120,7 @@ func (c *core) become(g *group, p profile, now instant) {
 
 // recharge weighs those who wait in g anew.
 func (c *core) recharge(g *group) {
-	for _, s := range g.sessions {
+	for s := range g.sessions() {
 		for w := s.head; w != nil; w = w.next {
 			before := w.charge
 			w.charge = g.admit(w.demand.unpack())

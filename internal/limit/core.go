@@ -12,6 +12,8 @@ type core struct {
 	caps   budget // over all groups: the global meters
 
 	groups      map[string]*group // by model, aliases included
+	recent      *group            // the entry of groups that was asked for last, and its key
+	recentName  string
 	nurseries   map[string]*group // by pattern, "" for models that none matches
 	plain       *group            // requests without a model
 	active      []*group          // those with waiters: few, so scanned

@@ -117,8 +117,8 @@ func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64,
 	if live != gr.group {
 		s = live.session(sessionKey{bandOf(s.priority), s.parent.name, s.name}, s.parent.weight, s.weight, now)
 	}
-	s.move(-gr.cost / s.weight)
-	s.parent.move(-gr.cost / s.parent.weight)
+	s.move(-gr.cost * s.per)
+	s.parent.move(-gr.cost * s.parent.per)
 	*w = waiter{
 		wake: w.wake, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
 		deadline: now.add(maxWait), seq: gr.seq, bytes: clip32(bytes),

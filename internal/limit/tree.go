@@ -12,6 +12,7 @@ type flow struct {
 	parent   *flow
 	name     string
 	weight   float64
+	per      float64 // 1/weight: tags are moved for every request, weights hardly ever
 	tag      float64 // virtual start time of the next request, in the parent's time
 	credit   float64 // corrections received while idle; see activate
 	index    int32   // in parent.ready, -1 when not competing
@@ -33,12 +34,15 @@ type flow struct {
 	rung       int8
 	rungPrev   *flow
 	rungNext   *flow
-	idlePrev   *flow // in the group's list of idle sessions, oldest first
+	idlePrev   *flow // in the group's list of sessions that may be idle
 	idleNext   *flow
+	idleListed instant // since when; 0 = not listed
 	idleSince  instant
-	children   int // sessions that exist below a client
 	priority   Priority
-	idleListed bool
+
+	// As a client.
+	sessions map[string]*flow
+	recent   *flow // the session that came last
 }
 
 // A slot keeps the key beside the pointer, so that sifting stays in one array.
@@ -48,7 +52,7 @@ type slot struct {
 }
 
 func newFlow(parent *flow, name string, weight float64) *flow {
-	f := &flow{parent: parent, name: name, weight: weight, index: -1}
+	f := &flow{parent: parent, name: name, weight: weight, per: 1 / weight, index: -1}
 	if parent != nil {
 		f.tag, f.group = parent.clock, parent.group
 		f.priority = parent.priority
@@ -109,7 +113,7 @@ func (f *flow) pop() {
 func (f *flow) serve(cost float64) {
 	p := f.parent
 	p.clock = max(p.clock, f.tag)
-	f.move(cost / f.weight)
+	f.move(cost * f.per)
 	p.finish = max(p.finish, f.tag)
 	f.inflight++
 }
@@ -118,16 +122,24 @@ func (f *flow) serve(cost float64) {
 // in front of it.
 func (f *flow) serveIdle(cost float64) {
 	p := f.parent
-	f.tag = max(f.tag, p.clock) + cost/f.weight
+	tag := f.tag
+	if tag < p.clock {
+		tag = p.clock
+	}
+	tag += cost * f.per
+	if tag < p.finish {
+		tag, f.tag = p.finish, tag
+	} else {
+		f.tag = tag
+	}
+	p.finish, p.clock = tag, tag
 	f.credit = 0
-	p.finish = max(p.finish, f.tag)
-	p.clock = p.finish
 	f.inflight++
 }
 
 // correct moves the tag back by a refund, or on by a surcharge (refund < 0).
 func (f *flow) correct(refund float64) {
-	d := refund / f.weight
+	d := refund * f.per
 	f.move(-d)
 	if f.index < 0 && d > 0 {
 		f.credit += d
@@ -150,7 +162,7 @@ func (f *flow) reweigh(weight float64) {
 	if f.index >= 0 {
 		f.parent.shares += weight - f.weight
 	}
-	f.weight = weight
+	f.weight, f.per = weight, 1/weight
 }
 
 // first is the waiter that fairness puts at the head; nil when none competes.
