@@ -105,6 +105,10 @@ func (c *core) groupFor(model string, now instant) *group {
 	if c.recent != nil && c.recentName == model {
 		return c.recent
 	}
+	return c.findGroup(model, now)
+}
+
+func (c *core) findGroup(model string, now instant) *group {
 	if g := c.groups[model]; g != nil {
 		c.recent, c.recentName = g, model
 		return g

@@ -8,15 +8,23 @@ package limit
 // ours stops at every 429. There is one tag per flow and not one per request,
 // so that a waiter can leave without touching anybody's tag.
 type flow struct {
-	group    *group
-	parent   *flow
 	name     string
+	parent   *flow
+	group    *group
 	weight   float64
 	per      float64 // 1/weight: tags are moved for every request, weights hardly ever
 	tag      float64 // virtual start time of the next request, in the parent's time
 	credit   float64 // corrections received while idle; see activate
 	index    int32   // in parent.ready, -1 when not competing
 	inflight int32
+
+	// As a session.
+	idleListed instant // since when it is in the group's list of sessions that may be idle; 0 = it is not
+	idleSince  instant
+	idlePrev   *flow
+	idleNext   *flow
+	head, tail *waiter
+	parked     instant // not to be served before; 0 = at any time
 
 	// As a parent.
 	clock  float64 // virtual time: the start tag last served
@@ -25,20 +33,12 @@ type flow struct {
 	shares float64 // sum of the weights in ready
 	rungs  *ladder
 
-	// As a session.
-	head, tail *waiter
-	parked     instant // not to be served before; 0 = at any time
-
-	queued     int    // waiters below
-	sum        charge // their charges
-	rung       int8
-	rungPrev   *flow
-	rungNext   *flow
-	idlePrev   *flow // in the group's list of sessions that may be idle
-	idleNext   *flow
-	idleListed instant // since when; 0 = not listed
-	idleSince  instant
-	priority   Priority
+	queued   int    // waiters below
+	sum      charge // their charges
+	priority Priority
+	rung     int8
+	rungPrev *flow
+	rungNext *flow
 
 	// As a client.
 	sessions map[string]*flow
@@ -122,17 +122,14 @@ func (f *flow) serve(cost float64) {
 // in front of it.
 func (f *flow) serveIdle(cost float64) {
 	p := f.parent
-	tag := f.tag
-	if tag < p.clock {
-		tag = p.clock
+	if f.tag < p.clock {
+		f.tag = p.clock
 	}
-	tag += cost * f.per
-	if tag < p.finish {
-		tag, f.tag = p.finish, tag
-	} else {
-		f.tag = tag
+	f.tag += cost * f.per
+	if p.finish < f.tag {
+		p.finish = f.tag
 	}
-	p.finish, p.clock = tag, tag
+	p.clock = p.finish
 	f.credit = 0
 	f.inflight++
 }
@@ -140,8 +137,12 @@ func (f *flow) serveIdle(cost float64) {
 // correct moves the tag back by a refund, or on by a surcharge (refund < 0).
 func (f *flow) correct(refund float64) {
 	d := refund * f.per
-	f.move(-d)
-	if f.index < 0 && d > 0 {
+	if f.index >= 0 {
+		f.move(-d)
+		return
+	}
+	f.tag -= d
+	if d > 0 {
 		f.credit += d
 	}
 }
