@@ -79,6 +79,7 @@ type sample struct {
 	remaining float64
 	spent     float64
 	late      float64
+	family    profile // that spent was booked by
 	ok        bool
 }
 
@@ -210,6 +211,11 @@ func (b *bucket) refillTo(now instant) {
 			b.reset = b.reset.add(24 * time.Hour)
 		}
 	case places:
+	}
+	if b.foreign > 0 && now.sub(b.seen.sent) > staleAfter {
+		// What others use is known from headers only. When it is thought to be so
+		// much that nothing is sent, no header comes to deny it.
+		b.foreign *= math.Exp(-dt / foreignTau)
 	}
 	if b.factor < 1 {
 		b.factor = min(1, b.factor+factorRegain*dt)
