@@ -26,7 +26,7 @@ const (
 	coldRequests  = 3
 	pacedRate     = 0.975 // of a rate that is enforced in slices of a second
 	slidingSlots  = 240
-	slidingFill   = 0.985 // of a limit whose charges we can only estimate, and no header corrects
+	slidingFill   = 0.995 // of a limit whose charges we can only estimate, and no header corrects
 	coldPassShare = 0.125
 	reorderSpan   = 50 * time.Millisecond
 	foreignGuard  = 1.0  // seconds of foreign use kept back: it comes in lumps that headers report late

@@ -55,7 +55,7 @@ type grant struct {
 	sentAt  instant
 	sent    bool
 	started bool
-	family  profile // by which it was charged when it was sent
+	family  profile                // by which it was charged when it was sent
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
 	late    [dimOutput + 1]float64 // what was charged shortly before that
 	shadow  [numShadows]float64
