@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
 // Config is every setting of the program, read and checked. The zero value of
@@ -49,7 +51,8 @@ type Config struct {
 	LogFormat        string // auto, text, json
 	LogLevel         string // debug, info, warn, error
 
-	File File
+	File   File
+	Prices *price.Table // of File; nil: none are known
 
 	sources    sources           // where all of this came from, to be read again
 	texts      map[string]Secret // each setting as it was written, "" = not set
@@ -179,7 +182,14 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 			c.apiKeyFile = src.getenv(origin)
 		}
 	}
-	return c, append(faults, c.Validate()...)
+	faults = append(faults, c.Validate()...)
+	if len(faults) == 0 {
+		var err error
+		if c.Prices, err = c.File.priceTable(); err != nil {
+			faults = append(faults, "prices: "+err.Error())
+		}
+	}
+	return c, faults
 }
 
 // literalDefault reports whether def is a value, rather than words about one.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -52,6 +53,9 @@ type exchange struct {
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
 	cancel context.CancelCauseFunc
 	stop   []func() bool // of leave and of the end of the grace
+
+	budget     *budget.Reservation // nil: it draws on none
+	budgetWait time.Duration       // before the queue, for others' reservations
 
 	lease     *limit.Lease
 	sentAt    time.Time // of the last attempt
@@ -120,7 +124,7 @@ func (x *exchange) clientGone() bool { return x.left.Load() || x.r.Context().Err
 func (x *exchange) attempt(lease *limit.Lease) {
 	x.lease, x.sentAt = lease, time.Now()
 	x.row.Attempts++
-	x.row.QueueWait = lease.Waited()
+	x.row.QueueWait = x.waited()
 	if x.row.Attempts == 1 {
 		x.live = true
 		x.s.inFlight.Add(1)
@@ -130,6 +134,9 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	}
 	lease.Sent()
 }
+
+// waited is the time before the last attempt that the request was kept here.
+func (x *exchange) waited() time.Duration { return x.budgetWait + x.lease.Waited() }
 
 func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
@@ -274,7 +281,7 @@ func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	if x.spliced {
 		h.Del("Content-Length") // the usage chunk will be missing
 	}
-	queued := x.lease.Waited()
+	queued := x.waited()
 	h.Set("X-Queue-Wait-Ms", strconv.FormatInt(queued.Milliseconds(), 10))
 	h.Add("Server-Timing", fmt.Sprintf("queue;dur=%.1f, upstream;dur=%.1f", milliseconds(queued), milliseconds(time.Since(x.sentAt))))
 	if h.Get("X-Request-Id") == "" {

@@ -37,6 +37,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -151,6 +152,7 @@ func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	s.limits.Close()
+	s.budgets.Close()
 	s.save(ctx)
 	if err := s.ledger.Close(ctx); err != nil {
 		return fmt.Errorf("close ledger: %w", err)
@@ -195,6 +197,7 @@ func newServer(d dependencies) *server {
 			Via:     "1.1 " + s.instance,
 		})
 	}
+	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
 	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -34,6 +35,8 @@ type server struct {
 	tokens   *tokens.Estimator
 	upstream *upstream.Client
 	ledger   *ledger.Store
+	budgets  *budget.Book
+	lineage  *budget.Lineage
 	bodies   *byteBudget
 	instance string // our entry in the Via header
 	seed     maphash.Seed
@@ -249,7 +252,7 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	select {
 	case err := <-failed:
 		s.endAll()
-		s.limits.RejectWaiting()
+		s.rejectWaiting()
 		for _, server := range servers {
 			server.Close()
 		}
@@ -258,6 +261,12 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	case <-ctx.Done():
 	}
 	return s.drain(servers)
+}
+
+// rejectWaiting tells everybody who waits to come back.
+func (s *server) rejectWaiting() {
+	s.budgets.RejectWaiting()
+	s.limits.RejectWaiting()
 }
 
 func (s *server) httpServer(on listener) *http.Server {
@@ -279,7 +288,7 @@ func (s *server) drain(servers []*http.Server) error {
 	grace := s.cfg.Load().ShutdownGrace
 	s.logger.Info("draining", "grace", grace.String())
 	last := grace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(grace-last, s.limits.RejectWaiting)
+	reject := time.AfterFunc(grace-last, s.rejectWaiting)
 	defer reject.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

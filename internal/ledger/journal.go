@@ -30,7 +30,7 @@ const (
 	journalReserve = 1 << 20   // bytes written beforehand: some 2,500 records
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
 	frameHeader    = 8
-	frameMax       = 16 << 10 // bytes of one record; prepared keeps them far below
+	frameMax       = 32 << 10 // bytes of one record; prepared keeps them far below
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
