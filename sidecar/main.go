@@ -77,7 +77,7 @@ func exitStatus(err error) int {
 // run is the program without its process: everything it uses comes in.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	root := commands(getenv, stdout, stderr)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
