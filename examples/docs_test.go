@@ -32,20 +32,6 @@ func TestQuickstart_ShowsTheTestedPrograms(t *testing.T) {
 	}
 }
 
-// The README shows the changed lines of the same programs.
-func TestReadme_ShowsTheChangedLines(t *testing.T) {
-	readme := readFile(t, "../README.md")
-	for path := range quickstarts {
-		for _, pair := range changed.FindAllString(readFile(t, path), -1) {
-			for line := range strings.Lines(pair) {
-				if !strings.Contains(readme, strings.TrimSpace(line)) {
-					t.Errorf("the README lacks a line of %s: %s", path, line)
-				}
-			}
-		}
-	}
-}
-
 var (
 	curlChat   = regexp.MustCompile(`curl http://127\.0\.0\.1:8080(\S+) -H 'Content-Type: application/json' \\\n +-d '([^']+)'`)
 	curlStatus = regexp.MustCompile(`curl http://127\.0\.0\.1:8080(/sessions/\S+)`)
