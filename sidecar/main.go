@@ -10,7 +10,8 @@
 //	llm-queue-proxy config print  show every setting and where it comes from
 //	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
 //	llm-queue-proxy queue         show the queue of a running sidecar
-//	llm-queue-proxy usage         show the sessions of a running sidecar
+//	llm-queue-proxy usage         show what sessions, models, days or clients used
+//	llm-queue-proxy prices import make prices for the file from a public list
 //	llm-queue-proxy version
 //	llm-queue-proxy completion    scripts for bash, zsh, fish and PowerShell
 //
