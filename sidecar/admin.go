@@ -162,7 +162,7 @@ func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string
 	}
 	rows := make([]requestRow, 0, len(page.Records))
 	for _, record := range page.Records {
-		rows = append(rows, requestRowOf(record, s.prices))
+		rows = append(rows, requestRowOf(record, s.cfg.Load().prices))
 	}
 	return writeJSON(w, requestPage{rows, optional(page.NextCursor)})
 }
@@ -210,7 +210,7 @@ func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) e
 	}
 	if err := s.ledger.Ready(r.Context()); err != nil {
 		s.logger.Warn("ledger not ready", "error", err.Error())
-		if refusing := s.ledgerFit(); refusing != nil {
+		if refusing := s.ledgerFit(s.cfg.Load()); refusing != nil {
 			return refusing
 		}
 		return writeJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})

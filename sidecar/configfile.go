@@ -15,8 +15,9 @@ import (
 
 // File is what CONFIG_FILE holds: the settings that an environment is bad at.
 type File struct {
-	Limits    []ModelLimit          `yaml:"limits"`  // first match wins
-	Clients   map[string]ClientRule `yaml:"clients"` // by a name from CLIENT_API_KEYS
+	Settings  map[string]string     `yaml:"settings"` // by the names of the environment; this wins over a default only
+	Limits    []ModelLimit          `yaml:"limits"`   // first match wins
+	Clients   map[string]ClientRule `yaml:"clients"`  // by a name from CLIENT_API_KEYS
 	Sessions  []SessionRule         `yaml:"sessions"`
 	Currency  string                `yaml:"currency"` // of all prices and budgets; "" = USD
 	Prices    []Price               `yaml:"prices"`
@@ -98,7 +99,7 @@ func (f *File) parse(name string, data []byte) []string {
 	if err := doc.Content[0].Decode(f); err != nil {
 		faults = append(faults, fmt.Sprintf("%s: %s", name, oneLine(err)))
 	}
-	return faults
+	return append(faults, f.settingsFaults(name)...)
 }
 
 // oneLine folds an error of the YAML library into one line.

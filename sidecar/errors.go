@@ -62,7 +62,7 @@ var (
 	}
 	errLoop = &apiError{
 		status: http.StatusLoopDetected, code: "loop_detected", final: true,
-		message: "this request has passed this sidecar before: OPENAI_BASE_URL leads back to it",
+		message: "this request has passed this sidecar before, or too many of them: OPENAI_BASE_URL leads back to it",
 	}
 	errUnauthorized = &apiError{
 		status: http.StatusUnauthorized, code: "invalid_api_key", final: true,

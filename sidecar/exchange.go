@@ -35,6 +35,7 @@ const statusClientGone = 499
 // Its methods are called by the handler's goroutine, leave by any.
 type exchange struct {
 	s       *server
+	cfg     *Config // as it was when the request came, for all of its way
 	w       http.ResponseWriter
 	r       *http.Request
 	who     session.Identity
@@ -46,6 +47,7 @@ type exchange struct {
 	req      *wire.Request
 	body     *heldBody
 	spliced  bool // include_usage was added by us
+	rekeyed  bool // sent again with the key that is in the file by now
 	estimate tokens.Estimate
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
@@ -67,13 +69,16 @@ type exchange struct {
 	left atomic.Bool // the client has gone
 	live bool        // counted in s.inFlight
 
+	interims  sync.Mutex // interim answers come from another goroutine
+	answering bool       // no interim answer may follow
+
 	mu      sync.Mutex  // leave may run beside end
 	ended   bool        // nothing may be taken any more
 	reading *time.Timer // an answer is read on, counted in s.drains
 }
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
-	x := &exchange{s: s, w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+	x := &exchange{s: s, cfg: s.cfg.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),
@@ -92,7 +97,7 @@ func (x *exchange) leave() {
 	}
 	places := max(1, x.s.inFlight.Load()/drainShare)
 	switch {
-	case x.s.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
+	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
 		x.cancel(errClientGone)
 	case x.s.drains.Add(1) > places:
 		x.s.drains.Add(-1)
@@ -263,7 +268,12 @@ func (x *exchange) writeHeader(resp *http.Response) {
 		return
 	}
 	x.headerOut = true
-	h := x.w.Header()
+	x.answerHeader(x.w.Header(), resp)
+	x.w.WriteHeader(resp.StatusCode)
+}
+
+// answerHeader puts the answer's headers, and ours, into h.
+func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	x.s.upstream.CopyHeader(h, resp)
 	if resp.StatusCode < 300 && h.Get("X-Should-Retry") == "true" {
 		h.Del("X-Should-Retry") // openai-go would send a successful request again
@@ -277,7 +287,6 @@ func (x *exchange) writeHeader(resp *http.Response) {
 	if h.Get("X-Request-Id") == "" {
 		h.Set("X-Request-Id", x.id.String())
 	}
-	x.w.WriteHeader(resp.StatusCode)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -40,7 +40,6 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -86,11 +85,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // runServe serves with the given settings until ctx ends.
 func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
-	logger := newLogger(cfg, stderr)
+	hangup, stop := notifyHangup()
+	defer stop()
+	level := new(slog.LevelVar)
+	logger := newLogger(cfg, level, stderr)
 	for _, key := range cfg.File.notYet() {
 		logger.Warn("this version checks the key but does not act on it", "key", key)
 	}
-	s, err := build(ctx, cfg, logger)
+	s, err := build(ctx, cfg, logger, level)
 	if err != nil {
 		return err
 	}
@@ -98,8 +100,9 @@ func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
+	go s.reloadOnHangup(ctx, hangup)
 	saving := make(chan struct{})
 	saved := make(chan struct{})
 	go func() { defer close(saved); s.saveRegularly(saving) }()
@@ -126,17 +129,13 @@ func listen(cfg *Config) (main, admin net.Listener, err error) {
 }
 
 // build makes every part and puts them together.
-func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, error) {
+func build(ctx context.Context, cfg *Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
 	store, err := openLedger(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
-	prices, err := cfg.File.priceTable()
-	if err != nil {
-		return nil, errors.Join(err, store.Close(ctx))
-	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Ledger: store, Prices: prices,
+		Config: cfg, Logger: logger, Level: level, Ledger: store,
 		Limits:  limit.New(limitConfig(cfg, logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
@@ -166,8 +165,8 @@ func (s *server) close() error {
 type dependencies struct {
 	Config   *Config
 	Logger   *slog.Logger
+	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
-	Prices   *price.Table
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
 	Metrics  *metrics
@@ -178,12 +177,14 @@ func newServer(d dependencies) *server {
 	name := make([]byte, 6)
 	_, _ = rand.Read(name) // never fails
 	s := &server{
-		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
-		upstream: d.Upstream, ledger: d.Ledger, prices: d.Prices,
+		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
+		upstream: d.Upstream, ledger: d.Ledger,
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
-		instance: fmt.Sprintf("llm-queue-proxy-%x", name),
+		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}
+	s.cfg.Store(d.Config)
+	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
 		if d.Config.Profile == "azure" {
@@ -191,7 +192,7 @@ func newServer(d dependencies) *server {
 		}
 		s.upstream = upstream.New(upstream.Config{
 			Base: d.Config.BaseURL, KeyHeader: keyHeader,
-			Key:     func() string { return string(d.Config.APIKey) },
+			Key:     s.key.current,
 			Private: append(session.Headers(), d.Config.SessionHeader),
 			Via:     "1.1 " + s.instance,
 		})
@@ -205,13 +206,19 @@ func newServer(d dependencies) *server {
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
 	store, err := ledger.Open(ctx, ledger.Config{
 		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
-		Durability: cfg.LedgerDurability, Logger: logger,
+		JournalPath: cfg.LedgerJournal, Durability: cfg.LedgerDurability, Logger: logger,
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		return store, nil
-	}
-	if cfg.RepositoryType == "sqlite" {
+	case errors.Is(err, ledger.ErrJournal):
+		return nil, &configError{[]string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
+	case cfg.RepositoryType == "sqlite":
 		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
+		return nil, err // the setting may well be right, and the server down
+	case cfg.RepositoryType == "postgres":
+		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 }
@@ -264,8 +271,7 @@ func (s *server) save(ctx context.Context) {
 	}
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
@@ -304,11 +310,4 @@ func (c *Config) limitsText() string {
 		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func (c *Config) repositoryText() string {
-	if c.RepositoryType == "sqlite" {
-		return "sqlite " + c.SQLiteDSN
-	}
-	return c.RepositoryType
 }

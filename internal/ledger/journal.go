@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 )
 
@@ -45,7 +46,7 @@ const maxJournals = 64
 func openJournal(path string, sync bool) (own *journal, orphans []*journal, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("open ledger journal: %w", err), own.close())
+			err = errors.Join(fmt.Errorf("%w: %w", ErrJournal, err), own.close())
 			for _, j := range orphans {
 				err = errors.Join(err, j.close())
 			}
@@ -266,7 +267,7 @@ func postgresJournal(database string) (string, error) {
 	home, _ := os.UserHomeDir()
 	name := fmt.Sprintf("postgres-%08x.spill", crc32.Checksum([]byte(database), castagnoli))
 	for _, dir := range []string{
-		os.Getenv("STATE_DIRECTORY"), // systemd's
+		firstOf(os.Getenv("STATE_DIRECTORY")), // systemd's
 		under(os.Getenv("XDG_STATE_HOME"), "llm-queue-proxy"),
 		under(home, ".local/state/llm-queue-proxy"),
 		".", // of the image: its volume
@@ -279,7 +280,12 @@ func postgresJournal(database string) (string, error) {
 			return path, f.Close()
 		}
 	}
-	return "", fmt.Errorf("%w: no directory for the journal can be written; name a file on a volume, or %q", ErrInvalid, NoJournal)
+	return "", fmt.Errorf("%w: found no folder that can be written; name a file on a volume, or %q", ErrJournal, NoJournal)
+}
+
+func firstOf(list string) string {
+	first, _, _ := strings.Cut(list, ":")
+	return first
 }
 
 // under is dir/sub, or "" where there is no dir.

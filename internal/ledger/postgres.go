@@ -53,6 +53,7 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
 	p := &postgres{place: placeOf(config), logger: cfg.Logger}
+	cfg.place = p.place
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open ledger: postgres %s: %w", p.place, oneLine(err))
@@ -76,7 +77,8 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 	}
 	if cfg.JournalPath == "" {
 		if cfg.JournalPath, err = postgresJournal(p.place + "/" + p.schema); err != nil {
-			return nil, errors.Join(err, b.close(ctx))
+			_ = b.close(ctx)
+			return nil, err
 		}
 	}
 	return p, nil
@@ -94,6 +96,12 @@ func readPostgres(ctx context.Context, cfg *Config) (backend, error) {
 		return nil, errors.Join(fmt.Errorf("open ledger: postgres %s: %w", placeOf(config), oneLine(err)), db.Close())
 	}
 	return b, nil
+}
+
+// CheckPostgresDSN tells what is wrong with a connection URL as such; nil says nothing about the server.
+func CheckPostgresDSN(dsn string) error {
+	_, err := parsePostgresDSN(dsn)
+	return err
 }
 
 // parsePostgresDSN reads a URL or a list of key=value, with libpq's variables and files as

@@ -49,6 +49,7 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.place = cfg.SQLiteDSN
 	db := &sqliteFile{path: path, lock: lock}
 	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, names: map[string]int64{}}
 	defer func() {

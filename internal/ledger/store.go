@@ -55,7 +55,12 @@ type Config struct {
 	MemorySessions int           // bound of the memory ledger; 0 = 100,000
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
+
+	place string // of the database, for people
 }
+
+// ErrJournal says that there is no place for the journal: Config.JournalPath names another.
+var ErrJournal = errors.New("open ledger journal")
 
 // NoJournal is the JournalPath of a store without one.
 const NoJournal = "off"
@@ -114,7 +119,8 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	if cfg.JournalPath != "" && cfg.JournalPath != NoJournal {
 		var err error
 		if s.journal, orphans, err = openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull); err != nil {
-			return nil, errors.Join(err, b.close(ctx))
+			_ = b.close(ctx)
+			return nil, err
 		}
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -148,6 +154,18 @@ func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
 		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+// Place names where the records are, for people: never with a password.
+func (s *Store) Place() string {
+	place := s.cfg.Type
+	if s.cfg.place != "" {
+		place += " " + s.cfg.place
+	}
+	if s.journal != nil && s.cfg.Type == "postgres" {
+		place += ", journal " + s.journal.file.Name()
+	}
+	return place
 }
 
 // Start notes that the request of r was sent upstream. It never waits and never
