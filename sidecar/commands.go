@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -111,13 +109,11 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 				return printQueue(cmd.Context(), stdout, cfg)
 			},
 		},
-		&cobra.Command{
-			Use: "usage", Short: "Show the sessions of a running sidecar", Args: noArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
-				return printUsage(cmd.Context(), stdout, cfg)
-			},
-		},
+		usageCommand(func() *Config {
+			cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
+			return cfg
+		}, stdout),
+		pricesCommand(stdout, stderr),
 	)
 	return root
 }
@@ -252,20 +248,6 @@ func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
 	fmt.Fprintln(out, "\nPOSITION\tCLIENT\tSESSION\tGROUP\tWAITING\tWEIGHT")
 	for _, q := range status.Sessions {
 		fmt.Fprintf(out, "%d\t%s\t%s\t%s\t%d\t%g\n", q.Position, q.Client, q.SessionID, q.Group, q.Waiting, q.Weight)
-	}
-	return out.Flush()
-}
-
-func printUsage(ctx context.Context, stdout io.Writer, cfg *Config) error {
-	var status map[string]sessionStatus
-	if err := ask(ctx, cfg, cfg.adminAddr(), "/sessions/status", &status); err != nil {
-		return err
-	}
-	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "SESSION\tREQUESTS\tPROMPT\tCOMPLETION\tTOTAL\t")
-	for _, id := range slices.Sorted(maps.Keys(status)) {
-		v := status[id]
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t\n", id, v.RequestCount, v.PromptTokens, v.CompletionTokens, v.TotalTokens)
 	}
 	return out.Flush()
 }

@@ -36,9 +36,16 @@ type Config struct {
 	// commits. "async": Record does not wait; a crash costs what was waiting.
 	Durability string
 
-	// JournalPath is where records go while the store cannot be written; "" puts the journal beside
-	// the SQLite file, and means none for other stores.
+	// JournalPath is where records go while the store cannot be written. "" puts the journal beside
+	// the SQLite file; for Postgres into the first of $STATE_DIRECTORY, $XDG_STATE_HOME/llm-queue-proxy,
+	// ~/.local/state/llm-queue-proxy and the working directory that can be written; and means none for memory. NoJournal
+	// means none: while the store is down, records wait in memory.
 	JournalPath string
+
+	// Postgres only. StartPatience is how long Open waits for a server that does not answer yet;
+	// 0 = 30 s. DeadAfter is how long another process on the same database must have been silent, as
+	// this one sees it, before its requests in flight are booked as Interrupted; 0 = 20 s.
+	StartPatience, DeadAfter time.Duration
 
 	// KeepRequests and KeepHourly are the ages at which records and hourly totals are removed;
 	// 0 keeps them. Sessions and daily totals stay for ever.
@@ -48,7 +55,15 @@ type Config struct {
 	MemorySessions int           // bound of the memory ledger; 0 = 100,000
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
+
+	place string // of the database, for people
 }
+
+// ErrJournal says that there is no place for the journal: Config.JournalPath names another.
+var ErrJournal = errors.New("open ledger journal")
+
+// NoJournal is the JournalPath of a store without one.
+const NoJournal = "off"
 
 // Durability levels, as in Config.
 const (
@@ -64,6 +79,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
 	cfg.Durability = cmp.Or(cfg.Durability, DurabilityFull)
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
+	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
+	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -88,7 +105,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 	case "sqlite":
 		return openSQLite(ctx, cfg)
 	case "postgres":
-		return nil, fmt.Errorf("open ledger: %w: postgres is not supported by this build", ErrInvalid)
+		return openPostgres(ctx, cfg)
 	}
 	return nil, fmt.Errorf("open ledger: %w: type %q is none of memory, sqlite, postgres", ErrInvalid, cfg.Type)
 }
@@ -96,17 +113,18 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	s := &Store{Reader: Reader{b}, cfg: cfg, done: make(chan struct{})}
+	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
-	if cfg.JournalPath != "" {
-		j, err := openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull)
-		if err != nil {
-			return nil, errors.Join(err, b.close(ctx))
+	if cfg.JournalPath != "" && cfg.JournalPath != NoJournal {
+		var err error
+		if s.journal, orphans, err = openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull); err != nil {
+			_ = b.close(ctx)
+			return nil, err
 		}
-		s.journal = j
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.recover(ctx); err != nil {
+	if err := s.recover(ctx, orphans); err != nil {
 		s.stop()
 		return nil, errors.Join(err, s.journal.close(), b.close(ctx))
 	}
@@ -116,28 +134,38 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 
 // recover books what the last process left behind: first its journal, which holds records
 // that clients were promised, then its notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context) error {
-	if err := s.replay(); err != nil {
-		return fmt.Errorf("open ledger: %w", err)
+func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
+	err = s.replay(s.journal)
+	for _, j := range orphans {
+		if err != nil {
+			err = errors.Join(err, j.close())
+		} else if err = s.replay(j); err == nil {
+			err = j.remove()
+		}
 	}
-	cut, err := s.backend.leftovers(ctx)
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	for len(cut) > 0 {
-		part := cut[:min(len(cut), maxBatch)]
-		cut = cut[len(part):]
-		b := batch{records: part}
-		for i := range part {
-			part[i].Outcome = Interrupted
-			b.clear = append(b.clear, part[i].ID)
-		}
-		if _, err := s.backend.apply(ctx, b); err != nil {
-			return fmt.Errorf("open ledger: mark interrupted requests: %w", err)
-		}
-		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", len(part)))
+	booked, err := s.backend.tend(ctx)
+	if err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	if booked > 0 {
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+// Place names where the records are, for people: never with a password.
+func (s *Store) Place() string {
+	place := s.cfg.Type
+	if s.cfg.place != "" {
+		place += " " + s.cfg.place
+	}
+	if s.journal != nil && s.cfg.Type == "postgres" {
+		place += ", journal " + s.journal.file.Name()
+	}
+	return place
 }
 
 // Start notes that the request of r was sent upstream. It never waits and never
