@@ -8,6 +8,7 @@
 //	llm-queue-proxy demo          see it work, without a key or a network
 //	llm-queue-proxy config check  say what is wrong with the settings
 //	llm-queue-proxy config print  show every setting and where it comes from
+//	llm-queue-proxy config reference  print docs/configuration.md
 //	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
 //	llm-queue-proxy queue         show the queue of a running sidecar
 //	llm-queue-proxy usage         show what sessions, models, days or clients used
@@ -77,7 +78,7 @@ func exitStatus(err error) int {
 // run is the program without its process: everything it uses comes in.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	root := commands(getenv, stdout, stderr)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
