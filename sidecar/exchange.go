@@ -27,7 +27,7 @@ const (
 	drainShare = 10 // one in so many answers under way
 )
 
-// statusClientGone is what a row says where no status was sent (nginx's 499).
+// statusClientGone is what the log says where the client left (nginx's 499).
 const statusClientGone = 499
 
 // An exchange is one request on its way, and what is known of it so far.
@@ -116,7 +116,7 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	x.lease, x.sentAt = lease, time.Now()
 	x.row.Attempts++
 	x.row.QueueWait = lease.Waited()
-	if x.row.Attempts == 1 {
+	if !x.live {
 		x.live = true
 		x.s.inFlight.Add(1)
 		x.sent.Store(true)
@@ -125,6 +125,9 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	}
 	lease.Sent()
 }
+
+// unsent takes the last attempt back: nothing of it has left.
+func (x *exchange) unsent() { x.row.Attempts-- }
 
 func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
@@ -168,13 +171,6 @@ func (x *exchange) complete(u wire.Usage, known bool, failure error) {
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
 		x.row.AnsweredModel = storable(x.watch.Model())
-	}
-	switch {
-	case x.row.Status != 0:
-	case x.clientGone():
-		x.row.Status = statusClientGone
-	case failure != nil:
-		x.row.Status = toAPIError(failure).status
 	}
 	x.row.Outcome = x.outcome(failure)
 }

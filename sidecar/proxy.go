@@ -119,8 +119,12 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if !notSent(err) {
 				return nil, err
 			}
+			x.unsent()
+			if x.ctx.Err() != nil {
+				return nil, err // nobody waits for another try
+			}
 			s.metrics.attempts.WithLabelValues("not_sent").Inc()
-			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "attempt", x.row.Attempts, "error", err.Error())
+			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "unsent", unsent, "error", err.Error())
 			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
 				return nil, err
 			}
@@ -284,10 +288,14 @@ func (x *exchange) record(usage wire.Usage, known bool, failure error) {
 	}
 }
 
-// depart records an exchange that ended before its answer was relayed.
+// depart records an exchange that ended before its answer was relayed. One
+// that was never sent has no row.
 func (x *exchange) depart(failure error) {
-	if x.row.Attempts > 0 {
+	switch {
+	case x.row.Attempts > 0:
 		x.record(wire.Usage{}, false, failure)
+	case x.live:
+		x.s.ledger.Forget(x.id)
 	}
 }
 
