@@ -72,6 +72,9 @@ func (s *Store) run() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var down outage
+	if s.journal.records() > 0 { // Open could not replay it
+		s.outage(&down, s.health.fault())
+	}
 	nextPrune := time.Now() // the first slice runs at once
 	for {
 		now := time.Now()
@@ -207,21 +210,43 @@ func (s *Store) outage(down *outage, err error) {
 // retry looks whether the store is back: by replaying the journal, else by letting the next
 // batch try.
 func (s *Store) retry(down *outage) {
-	if err := s.replay(); err != nil {
+	if err := s.replay(s.journal); err != nil {
 		s.outage(down, err)
 		return
 	}
 	down.on = false
 }
 
-// replay stores what the journal holds, and empties it. A crash in between replays it again,
+// replayAll stores what the process's own journal holds, and those of processes that died. A store that
+// cannot be written at the moment leaves them for later.
+func (s *Store) replayAll() error {
+	if s.journal == nil {
+		return nil
+	}
+	dead, err := orphans(s.cfg.JournalPath, s.journal.sync)
+	for _, j := range append([]*journal{s.journal}, dead...) {
+		if replayErr := s.replay(j); replayErr != nil {
+			err = errors.Join(err, replayErr)
+		}
+	}
+	for _, j := range dead {
+		err = errors.Join(err, j.close())
+	}
+	if errors.Is(err, ErrUnavailable) {
+		s.cfg.Logger.Error("journal not replayed yet", slog.Any("error", err))
+		return nil
+	}
+	return err
+}
+
+// replay stores what a journal holds, and empties it. A crash in between replays it again,
 // which changes nothing: records are known by their ids.
-func (s *Store) replay() error {
-	if s.journal.records() == 0 {
+func (s *Store) replay(j *journal) error {
+	if j.records() == 0 {
 		return nil
 	}
 	total := 0
-	for chunk, err := range s.journal.chunks(maxBatch) {
+	for chunk, err := range j.chunks(maxBatch) {
 		if err != nil {
 			return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
 		}
@@ -234,7 +259,7 @@ func (s *Store) replay() error {
 		}
 		total += len(chunk)
 	}
-	if err := s.journal.reset(); err != nil {
+	if err := j.reset(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.stats.replayed.Add(int64(total))

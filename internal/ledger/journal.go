@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"sync/atomic"
+	"syscall"
 )
 
 // journal is where records wait on disk while the store cannot be written: frames of
@@ -18,8 +20,10 @@ import (
 //
 // (little endian), ended by a length of zero, a checksum that does not fit, or the end of
 // the file. The file is filled with zeros beforehand, so that it works on
-// a disk that has become full. Only the committer writes and reads it. A nil journal is empty.
+// a disk that has become full. Only the committer writes and reads it, and no other process: each
+// has a file of its own. A nil journal is empty.
 type journal struct {
+	path  string
 	file  *os.File
 	sync  bool  // fsync each append
 	end   int64 // where the next frame goes
@@ -28,42 +32,116 @@ type journal struct {
 
 const (
 	journalReserve = 1 << 20   // bytes written beforehand: some 2,500 records
+	journalLeast   = 16 << 10  // bytes: less is not worth taking
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
+	journalsMax    = 64        // processes that may have a journal beside the same store
 	frameHeader    = 8
 	frameMax       = 16 << 10 // bytes of one record; prepared keeps them far below
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// openJournal opens or makes the journal at path and counts what it holds.
+// openJournal opens or makes the journal at path and counts what it holds. Where another process
+// uses it, the next name is taken: path.2, path.3 and so on.
 func openJournal(path string, sync bool) (*journal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	for n := 1; n <= journalsMax; n++ {
+		j, err := openJournalFile(journalName(path, n), sync, os.O_CREATE)
+		if err == nil {
+			err = j.reserve()
+			if err == nil {
+				return j, nil
+			}
+			err = errors.Join(fmt.Errorf("open ledger journal: %w", err), j.close())
+		}
+		if !errors.Is(err, errJournalTaken) {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("open ledger journal: %d processes use %s", journalsMax, path)
+}
+
+// orphans opens the journals beside path that hold records and that nobody uses: their
+// processes died. The caller closes them.
+func orphans(path string, sync bool) (found []*journal, err error) {
+	for n := 1; n <= journalsMax; n++ {
+		j, err := openJournalFile(journalName(path, n), sync, 0)
+		switch {
+		case errors.Is(err, errJournalTaken), errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return found, err
+		case j.records() > 0:
+			found = append(found, j)
+		default:
+			if err := j.close(); err != nil {
+				return found, err
+			}
+		}
+	}
+	return found, nil
+}
+
+func journalName(path string, n int) string {
+	if n == 1 {
+		return path
+	}
+	return fmt.Sprintf("%s.%d", path, n)
+}
+
+// errJournalTaken says that another process writes this journal.
+var errJournalTaken = errors.New("journal in use")
+
+func openJournalFile(path string, sync bool, create int) (*journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|create, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger journal: %w", err)
 	}
-	j := &journal{file: f, sync: sync}
-	if err := j.prepare(); err != nil {
+	j := &journal{path: path, file: f, sync: sync}
+	alone, err := lockAlone(f)
+	if err == nil && !alone {
+		err = errJournalTaken
+	}
+	if err == nil {
+		err = j.measure()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open ledger journal: %w", err), f.Close())
 	}
 	return j, nil
 }
 
-func (j *journal) prepare() error {
+// measure counts the records and finds the end of the last.
+func (j *journal) measure() error {
 	for chunk, err := range j.chunks(maxBatch) {
 		if err != nil {
 			return err
 		}
 		j.count.Add(int64(len(chunk)))
 	}
+	return nil
+}
+
+// reserve takes space beforehand: journalReserve, or less where the disk has not so much, for it must be left
+// room for the store itself. A full disk is no reason not to start.
+func (j *journal) reserve() error {
 	info, err := j.file.Stat()
 	if err != nil {
 		return err
 	}
-	if grow := journalReserve - info.Size(); grow > 0 {
-		if _, err := j.file.WriteAt(make([]byte, grow), info.Size()); err != nil {
+	size := info.Size()
+	for want := int64(journalReserve); want > size; want /= 2 {
+		_, err := j.file.WriteAt(make([]byte, want-size), size)
+		if err == nil {
+			return j.file.Sync()
+		}
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return err
 		}
-		return j.file.Sync()
+		if err := j.file.Truncate(size); err != nil {
+			return err
+		}
+		if want < journalLeast {
+			break
+		}
 	}
 	return nil
 }
@@ -173,8 +251,10 @@ func (j *journal) reset() error {
 			return fmt.Errorf("empty journal: %w", err)
 		}
 	}
-	if err := j.file.Truncate(journalReserve); err != nil {
-		return fmt.Errorf("empty journal: %w", err)
+	if j.end > journalReserve {
+		if err := j.file.Truncate(journalReserve); err != nil {
+			return fmt.Errorf("empty journal: %w", err)
+		}
 	}
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("empty journal: %w", err)

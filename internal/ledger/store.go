@@ -58,8 +58,8 @@ const (
 	DurabilityAsync  = "async"
 )
 
-// Open opens the ledger, brings its schema up to date, books what an earlier crash left in the
-// journal, and marks the requests that it cut off as Interrupted. A store that cannot be
+// Open opens the ledger, brings its schema up to date, books what earlier processes left in their
+// journals, and marks the requests that it cut off as Interrupted. A store that cannot be
 // used at all is an error of one line; it names the DSN's path, never its password.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
@@ -115,10 +115,10 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	return s, nil
 }
 
-// recover books what the last process left behind: first its journal, which holds records
-// that clients were promised, then its notes, whose requests nobody will finish.
+// recover books what earlier processes left behind: first their journals, which hold records
+// that clients were promised, then their notes, whose requests nobody will finish.
 func (s *Store) recover(ctx context.Context) error {
-	if err := s.replay(); err != nil {
+	if err := s.replayAll(); err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	cut, err := s.backend.leftovers(ctx)
