@@ -265,8 +265,5 @@ func (f *File) notYet() []string {
 	if len(f.Prices) > 0 {
 		keys = append(keys, "prices")
 	}
-	if f.Retention != (Retention{}) {
-		keys = append(keys, "retention")
-	}
 	return keys
 }

@@ -65,8 +65,9 @@ var programDir string
 type process struct {
 	cmd    *exec.Cmd
 	URL    string
-	exited chan error
-	log    bytes.Buffer // complete once exited has been read
+	exited chan error    // what it ended with, once
+	ended  chan struct{} // closed then
+	log    bytes.Buffer  // all but INFO; complete once it has ended
 }
 
 // startProcess runs the program; settings come as NAME, value pairs.
@@ -79,7 +80,7 @@ func startProcess(t *testing.T, upstream string, settings ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(path), exited: make(chan error, 1)}
+	p := &process{cmd: exec.Command(path), exited: make(chan error, 1), ended: make(chan struct{})}
 	p.cmd.Env = []string{
 		"OPENAI_API_KEY=sk-upstream-canary", "OPENAI_BASE_URL=" + upstream, "PORT=0", "RATE_LIMIT_PER_MIN=0",
 		"SHUTDOWN_GRACE=20s", "LOG_FORMAT=json",
@@ -109,8 +110,15 @@ func startProcess(t *testing.T, upstream string, settings ...string) *process {
 			}
 		}
 		p.exited <- p.cmd.Wait()
+		close(p.ended)
 	}()
-	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		if t.Failed() && p.log.Len() > 0 {
+			t.Logf("the sidecar's log:\n%s", &p.log)
+		}
+	})
 	select {
 	case addr := <-serving:
 		p.URL = "http://" + addr

@@ -156,12 +156,17 @@ func (x *exchange) release() {
 // streamed reports whether the body has passed through and is gone.
 func (x *exchange) streamed(out *upstream.Request) bool { return out.Stream != nil && out.Length != 0 }
 
-// usage returns what the answer said of its cost.
+// usage returns what the answer said of its cost; a count beyond what the
+// ledger can hold is none.
 func (x *exchange) usage() (u wire.Usage, known bool) {
 	if x.watch == nil {
 		return wire.Usage{}, false
 	}
-	return x.watch.Usage()
+	u, known = x.watch.Usage()
+	if max(u.Prompt, u.Completion, u.Cached, u.Reasoning) > ledger.MaxTokens {
+		return wire.Usage{}, false
+	}
+	return u, known
 }
 
 // complete fills in the row's end.

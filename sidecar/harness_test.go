@@ -21,6 +21,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(lockHolderEnv); path != "" {
+		os.Exit(holdLock(path)) // this process is the second one of a test, see store_fault_test.go
+	}
 	remove := goleak.Cleanup(func(code int) {
 		os.RemoveAll(programDir)
 		os.Exit(code)

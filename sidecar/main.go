@@ -193,10 +193,7 @@ func newServer(d dependencies) *server {
 }
 
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
-	store, err := ledger.Open(ctx, ledger.Config{
-		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
-		Durability: cfg.LedgerDurability, Logger: logger,
-	})
+	store, err := ledger.Open(ctx, ledgerConfig(cfg, logger))
 	if err == nil {
 		return store, nil
 	}
@@ -204,6 +201,17 @@ func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.
 		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+}
+
+// ledgerConfig is the ledger's part of the settings.
+func ledgerConfig(cfg *Config, logger *slog.Logger) ledger.Config {
+	// Both were checked with the file; an empty text is the default.
+	keepRequests, _ := parseRetention(cfg.File.Retention.Requests)
+	keepHourly, _ := parseRetention(cfg.File.Retention.Hourly)
+	return ledger.Config{
+		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
+		Durability: cfg.LedgerDurability, KeepRequests: keepRequests, KeepHourly: keepHourly, Logger: logger,
+	}
 }
 
 const calibrationState = "calibration"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -282,7 +283,9 @@ func (x *exchange) record(usage wire.Usage, known bool, failure error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), recordTimeout)
 	defer cancel()
 	if err := x.s.ledger.Record(ctx, x.row); err != nil {
-		x.s.lostAt.Store(time.Now().UnixNano())
+		if !errors.Is(err, ledger.ErrInvalid) { // the others' records are not concerned
+			x.s.lostAt.Store(time.Now().UnixNano())
+		}
 		x.s.metrics.unrecorded.Inc()
 		x.s.logger.Error("usage not recorded", "error", err.Error(), "record", ledgerRow(x.row))
 	}

@@ -120,27 +120,24 @@ func (j *journal) measure() error {
 	return nil
 }
 
-// reserve takes space beforehand: journalReserve, or less where the disk has not so much, for it must be left
-// room for the store itself. A full disk is no reason not to start.
+// reserve takes space beforehand: journalReserve, or less where the disk has not twice as much, for
+// the store itself needs room too. A full disk is no reason not to start.
 func (j *journal) reserve() error {
 	info, err := j.file.Stat()
 	if err != nil {
 		return err
 	}
 	size := info.Size()
-	for want := int64(journalReserve); want > size; want /= 2 {
-		_, err := j.file.WriteAt(make([]byte, want-size), size)
+	for want := int64(journalReserve); want > size && want >= journalLeast; want /= 2 {
+		_, err := j.file.WriteAt(make([]byte, 2*want-size), size)
 		if err == nil {
-			return j.file.Sync()
+			return errors.Join(j.file.Truncate(want), j.file.Sync())
 		}
 		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return err
 		}
 		if err := j.file.Truncate(size); err != nil {
 			return err
-		}
-		if want < journalLeast {
-			break
 		}
 	}
 	return nil

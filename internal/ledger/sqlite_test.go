@@ -254,8 +254,8 @@ func TestStore_Retention(t *testing.T) {
 			slices++
 			return s.backend.prune(ctx, horizon{records: limit, hours: limit})
 		})
-		if err != nil || cfg.Type == "sqlite" && slices != 2 {
-			t.Errorf("%d slices, %v; want 2", slices, err)
+		if err != nil || cfg.Type == "sqlite" && slices < 2 {
+			t.Errorf("%d slices, %v; want at least 2", slices, err)
 		}
 		page, err := s.Requests(t.Context(), "a", RecordQuery{})
 		if err != nil || len(page.Records) != 1 || page.Records[0].ID != fresh.ID {

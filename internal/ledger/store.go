@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,8 @@ type Store struct {
 	flight  flight
 	stats   counts
 	health  health
+	opened  time.Time
+	stuck   atomic.Bool // neither store nor journal took the last batch
 
 	stop context.CancelFunc // ends the patience of the last commit
 	life context.Context    //nolint:containedctx // the committer's own, not a caller's
@@ -96,7 +99,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
-	s := &Store{cfg: cfg, backend: b, done: make(chan struct{})}
+	s := &Store{cfg: cfg, backend: b, opened: time.Now(), done: make(chan struct{})}
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
 	if cfg.JournalPath != "" {
@@ -185,6 +188,9 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 	}
 	if p.done == nil {
 		return nil
+	}
+	if s.stuck.Load() {
+		return fmt.Errorf("record %s: %w", r.ID, errStuck)
 	}
 	select {
 	case err := <-p.done:
