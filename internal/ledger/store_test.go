@@ -20,7 +20,12 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDirEnv); dir != "" {
 		os.Exit(crashChild(dir)) // this process is here to be killed, see crash_test.go
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if big.path != "" {
+			os.RemoveAll(filepath.Dir(big.path))
+		}
+		os.Exit(code)
+	}))
 }
 
 func testRecord(session string) Record {
