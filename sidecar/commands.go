@@ -78,21 +78,21 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		&cobra.Command{
 			Use: "healthcheck", Short: "Exit 0 if the sidecar of these settings is ready", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(given(), getenv) // wrong settings have kept the sidecar from starting
+				cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil) // wrong settings have kept the sidecar from starting
 				return ask(cmd.Context(), cfg, cfg.ListenAddr, "/readyz", nil)
 			},
 		},
 		&cobra.Command{
 			Use: "queue", Short: "Show the queue of a running sidecar", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(given(), getenv)
+				cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
 				return printQueue(cmd.Context(), stdout, cfg)
 			},
 		},
 		&cobra.Command{
 			Use: "usage", Short: "Show the sessions of a running sidecar", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(given(), getenv)
+				cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
 				return printUsage(cmd.Context(), stdout, cfg)
 			},
 		},
@@ -122,25 +122,29 @@ func version() string {
 	return info.Main.Version
 }
 
-// printConfig shows each setting with its value and its origin.
+// printConfig shows each setting with its value and its origin, and then what
+// is wrong with them.
 func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
 	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
+	cfg, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
 	for _, s := range settings {
-		value, origin := s.def, "default"
+		value, origin, _ := cfg.sources.lookup(s) // its fault is among faults
 		switch {
-		case flags[s.name] != "":
-			value, origin = flags[s.name], "flag"
-		case getenv(s.name) != "":
-			value, origin = getenv(s.name), "environment"
-		case s.secret && getenv(s.name+"_FILE") != "":
-			value, origin = redacted, s.name+"_FILE"
-		}
-		if s.secret && origin != "default" {
+		case origin == "" && s.def == "":
+			value, origin = "none", "default"
+		case origin == "" && s.name == "LISTEN_ADDR":
+			value, origin = cfg.ListenAddr, "default"
+		case origin == "":
+			value, origin = s.def, "default"
+		case s.secret:
 			value = redacted
 		}
 		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
 	}
-	return out.Flush()
+	if err := out.Flush(); err != nil || len(faults) == 0 {
+		return err
+	}
+	return &configError{faults}
 }
 
 // ask gets JSON from the sidecar that listens on address.

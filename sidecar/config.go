@@ -1,14 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
 // Config is every setting of the program, read and checked. The zero value of
@@ -51,7 +51,13 @@ type Config struct {
 	LogFormat        string // auto, text, json
 	LogLevel         string // debug, info, warn, error
 
-	File File
+	File   File
+	Prices *price.Table // of File; nil: none are known
+
+	sources    sources           // where all of this came from, to be read again
+	texts      map[string]Secret // each setting as it was written, "" = not set
+	apiKeyFile string            // where APIKey came from, if from a file
+	pending    []string          // settings that have changed but need a restart
 }
 
 // A ClientKey lets one client in.
@@ -103,7 +109,7 @@ var settings = []setting{
 	{"LOG_FORMAT", "auto", "auto, text or json", "text on a terminal, JSON elsewhere", false, oneOf(func(c *Config) *string { return &c.LogFormat }, "auto", "text", "json")},
 	{"LOG_LEVEL", "info", "debug, info, warn or error", "least severe level that is logged", false, oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 	{"SHUTDOWN_GRACE", "25s", "a positive duration", "how long SIGTERM lets queue and streams finish", false, duration(func(c *Config) *time.Duration { return &c.ShutdownGrace }, 1)},
-	{"CONFIG_FILE", "none", "a path", "YAML file of per-model limits, clients, sessions, prices and retention", false, nil},
+	{"CONFIG_FILE", "none", "a path", "YAML file of settings, per-model limits, clients, sessions, prices and retention", false, nil},
 }
 
 // A configError is every fault of the settings at once. It ends the program
@@ -116,32 +122,46 @@ func (e *configError) Error() string { return strings.Join(e.faults, "\n") }
 // the file that CONFIG_FILE names, then the defaults. The error is a
 // *configError with one line for each fault.
 func LoadConfig(flags map[string]string, getenv func(string) string) (*Config, error) {
-	c, faults := readConfig(flags, getenv)
+	c, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
 	if len(faults) > 0 {
 		return nil, &configError{faults}
 	}
 	return c, nil
 }
 
-// readConfig returns what can be read, and what is wrong with it.
-func readConfig(flags map[string]string, getenv func(string) string) (*Config, []string) {
+// readConfig returns what can be read, and what is wrong with it. With the
+// settings of a running program, those that need a restart stay as they are
+// there, and pending names them.
+func readConfig(src sources, running *Config) (*Config, []string) {
 	c := &Config{
 		LearnedRequests: true, RequestsPerMinute: defaultRequestsPerMinute, LearnedTokens: true,
 		QueueMaxBytes: memoryLimit() / 4,
+		sources:       src, texts: map[string]Secret{},
 	}
 	var faults []string
+	file, _ := settingNamed("CONFIG_FILE")
+	if path, _, _ := src.lookup(file); path != "" {
+		faults = append(faults, c.File.load(path)...)
+		src.file = c.File.Settings
+		c.sources.file = src.file
+	}
 	port := "8080"
 	for _, s := range settings {
-		value, fault := lookup(s, flags, getenv)
+		value, origin, fault := src.lookup(s)
 		if fault != "" {
 			faults = append(faults, fault)
 			continue
 		}
+		if running != nil && slices.Contains(needsRestart, s.name) && running.texts[s.name] != Secret(value) {
+			if value != "" && s.set != nil && s.set(new(Config), value) != nil {
+				faults = append(faults, s.fault(value))
+			}
+			c.pending = append(c.pending, s.name)
+			value = string(running.texts[s.name])
+		}
+		c.texts[s.name] = Secret(value)
 		switch {
 		case s.name == "CONFIG_FILE":
-			if value != "" {
-				faults = append(faults, c.File.load(value)...)
-			}
 			continue
 		case value == "" && s.name == "OPENAI_API_KEY":
 			faults = append(faults, s.name+": not set; want "+s.form)
@@ -158,9 +178,22 @@ func readConfig(flags map[string]string, getenv func(string) string) (*Config, [
 			faults = append(faults, s.fault(value))
 		case s.name == "PORT":
 			port = value
+		case s.name == "OPENAI_API_KEY" && origin == "OPENAI_API_KEY_FILE":
+			c.apiKeyFile = src.getenv(origin)
 		}
 	}
-	return c, append(faults, c.Validate()...)
+	faults = append(faults, c.Validate()...)
+	if running != nil && c.File.Retention != running.File.Retention {
+		c.pending = append(c.pending, "retention")
+		c.File.Retention = running.File.Retention
+	}
+	if len(faults) == 0 {
+		var err error
+		if c.Prices, err = c.File.priceTable(); err != nil {
+			faults = append(faults, "prices: "+err.Error())
+		}
+	}
+	return c, faults
 }
 
 // literalDefault reports whether def is a value, rather than words about one.
@@ -173,30 +206,6 @@ func (s setting) fault(value string) string {
 		return fmt.Sprintf("%s: value not accepted; want %s", s.name, s.form)
 	}
 	return fmt.Sprintf("%s=%q: want %s", s.name, value, s.form)
-}
-
-// lookup finds a setting's text: flag, then variable, then for a secret the
-// file that X_FILE names.
-func lookup(s setting, flags map[string]string, getenv func(string) string) (value, fault string) {
-	value = flags[s.name]
-	if value == "" {
-		value = getenv(s.name)
-	}
-	path := ""
-	if s.secret {
-		path = getenv(s.name + "_FILE")
-	}
-	switch {
-	case path == "":
-		return value, ""
-	case value != "":
-		return "", fmt.Sprintf("%s and %s_FILE are both set; want one of them", s.name, s.name)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Sprintf("%s_FILE=%q: %v", s.name, path, errors.Unwrap(err))
-	}
-	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), ""
 }
 
 // Validate checks what settings mean together; each fault is one line.

@@ -36,6 +36,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -83,11 +84,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // runServe serves with the given settings until ctx ends.
 func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
-	logger := newLogger(cfg, stderr)
-	for _, key := range cfg.File.notYet() {
-		logger.Warn("this version checks the key but does not act on it", "key", key)
-	}
-	s, err := build(ctx, cfg, logger)
+	hangup, stop := notifyHangup()
+	defer stop()
+	level := new(slog.LevelVar)
+	logger := newLogger(cfg, level, stderr)
+	s, err := build(ctx, cfg, logger, level)
 	if err != nil {
 		return err
 	}
@@ -97,6 +98,7 @@ func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	}
 	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
 
+	go s.reloadOnHangup(ctx, hangup)
 	saving := make(chan struct{})
 	saved := make(chan struct{})
 	go func() { defer close(saved); s.saveRegularly(saving) }()
@@ -123,13 +125,13 @@ func listen(cfg *Config) (main, admin net.Listener, err error) {
 }
 
 // build makes every part and puts them together.
-func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, error) {
+func build(ctx context.Context, cfg *Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
 	store, err := openLedger(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Ledger: store,
+		Config: cfg, Logger: logger, Level: level, Ledger: store,
 		Limits:  limit.New(limitConfig(cfg, logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
@@ -146,6 +148,7 @@ func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	s.limits.Close()
+	s.budgets.Close()
 	s.save(ctx)
 	if err := s.ledger.Close(ctx); err != nil {
 		return fmt.Errorf("close ledger: %w", err)
@@ -158,6 +161,7 @@ func (s *server) close() error {
 type dependencies struct {
 	Config   *Config
 	Logger   *slog.Logger
+	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
@@ -169,12 +173,14 @@ func newServer(d dependencies) *server {
 	name := make([]byte, 6)
 	_, _ = rand.Read(name) // never fails
 	s := &server{
-		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
+		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
 		upstream: d.Upstream, ledger: d.Ledger,
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
-		instance: fmt.Sprintf("llm-queue-proxy-%x", name),
+		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}
+	s.cfg.Store(d.Config)
+	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
 		if d.Config.Profile == "azure" {
@@ -182,11 +188,12 @@ func newServer(d dependencies) *server {
 		}
 		s.upstream = upstream.New(upstream.Config{
 			Base: d.Config.BaseURL, KeyHeader: keyHeader,
-			Key:     func() string { return string(d.Config.APIKey) },
+			Key:     s.key.current,
 			Private: append(session.Headers(), d.Config.SessionHeader),
 			Via:     "1.1 " + s.instance,
 		})
 	}
+	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
 	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s
@@ -262,8 +269,7 @@ func (s *server) save(ctx context.Context) {
 	}
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {

@@ -24,9 +24,6 @@ func TestConfig_Retention(t *testing.T) {
 		if got := [...]time.Duration{lc.KeepRequests, lc.KeepHourly}; got != want {
 			t.Errorf("%q keeps requests %v, hours %v; want %v", text, got[0], got[1], want)
 		}
-		if keys := cfg.File.notYet(); len(keys) > 0 {
-			t.Errorf("%q: %v are said not to act", text, keys)
-		}
 	}
 }
 

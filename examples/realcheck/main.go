@@ -6,7 +6,7 @@
 //	DIRECT_URL    base URL of the model server, ends in /v1
 //	SIDECAR_URL   origin of the sidecar
 //	DENIED_URL    origin of a sidecar whose upstream key is wrong
-//	METRICS_URL   Prometheus page of the model server
+//	METRICS_URL   Prometheus page of the model server, if it has one
 //	UPSTREAM_KEY  key of the model server
 //	PLAN_FILE     the questions, shared by the drivers of all languages
 package main
@@ -108,8 +108,11 @@ func (r report) write(l line) error {
 }
 
 // busy reports whether the model is still generating: the proof that a stream
-// is live.
+// is live. Where the model cannot be asked, it never is.
 func busy(ctx context.Context) (bool, error) {
+	if os.Getenv("METRICS_URL") == "" {
+		return false, nil
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, os.Getenv("METRICS_URL"), nil)
 	if err != nil {
 		return false, err

@@ -29,6 +29,7 @@ type backend interface {
 	sessionsBySeq(ctx context.Context, after int64, limit int) ([]Session, error)
 	requests(ctx context.Context, key string, before *ID, limit int) ([]Record, error)
 	usage(ctx context.Context, p usagePlan) (usageSum, error)
+	budget(ctx context.Context, scope string, since time.Time) ([]BudgetUse, error)
 	recentUse(ctx context.Context, since time.Time) ([]ModelUse, error)
 
 	close(ctx context.Context) error

@@ -318,7 +318,7 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 	cfg := Config{Type: "sqlite", SQLiteDSN: path, NoteAfter: time.Millisecond}
 	s := open(t, cfg)
 	cut, done := testRecord("a"), testRecord("a")
-	cut.Parent = "root"
+	cut.Parent, cut.Draws = "root", []Draw{{"team", budgetDay}, {"child", budgetDay}}
 	s.Start(cut)
 	s.Start(done)
 	waitFor(t, func() bool {
@@ -351,6 +351,11 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 			}
 			if got := session(t, s, "a"); got.UnknownUsage != 1 || got.Requests != 1 {
 				t.Errorf("session = %+v; want one request, one unknown", got)
+			}
+			for _, scope := range []string{"team", "child"} {
+				if got := budgetUse(t, s, scope, budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+					t.Errorf("drawn from %s: %+v; want the estimate of the interrupted one", scope, got)
+				}
 			}
 			closeStore(t, s)
 		}

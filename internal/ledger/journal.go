@@ -36,7 +36,7 @@ const (
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
 	journalsMax    = 64        // processes that may have a journal beside the same store
 	frameHeader    = 8
-	frameMax       = 16 << 10 // bytes of one record; prepared keeps them far below
+	frameMax       = 32 << 10 // bytes of one record; prepared keeps them far below
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

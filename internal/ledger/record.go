@@ -103,6 +103,7 @@ type Record struct {
 
 	Session string // "" = none
 	Parent  string // session whose budget this one draws on, "" = none
+	Draws   []Draw // the budgets that it counts against
 	Client  string
 	Route   string // "chat/completions", …; "other" for what is not metered
 
@@ -157,6 +158,9 @@ func (r Record) prepared() (Record, error) {
 		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
 			return r, fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
 		}
+	}
+	if err := checkDraws(r.Draws); err != nil {
+		return r, fmt.Errorf("record %s: %w", r.ID, err)
 	}
 	if !r.UsageKnown {
 		r.Usage = Usage{}

@@ -92,6 +92,24 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	return b, nil
 }
 
+// readSQLite opens the database file of cfg.SQLiteDSN for reading, beside whoever writes it.
+func readSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
+	path, params, err := parseSQLiteDSN(cfg.SQLiteDSN)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	params.Set("mode", "ro")
+	db, err := openPool(path, params, []string{busyPragma(), "query_only(1)"}, readers)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: sqlite %q: %w", path, err)
+	}
+	// The newest table tells whether this file has the schema that the queries need.
+	if _, err := db.NewSelect().TableExpr("budget_usage").ColumnExpr("1").Limit(1).Exec(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger: sqlite %q: %w", path, sqliteErr(err)), db.Close())
+	}
+	return &sqlBackend{read: db, mapErr: sqliteErr, shut: func(context.Context) error { return db.Close() }}, nil
+}
+
 // parseSQLiteDSN splits a path or file: URI. A plain path is taken literally. A database in
 // memory is refused: each connection would get its own.
 func parseSQLiteDSN(dsn string) (path string, params url.Values, err error) {

@@ -110,7 +110,9 @@ func (h *planHook) AfterQuery(ctx context.Context, e *bun.QueryEvent) {
 func TestSQLite_ReadsNeverScan(t *testing.T) {
 	s, b := openFile(t)
 	for i := range 50 {
-		record(t, s, testRecord(fmt.Sprint("s", i%5)))
+		r := testRecord(fmt.Sprint("s", i%5))
+		r.Draws = []Draw{{"team", r.StartedAt.Truncate(time.Hour)}}
+		record(t, s, r)
 	}
 	hook := &planHook{plans: map[string]string{}, raw: b.write}
 	b.read = b.read.WithQueryHook(hook)
@@ -123,14 +125,15 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 	_, err6 := s.RecentUse(ctx, time.Now().Add(-time.Minute))
 	_, err7 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"day", "model", "client"}})
 	_, err8 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"hour", "model"}})
+	_, err9 := s.BudgetUse(ctx, "team", time.Now().Add(-30*time.Hour))
 	for _, err := range s.Status(ctx) {
 		err8 = errors.Join(err8, err)
 	}
-	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
 		t.Fatal(err)
 	}
-	if len(hook.plans) < 9 {
-		t.Errorf("%d queries were seen; want at least 9", len(hook.plans))
+	if len(hook.plans) < 10 {
+		t.Errorf("%d queries were seen; want at least 10", len(hook.plans))
 	}
 	for query, plan := range hook.plans {
 		for _, line := range strings.Split(plan, "\n") {

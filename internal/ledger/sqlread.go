@@ -79,7 +79,7 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 			ColumnExpr("sum(u.requests) AS requests, sum(u.unknown) AS unknown").
 			ColumnExpr("sum(u.prompt_tokens) AS prompt_tokens, sum(u.completion_tokens) AS completion_tokens").
 			ColumnExpr("sum(u.cached_tokens) AS cached_tokens, sum(u.reasoning_tokens) AS reasoning_tokens").
-			Having("count(*) > 0").Limit(maxUsageRows + 1)
+			Having("count(*) > 0").Limit(int64(p.maxRows) + 1)
 		if p.step != 0 {
 			q = q.ColumnExpr("u.start - u.start % ? AS start", int64(p.step)).GroupExpr("u.start - u.start % ?", int64(p.step))
 		}
@@ -99,7 +99,7 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 			return nil, b.readErr("usage", err)
 		}
 		for _, row := range rows {
-			if err := out.add(p.key(row.Start, row.Model, row.Client), row.counters()); err != nil {
+			if err := out.add(p.key(s, row.Start, row.Model, row.Client), row.counters(), p.maxRows); err != nil {
 				return nil, err
 			}
 		}
@@ -137,9 +137,14 @@ func (b *sqlBackend) inflight(ctx context.Context) ([]Record, error) {
 	if err := b.write.NewSelect().Model(&rows).Order("id").Scan(ctx); err != nil {
 		return nil, b.readErr("requests in flight", err)
 	}
+	draws, err := b.inflightDraws(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]Record, len(rows))
 	for i := range rows {
 		out[i] = rows[i].record()
+		out[i].Draws = draws[out[i].ID]
 	}
 	return out, nil
 }

@@ -62,7 +62,7 @@ func (b *sqlBackend) apply(ctx context.Context, in batch) (int, error) {
 // tables tells whether all tables that apply writes are there.
 func (b *sqlBackend) tables(ctx context.Context) error {
 	for _, table := range [...]string{
-		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily",
+		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily", "budget_usage", "inflight_draws",
 	} {
 		if _, err := b.write.NewSelect().TableExpr(table).ColumnExpr("1").Limit(1).Exec(ctx); err != nil {
 			return fmt.Errorf("table %s: %w", table, err)
@@ -94,6 +94,9 @@ func (b *sqlBackend) tryApply(ctx context.Context, in batch) (int, error) {
 		if err = addRollups(ctx, tx, d, names); err != nil {
 			return err
 		}
+		if err = addBudgets(ctx, tx, fresh, names); err != nil {
+			return err
+		}
 		return clearNotes(ctx, tx, in.clear)
 	})
 	if err != nil {
@@ -115,12 +118,18 @@ func (b *sqlBackend) nameIDs(ctx context.Context, tx bun.Tx, records []Record) (
 	missing := map[string]bool{}
 	for i := range records {
 		r := &records[i]
-		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+		want := func(name string) {
 			if id, ok := b.names[name]; ok {
 				ids[name] = id
 			} else {
 				missing[name] = true
 			}
+		}
+		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+			want(name)
+		}
+		for _, d := range r.Draws {
+			want(d.Scope)
 		}
 	}
 	if len(missing) == 0 {
@@ -297,16 +306,22 @@ func storeNotes(ctx context.Context, tx bun.Tx, notes []Record) error {
 	for i := range notes {
 		rows[i] = noteOf(&notes[i])
 	}
-	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Returning("NULL").Exec(ctx)
-	return err
+	if _, err := tx.NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Returning("NULL").Exec(ctx); err != nil {
+		return err
+	}
+	return storeDraws(ctx, tx, notes)
 }
 
 func clearNotes(ctx context.Context, tx bun.Tx, ids []ID) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	_, err := tx.NewDelete().Model((*noteRow)(nil)).Where("id IN (?)", bun.List(ids)).Exec(ctx)
-	return err
+	for _, table := range []any{(*noteRow)(nil), (*drawRow)(nil)} {
+		if _, err := tx.NewDelete().Model(table).Where("id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sliceRows is how much one slice of a deletion takes: milliseconds of the writer's time.

@@ -31,11 +31,11 @@ var _ budget = (*meters)(nil)
 // attach tells the buckets which meters they belong to. It must be called on new
 // meters, and on a copy.
 func (m *meters) attach() {
-	live := new(dimensions)
+	of := &shape{version: 1}
 	for d := range m {
 		b := &m[d]
-		b.dim, b.live = dimension(d), live
-		live.set(b.dim, b.on)
+		b.dim, b.of = dimension(d), of
+		of.set(b.dim, b.on)
 	}
 }
 
@@ -68,8 +68,8 @@ func (m *meters) configure(now instant, l [numDimensions]int64, share float64, k
 
 func (m *meters) ready(now instant, c charge) (instant, dimension) {
 	at, binding := now, dimension(-1)
-	for live := *m[0].live; live != 0; {
-		d := live.next()
+	for on := m[0].of.on; on != 0; {
+		d := on.next()
 		if t := m[d].ready(now, c.amount(d, 1)); t > at {
 			at, binding = t, d
 		}
@@ -77,24 +77,66 @@ func (m *meters) ready(now instant, c charge) (instant, dimension) {
 	return at, binding
 }
 
+// tryTake takes c if it may be taken now, and tells its share: ready, take and
+// share in one pass, for the case that nobody waits.
+func (m *meters) tryTake(now instant, c charge) (share float64, ok bool) {
+	m[0].of.passed = 0
+	for on := m[0].of.on; on != 0; {
+		left := on
+		d := on.next()
+		b, amount := &m[d], c.amount(d, 1)
+		b.advance(now)
+		if b.level < amount+b.reserve() && b.ready(now, amount) > now {
+			m.untake(m[0].of.on&^left, now, c)
+			return 0, false
+		}
+		b.take(amount)
+		if s := amount * b.per; s > share {
+			share = s
+		}
+	}
+	return share, true
+}
+
+// untake undoes a take of this very moment.
+func (m *meters) untake(on dimensions, now instant, c charge) {
+	for on != 0 {
+		d := on.next()
+		m[d].untake(now, c.amount(d, 1))
+	}
+}
+
 func (m *meters) take(now instant, c charge) {
-	for live := *m[0].live; live != 0; {
-		d := live.next()
-		m[d].take(now, c.amount(d, 1))
+	for on := m[0].of.on; on != 0; {
+		d := on.next()
+		b := &m[d]
+		b.advance(now)
+		b.take(c.amount(d, 1))
 	}
 }
 
 func (m *meters) refund(now instant, c charge, requests int64, taken instant) {
-	for live := *m[0].live; live != 0; {
-		d := live.next()
+	for on := m[0].of.on; on != 0; {
+		d := on.next()
+		m[d].refund(now, c.amount(d, requests), taken)
+	}
+}
+
+// settle refunds back and tells the share of used.
+func (m *meters) settle(now instant, back, used charge, taken instant) (share float64) {
+	for on := m[0].of.on; on != 0; {
+		d := on.next()
 		b := &m[d]
-		if b.refill == places || b.refill == daily && taken < b.reset-instant(24*time.Hour) {
-			continue // a place comes back when its request ends; a day that is over does not
-		}
-		if amount := c.amount(d, requests); amount != 0 {
+		if amount := back.amount(d, 0); amount > 0 && b.refill == continuous {
+			b.giveBack(amount)
+		} else if amount != 0 {
 			b.refund(now, amount, taken)
 		}
+		if s := used.amount(d, 1) * b.per; s > share {
+			share = s
+		}
 	}
+	return share
 }
 
 func (m *meters) leave() {
@@ -105,8 +147,8 @@ func (m *meters) leave() {
 
 func (m *meters) wait(now instant, ahead charge, n int64, c charge) (float64, dimension) {
 	longest, binding := 0.0, dimension(-1)
-	for live := *m[0].live; live != 0; {
-		d := live.next()
+	for on := m[0].of.on; on != 0; {
+		d := on.next()
 		if s := m[d].wait(now, ahead.amount(d, n), c.amount(d, 1)); s > longest {
 			longest, binding = s, d
 		}
@@ -116,8 +158,8 @@ func (m *meters) wait(now instant, ahead charge, n int64, c charge) (float64, di
 
 func (m *meters) share(c charge) float64 {
 	longest := 0.0
-	for live := *m[0].live; live != 0; {
-		d := live.next()
+	for on := m[0].of.on; on != 0; {
+		d := on.next()
 		if s := c.amount(d, 1) * m[d].per; s > longest {
 			longest = s
 		}
@@ -126,4 +168,4 @@ func (m *meters) share(c charge) float64 {
 }
 
 // bounded says whether any limit holds at all.
-func (m *meters) bounded() bool { return *m[0].live != 0 }
+func (m *meters) bounded() bool { return m[0].of.on != 0 }

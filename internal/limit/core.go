@@ -12,11 +12,14 @@ type core struct {
 	caps   budget // over all groups: the global meters
 
 	groups      map[string]*group // by model, aliases included
+	recent      *group            // the entry of groups that was asked for last, and its key
+	recentName  string
 	nurseries   map[string]*group // by pattern, "" for models that none matches
 	plain       *group            // requests without a model
 	active      []*group          // those with waiters: few, so scanned
 	clock       float64           // virtual time among groups
 	provisional bool              // the global request limit is a mere default
+	lifted      bool              // it was one, until the upstream's headers said better
 
 	waiting   int
 	bytes     int64
@@ -47,11 +50,13 @@ type grant struct {
 	demand  Demand
 	charge  charge
 	cost    float64
+	rates   uint64 // as they were when cost was worked out; 0 = unknown
 	seq     uint64
 	taken   instant
 	sentAt  instant
 	sent    bool
 	started bool
+	family  profile                // by which it was charged when it was sent
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
 	late    [dimOutput + 1]float64 // what was charged shortly before that
 	shadow  [numShadows]float64
@@ -71,6 +76,9 @@ func newCore(cfg Config, now instant) *core {
 
 // reconfigure applies cfg: levels are scaled, waiters stay.
 func (c *core) reconfigure(cfg Config, now instant) {
+	if cfg.Provisional && c.lifted {
+		cfg.Global.RequestsPerMinute, cfg.Provisional = 0, false
+	}
 	c.cfg = cfg
 	c.provisional = cfg.Provisional
 	kind := continuous
@@ -109,18 +117,39 @@ func (c *core) reconfigure(cfg Config, now instant) {
 	}
 }
 
+// rates changes whenever cost would give another figure.
+func (c *core) rates(g *group) uint64 { return g.meters[0].of.version + c.global[0].of.version }
+
 // cost is the dominant share of a charge (Ghodsi et al., Dominant Resource Fair
 // Queueing, SIGCOMM 2012), in seconds of the limit that it loads most. Where
 // nothing limits, a thousand tokens are one.
 func (c *core) cost(g *group, ch charge) float64 {
-	if s := max(g.budget.share(ch), c.caps.share(ch)); s > 0 {
-		return s
+	own := 0.0
+	if g.meters.bounded() {
+		own = g.meters.share(ch)
+	}
+	return dominant(ch, own, c.global.share(ch))
+}
+
+func dominant(ch charge, own, all float64) float64 {
+	if all > own {
+		own = all
+	}
+	if own > 0 {
+		return own
 	}
 	return max(1, float64(ch.tokens)) / 1000
 }
 
 func clampWeight(w float64) float64 {
-	if w == 0 || math.IsNaN(w) {
+	if w == 0 || w == 1 {
+		return 1
+	}
+	return clamped(w)
+}
+
+func clamped(w float64) float64 {
+	if math.IsNaN(w) {
 		return 1
 	}
 	return min(max(w, 0.1), 100)

@@ -32,11 +32,10 @@ type group struct {
 
 	bands    [numBands]*flow // high, normal, low
 	owed     [numBands]float64
-	sessions map[sessionKey]*flow
 	clients  map[clientKey]*flow
-	idle     *flow // oldest idle session
+	recent   *flow // the client that came last
+	idle     *flow // the session that has been listed longest
 	idleLast *flow
-	recent   *flow // the session that came last
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active
@@ -70,7 +69,7 @@ func bandOf(p Priority) int8 {
 func newGroup(name string, p profile, now instant) *group {
 	g := &group{
 		name: name, profile: p, family: p, used: now, bias: 1, requestX: 1, windowCut: -1,
-		sessions: map[sessionKey]*flow{}, clients: map[clientKey]*flow{},
+		clients: map[clientKey]*flow{},
 	}
 	if p == auto {
 		g.family = reserve
@@ -103,7 +102,15 @@ func (c *core) configured(model string) (pattern string, l Limits, p profile) {
 // nursery per pattern, and its limits: a name costs its inventor nothing, so it
 // must not buy a queue or a bucket either.
 func (c *core) groupFor(model string, now instant) *group {
+	if c.recent != nil && c.recentName == model {
+		return c.recent
+	}
+	return c.findGroup(model, now)
+}
+
+func (c *core) findGroup(model string, now instant) *group {
 	if g := c.groups[model]; g != nil {
+		c.recent, c.recentName = g, model
 		return g
 	}
 	pattern, limits, p := c.configured(model)
@@ -143,6 +150,7 @@ func (c *core) confirm(model string, now instant) *group {
 	}
 	g.tag = c.clock
 	c.groups[model] = g
+	c.recent = nil
 	parent.guests = slices.DeleteFunc(parent.guests, func(name string) bool { return name == model })
 	c.migrate(parent, now)
 	return g
@@ -165,6 +173,7 @@ func (c *core) alias(g *group, name string, now instant) *group {
 	if other == g {
 		return g
 	}
+	c.recent = nil
 	for n, h := range c.groups {
 		if h == g {
 			c.groups[n] = other
@@ -202,7 +211,7 @@ func (c *core) resolve(g *group, model string) *group {
 // keeping the order of arrival.
 func (c *core) migrate(from *group, now instant) {
 	var moving []*waiter
-	for _, s := range from.sessions {
+	for s := range from.sessions() {
 		for w := s.head; w != nil; w = w.next {
 			if c.groupFor(w.model, now) != from {
 				moving = append(moving, w)
@@ -250,6 +259,7 @@ func (g *group) title() string {
 
 // forget drops groups that nobody has used for an hour.
 func (c *core) forget(now instant) {
+	c.recent = nil
 	for name, g := range c.groups {
 		if g != c.plain && !g.listed && g.inflight == 0 && now.sub(g.used) > groupIdle {
 			delete(c.groups, name)

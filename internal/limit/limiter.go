@@ -143,6 +143,12 @@ func (l *Limiter) await(ctx context.Context, w *waiter, s *stay) (now instant, e
 // pump decides what can be decided, wakes those concerned and sets the timer.
 // It is called with the lock held, and gives it up between batches.
 func (l *Limiter) pump(now instant) {
+	if l.core.waiting > 0 || len(l.core.done) > 0 {
+		l.pumpAll(now)
+	}
+}
+
+func (l *Limiter) pumpAll(now instant) {
 	c := l.core
 	for {
 		if c.waiting == 0 && len(c.done) == 0 {

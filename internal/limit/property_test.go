@@ -370,7 +370,7 @@ func TestCore_LagIsBounded(t *testing.T) {
 					got[w.session.name] += float64(actual[w.seq]) / w.session.weight
 				}
 				c.done = c.done[:0]
-				for _, s := range c.groupFor("m", now).sessions {
+				for s := range c.groupFor("m", now).sessions() {
 					if s.queued == 0 {
 						return // no longer all backlogged
 					}

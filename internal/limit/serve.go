@@ -81,21 +81,21 @@ func (c *core) dispatch(w *waiter, band int, now instant) {
 	g.measure(w, now, &c.stats.forecastError)
 	c.alarms.clear(w)
 	c.unlink(w, now)
-	c.book(g, w.charge, cost, now)
+	g.meters.take(now, w.charge)
+	c.global.take(now, w.charge)
+	c.book(g, cost, now)
 	w.state = granted
 	c.done = append(c.done, w)
 }
 
-// book charges a request to its group and the caps.
-func (c *core) book(g *group, ch charge, cost float64, now instant) {
+// book counts a request that has been charged.
+func (c *core) book(g *group, cost float64, now instant) {
 	if c.clock < g.tag {
 		c.clock = g.tag
 	} else {
 		g.tag = c.clock
 	}
 	g.tag += cost
-	g.budget.take(now, ch)
-	c.caps.take(now, ch)
 	g.inflight++
 	g.used = now
 	c.inflight++

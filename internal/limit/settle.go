@@ -22,14 +22,18 @@ func (c *core) close(gr *grant, now instant) {
 		gr.way.onTheWay.add(gr.charge, -1)
 		gr.way = nil
 	}
-	gr.group.inflight--
-	gr.group.budget.leave()
-	c.caps.leave()
+	g, s := gr.group, gr.session
+	if (g.meters[0].of.on|c.global[0].of.on)&(1<<dimConcurrent) != 0 {
+		g.meters.leave()
+		c.global.leave()
+	}
 	c.inflight--
-	s := gr.session
+	g.inflight--
 	s.inflight--
 	s.parent.inflight--
-	gr.group.listIdle(s, now)
+	if s.idleSince = now; s.idleListed == 0 {
+		g.listIdle(s, now)
+	}
 }
 
 // correct moves the tags of gr's session and client by refund, in cost.
@@ -56,16 +60,18 @@ func (c *core) settle(gr *grant, u Usage, now instant) {
 	g, used := gr.group, exact(u)
 	back := gr.charge
 	back.add(g.family.settle(gr.charge, u), -1)
-	if back != (charge{}) {
-		// A group born meanwhile has inherited the charge, so it gets the refund.
-		c.resolve(g, gr.model).budget.refund(now, back, 0, gr.taken)
-		c.caps.refund(now, back, 0, gr.taken)
+	// A group born meanwhile has inherited the charge, so it gets the refund.
+	own, live := 0.0, c.resolve(g, gr.model)
+	if live.meters.bounded() {
+		own = live.meters.settle(now, back, used, gr.taken)
 	}
-	if used != gr.charge {
-		// In units of what was paid: limits may have changed meanwhile.
-		if est := c.cost(g, gr.charge); est > 0 {
-			gr.correct(gr.cost * (1 - c.cost(g, used)/est))
-		}
+	all := c.global.settle(now, back, used, gr.taken)
+	switch {
+	case used == gr.charge:
+	case live == g && gr.rates == c.rates(g):
+		gr.correct(gr.cost - dominant(used, own, all))
+	default: // limits have changed meanwhile: in units of what was paid
+		gr.correct(gr.cost * (1 - c.cost(g, used)/c.cost(g, gr.charge)))
 	}
 	if !gr.started {
 		c.started(gr, now)
@@ -117,8 +123,8 @@ func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64,
 	if live != gr.group {
 		s = live.session(sessionKey{bandOf(s.priority), s.parent.name, s.name}, s.parent.weight, s.weight, now)
 	}
-	s.move(-gr.cost / s.weight)
-	s.parent.move(-gr.cost / s.parent.weight)
+	s.move(-gr.cost * s.per)
+	s.parent.move(-gr.cost * s.parent.per)
 	*w = waiter{
 		wake: w.wake, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
 		deadline: now.add(maxWait), seq: gr.seq, bytes: clip32(bytes),

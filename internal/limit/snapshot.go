@@ -122,7 +122,7 @@ func (g *group) snapshot(now instant) GroupState {
 	for _, b := range g.bands {
 		s.Waiting += b.queued
 	}
-	for _, f := range g.sessions {
+	for f := range g.sessions() {
 		if f.queued == 0 && f.inflight == 0 {
 			continue
 		}
