@@ -63,6 +63,20 @@ type requestRow struct {
 	Cost                *string `json:"cost"` // null where usage or price are unknown
 }
 
+type sessionPage struct {
+	Sessions   []sessionRow `json:"sessions"`
+	NextCursor *string      `json:"next_cursor"`
+}
+
+type requestPage struct {
+	Requests   []requestRow `json:"requests"`
+	NextCursor *string      `json:"next_cursor"`
+}
+
+func sessionRowOf(s ledger.Session) sessionRow {
+	return sessionRow{statusOf(s), s.CachedTokens, s.ReasoningTokens, s.UnknownUsage, timestamp(s.FirstAt), timestamp(s.LastAt)}
+}
+
 func statusOf(s ledger.Session) sessionStatus {
 	return sessionStatus{s.ID, s.PromptTokens, s.CompletionTokens, s.PromptTokens + s.CompletionTokens, s.Requests}
 }
@@ -128,14 +142,9 @@ func (s *server) handleSessions(w http.ResponseWriter, r *http.Request, _ string
 	}
 	rows := make([]sessionRow, 0, len(page.Sessions))
 	for _, one := range page.Sessions {
-		rows = append(rows, sessionRow{
-			statusOf(one), one.CachedTokens, one.ReasoningTokens, one.UnknownUsage, timestamp(one.FirstAt), timestamp(one.LastAt),
-		})
+		rows = append(rows, sessionRowOf(one))
 	}
-	return writeJSON(w, struct {
-		Sessions   []sessionRow `json:"sessions"`
-		NextCursor *string      `json:"next_cursor"`
-	}{rows, optional(page.NextCursor)})
+	return writeJSON(w, sessionPage{rows, optional(page.NextCursor)})
 }
 
 func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string) error {
@@ -153,15 +162,12 @@ func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string
 	}
 	rows := make([]requestRow, 0, len(page.Records))
 	for _, record := range page.Records {
-		rows = append(rows, s.requestRowOf(record))
+		rows = append(rows, requestRowOf(record, s.cfg.Load().prices))
 	}
-	return writeJSON(w, struct {
-		Requests   []requestRow `json:"requests"`
-		NextCursor *string      `json:"next_cursor"`
-	}{rows, optional(page.NextCursor)})
+	return writeJSON(w, requestPage{rows, optional(page.NextCursor)})
 }
 
-func (s *server) requestRowOf(r ledger.Record) requestRow {
+func requestRowOf(r ledger.Record, prices *price.Table) requestRow {
 	row := requestRow{
 		RequestID: r.ID.String(), StartedAt: timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
 		Route: r.Route, Model: r.Model, AnsweredModel: r.AnsweredModel, Stream: r.Stream, Metered: r.Metered,
@@ -173,7 +179,7 @@ func (s *server) requestRowOf(r ledger.Record) requestRow {
 		row.UsageSource = "exact"
 		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
-		if rates, ok := s.cfg.Load().Prices.At(cmp.Or(r.Model, r.AnsweredModel), r.StartedAt); ok {
+		if rates, ok := prices.At(cmp.Or(r.Model, r.AnsweredModel), r.StartedAt); ok {
 			row.Cost = optional(rates.Cost(price.Usage{Prompt: r.Usage.Prompt, Cached: r.Usage.Cached, Completion: r.Usage.Completion}).String())
 		}
 	}

@@ -20,13 +20,15 @@ const maxLinks = 100_000
 // newBudgets makes the book of budgets. Its sums come from the ledger, so a
 // restart refills nothing.
 func (s *server) newBudgets() *budget.Book {
-	cfg := budget.Config{Load: s.budgetUsed, UsedUp: s.budgetUsedUp, Passed: s.budgetPassed}
-	if s.cfg.Load().RepositoryType == "postgres" { // which other sidecars may share
-		cfg.Refresh = budgetRefresh
-		cfg.Fresh = func() bool {
+	cfg := budget.Config{
+		Load: s.budgetUsed, UsedUp: s.budgetUsedUp, Passed: s.budgetPassed,
+		Fresh: func() bool { // what waits in the journal is not in the store
 			st := s.ledger.Stats()
 			return !st.Degraded && st.Journaled == 0
-		}
+		},
+	}
+	if s.cfg.Load().RepositoryType == "postgres" { // which other sidecars may share
+		cfg.Refresh = budgetRefresh
 	}
 	return budget.New(cfg)
 }
@@ -49,7 +51,7 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 		return nil, nil
 	}
 	began := time.Now()
-	amount, priced := s.drawn(ledger.BudgetUse{
+	amount, priced := x.cfg.drawn(ledger.BudgetUse{
 		Start: began, Model: storable(x.req.Model),
 		EstimatedPrompt: x.estimate.Prompt, EstimatedOutput: mostOutput(x),
 	})
@@ -100,26 +102,27 @@ func (x *exchange) settleBudget() {
 	}
 	use := x.row.Drawn()
 	use.Start = x.budget.At()
-	amount, _ := x.s.drawn(use)
+	amount, _ := x.cfg.drawn(use)
 	x.budget.Settle(amount)
 }
 
 // drawn is what a use takes out of a budget: exact counts, and the estimate of
 // requests whose usage nobody reported. priced is false when the
 // model has no price, and the money therefore is none.
-func (s *server) drawn(u ledger.BudgetUse) (a budget.Amount, priced bool) {
+func (c *Config) drawn(u ledger.BudgetUse) (a budget.Amount, priced bool) {
 	usage := price.Usage{
 		Prompt: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Completion: u.CompletionTokens + u.EstimatedOutput,
 	}
-	rates, priced := s.cfg.Load().Prices.At(u.Model, u.Start)
+	rates, priced := c.prices.At(u.Model, u.Start)
 	return budget.Amount{Tokens: usage.Prompt + usage.Completion, Money: budget.Money(rates.Cost(usage))}, priced
 }
 
 // budgetUsed reads what was used of a budget since the start of its period.
 func (s *server) budgetUsed(ctx context.Context, l budget.Limit, since time.Time) (sum budget.Amount, err error) {
 	uses, err := s.ledger.BudgetUse(ctx, l.Scope, since)
+	cfg := s.cfg.Load()
 	for _, u := range uses {
-		amount, _ := s.drawn(u)
+		amount, _ := cfg.drawn(u)
 		sum = sum.Plus(amount)
 	}
 	return sum, err

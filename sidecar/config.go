@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
@@ -43,6 +44,7 @@ type Config struct {
 	RepositoryType   string // memory, sqlite, postgres
 	SQLiteDSN        string
 	PostgresDSN      Secret
+	LedgerJournal    string // "" = the ledger finds a place, "off" = none
 	LedgerDurability string // full, normal, async
 	LedgerOnFailure  string // serve, refuse
 
@@ -51,9 +53,9 @@ type Config struct {
 	LogFormat        string // auto, text, json
 	LogLevel         string // debug, info, warn, error
 
-	File   File
-	Prices *price.Table // of File; nil: none are known
+	File File
 
+	prices     *price.Table      // of File; nil: none are known
 	sources    sources           // where all of this came from, to be read again
 	texts      map[string]Secret // each setting as it was written, "" = not set
 	apiKeyFile string            // where APIKey came from, if from a file
@@ -103,6 +105,7 @@ var settings = []setting{
 	{"SQLITE_DSN", "sessions.db", "a path or SQLite URI", "database file of REPOSITORY_TYPE=sqlite", false, text(func(c *Config) *string { return &c.SQLiteDSN })},
 	{"POSTGRES_DSN", "none", "a Postgres connection URL", "database of REPOSITORY_TYPE=postgres", true, secretText(func(c *Config) *Secret { return &c.PostgresDSN })},
 	{"DISCONNECT_POLICY", "drain", "drain or cancel", "client left mid-answer: read on for a while to learn its usage, or cancel", false, oneOf(func(c *Config) *string { return &c.DisconnectPolicy }, "drain", "cancel")},
+	{"LEDGER_JOURNAL", "none for memory, beside the SQLite file, for postgres in the state folder", `a path, or "off"`, "file where records wait while the database is down; each process has its own", false, text(func(c *Config) *string { return &c.LedgerJournal })},
 	{"LEDGER_DURABILITY", "full", "full, normal or async", "what a crash may cost", false, oneOf(func(c *Config) *string { return &c.LedgerDurability }, "full", "normal", "async")},
 	{"LEDGER_ON_FAILURE", "serve", "serve or refuse", "when no record can be written: serve and log it, or refuse new requests", false, oneOf(func(c *Config) *string { return &c.LedgerOnFailure }, "serve", "refuse")},
 	{"SESSION_HEADER", "X-Session-Id", "a header name", "header that carries the session when the path does not", false, setHeaderName},
@@ -182,16 +185,11 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 			c.apiKeyFile = src.getenv(origin)
 		}
 	}
+	c.prices, _ = c.File.priceTable() // what is wrong with it, Validate says
 	faults = append(faults, c.Validate()...)
 	if running != nil && c.File.Retention != running.File.Retention {
 		c.pending = append(c.pending, "retention")
 		c.File.Retention = running.File.Retention
-	}
-	if len(faults) == 0 {
-		var err error
-		if c.Prices, err = c.File.priceTable(); err != nil {
-			faults = append(faults, "prices: "+err.Error())
-		}
 	}
 	return c, faults
 }
@@ -222,6 +220,10 @@ func (c *Config) Validate() []string {
 	}
 	if c.RepositoryType == "postgres" && c.PostgresDSN == "" {
 		faults = append(faults, "POSTGRES_DSN: not set; want a Postgres connection URL with REPOSITORY_TYPE=postgres")
+	} else if c.RepositoryType == "postgres" {
+		if err := ledger.CheckPostgresDSN(string(c.PostgresDSN)); err != nil {
+			faults = append(faults, "POSTGRES_DSN: "+err.Error())
+		}
 	}
 	return append(faults, c.File.validate(c.ClientKeys)...)
 }

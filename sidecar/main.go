@@ -8,9 +8,11 @@
 //	llm-queue-proxy demo          see it work, without a key or a network
 //	llm-queue-proxy config check  say what is wrong with the settings
 //	llm-queue-proxy config print  show every setting and where it comes from
+//	llm-queue-proxy config reference  print docs/configuration.md
 //	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
 //	llm-queue-proxy queue         show the queue of a running sidecar
-//	llm-queue-proxy usage         show the sessions of a running sidecar
+//	llm-queue-proxy usage         show what sessions, models, days or clients used
+//	llm-queue-proxy prices import make prices for the file from a public list
 //	llm-queue-proxy version
 //	llm-queue-proxy completion    scripts for bash, zsh, fish and PowerShell
 //
@@ -76,7 +78,7 @@ func exitStatus(err error) int {
 // run is the program without its process: everything it uses comes in.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	root := commands(getenv, stdout, stderr)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
@@ -96,7 +98,7 @@ func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
 	go s.reloadOnHangup(ctx, hangup)
 	saving := make(chan struct{})
@@ -201,11 +203,17 @@ func newServer(d dependencies) *server {
 
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
 	store, err := ledger.Open(ctx, ledgerConfig(cfg, logger))
-	if err == nil {
+	switch {
+	case err == nil:
 		return store, nil
-	}
-	if cfg.RepositoryType == "sqlite" {
+	case errors.Is(err, ledger.ErrJournal):
+		return nil, &configError{[]string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
+	case cfg.RepositoryType == "sqlite":
 		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
+		return nil, err // the setting may well be right, and the server down
+	case cfg.RepositoryType == "postgres":
+		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 }
@@ -216,7 +224,7 @@ func ledgerConfig(cfg *Config, logger *slog.Logger) ledger.Config {
 	keepRequests, _ := parseRetention(cfg.File.Retention.Requests)
 	keepHourly, _ := parseRetention(cfg.File.Retention.Hourly)
 	return ledger.Config{
-		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
+		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN), JournalPath: cfg.LedgerJournal,
 		Durability: cfg.LedgerDurability, KeepRequests: keepRequests, KeepHourly: keepHourly, Logger: logger,
 	}
 }
@@ -308,11 +316,4 @@ func (c *Config) limitsText() string {
 		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func (c *Config) repositoryText() string {
-	if c.RepositoryType == "sqlite" {
-		return "sqlite " + c.SQLiteDSN
-	}
-	return c.RepositoryType
 }

@@ -15,7 +15,7 @@ import (
 // the whole of CONFIG_FILE, are taken up on SIGHUP.
 var needsRestart = []string{
 	"OPENAI_BASE_URL", "PROVIDER_PROFILE", "QUEUE_MAX_BYTES", "PORT", "LISTEN_ADDR", "ADMIN_ADDR", "REPOSITORY_TYPE",
-	"SQLITE_DSN", "POSTGRES_DSN", "LEDGER_DURABILITY", "SESSION_HEADER", "LOG_FORMAT", "CONFIG_FILE",
+	"SQLITE_DSN", "POSTGRES_DSN", "LEDGER_JOURNAL", "LEDGER_DURABILITY", "SESSION_HEADER", "LOG_FORMAT", "CONFIG_FILE",
 }
 
 // reloadOnHangup reloads on every SIGHUP until ctx ends.
@@ -56,6 +56,7 @@ func (s *server) reload() {
 	}
 	s.cfg.Store(next)
 	s.key.configure(next)
+	s.budgets.Reread()                               // prices may have changed
 	_ = s.level.UnmarshalText([]byte(next.LogLevel)) // checked by the setting
 	s.metrics.reloaded.Set(1)
 	s.metrics.reloadedAt.Set(float64(time.Now().Unix()))

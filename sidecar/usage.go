@@ -68,7 +68,7 @@ func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) e
 		by = append(by, field)
 	}
 	cfg := s.cfg.Load()
-	p := pricer{&s.ledger.Reader, cfg.Prices, cfg.File.currency()}
+	p := pricer{&s.ledger.Reader, cfg.prices, cfg.File.currency()}
 	answer, err := p.usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by})
 	if err != nil {
 		return err

@@ -68,17 +68,17 @@ def compare_faults(verdict: Verdict, lines: list[dict]) -> None:
         whole = next(d["text"] for (sdk, step), d in direct.items()
                      if sdk == line["sdk"] and step.startswith("whole ") and kind.endswith(step.removeprefix("whole")))
         if fault in ("refused", "timeout"):
-            verdict.true(f"{what}: fails without the sidecar", twin["error"])
-            verdict.equal(f"{what}: the same error as without the sidecar", line["error"], twin["error"])
+            verdict.true(f"{what}: fails without the sidecar", twin.get("error"))
+            verdict.equal(f"{what}: the same error as without the sidecar", line.get("error"), twin.get("error"))
         elif fault == "broken":
             # Directly an SDK may take a broken answer for whole; here we answer for it.
-            verdict.true(f"{what}: an error, or the whole answer\n{line}", line["error"] or line["text"] == whole)
+            verdict.true(f"{what}: an error, or the whole answer\n{line}", line.get("error") or line.get("text") == whole)
         else:
             if fault == "throttled":
-                verdict.true(f"{what}: fails without the sidecar", "429" in json.dumps(twin["error"]) or "Rate limit" in json.dumps(twin["error"]))
+                verdict.true(f"{what}: fails without the sidecar", "429" in json.dumps(twin.get("error")) or "Rate limit" in json.dumps(twin.get("error")))
             else:
-                verdict.equal(f"{what}: without the sidecar", (twin["text"], twin["error"]), (whole, None))
-            verdict.equal(f"{what}: the whole answer", (line["text"], line["error"]), (whole, None))
+                verdict.equal(f"{what}: without the sidecar", (twin.get("text"), twin.get("error")), (whole, None))
+            verdict.equal(f"{what}: the whole answer", (line.get("text"), line.get("error")), (whole, None))
 
 
 def run(verdict: Verdict, stack: contextlib.ExitStack, args, logs: pathlib.Path, drivers: list[list]) -> None:

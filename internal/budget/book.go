@@ -29,7 +29,7 @@ type Config struct {
 	Load func(ctx context.Context, l Limit, since time.Time) (Amount, error)
 
 	// Refresh is the age from which a sum is read again, because others write to the same store;
-	// 0: nobody else does. Fresh may put it off, while the store lacks some of our own use.
+	// 0: nobody else does. Fresh may put off reading again, while the store lacks some of our own use.
 	Refresh time.Duration
 	Fresh   func() bool // nil: always
 
@@ -59,6 +59,7 @@ type entry struct {
 	scope   string
 	place   *list.Element
 	loading *reading  // nil: none is under way
+	reread  bool      // its sum is out of date, whatever its age
 	loaded  time.Time // when the last load began
 	since   Amount    // settled since then
 	waiting []*waiter // in order of arrival

@@ -414,6 +414,12 @@ func TestBook_RefreshesFromASharedStore(t *testing.T) {
 		exceeded(t, b, limits)
 		synctest.Wait()
 		reserve(t, b, limits, 1).Release()
+
+		store = tokens(100) // by other prices, say
+		b.Reread()
+		reserve(t, b, limits, 1).Release()
+		synctest.Wait()
+		exceeded(t, b, limits)
 	})
 }
 

@@ -15,6 +15,16 @@ type reading struct {
 	err  error
 }
 
+// Reread has every sum read again when its budget is next drawn on: call it when what a use costs
+// has changed.
+func (b *Book) Reread() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.accounts {
+		e.reread = true
+	}
+}
+
 // load makes sure that the budget's account is that of the present period, and no older than
 // Config.Refresh. A first load is waited for; a refresh runs beside the requests.
 func (b *Book) load(ctx context.Context, l *Limit, now time.Time) error {
@@ -29,7 +39,7 @@ func (b *Book) load(ctx context.Context, l *Limit, now time.Time) error {
 		}
 		start := l.Per.Start(now)
 		current := e.start.Equal(start)
-		stale := b.cfg.Refresh > 0 && now.Sub(e.loaded) >= b.cfg.Refresh && (b.cfg.Fresh == nil || b.cfg.Fresh())
+		stale := (e.reread || b.cfg.Refresh > 0 && now.Sub(e.loaded) >= b.cfg.Refresh) && (b.cfg.Fresh == nil || b.cfg.Fresh())
 		if current && (!stale || e.loading != nil) {
 			b.mu.Unlock()
 			return nil
@@ -37,7 +47,7 @@ func (b *Book) load(ctx context.Context, l *Limit, now time.Time) error {
 		one := e.loading
 		if one == nil {
 			one = &reading{done: make(chan struct{})}
-			e.loading, e.loaded, e.since = one, now, Amount{}
+			e.loading, e.loaded, e.since, e.reread = one, now, Amount{}, false
 			// The reading goes on for the others when this client leaves.
 			b.readings.Go(func() { b.read(context.WithoutCancel(ctx), e, one, *l, start) })
 		}

@@ -68,24 +68,41 @@ type budgetCounters struct {
 	EstimatedPrompt, EstimatedOutput int64
 }
 
-// sumBudgets adds up what new records draw, in key order for the reason of [delta].
-func sumBudgets(records []Record) (keys []budgetKey, sums map[budgetKey]budgetCounters) {
+// sumBudgets adds up what new records draw, and takes off what those drew that they replaced, in
+// key order for the reason of [delta]. A replaced record drew on the budgets of the one in its place.
+func sumBudgets(records, replaced []Record) (keys []budgetKey, sums map[budgetKey]budgetCounters) {
 	sums = map[budgetKey]budgetCounters{}
-	for i := range records {
-		r := &records[i]
-		c := budgetCounters{counters: countersOf(r)}
-		if c.counters == (counters{}) {
-			continue
+	one := func(r *Record, draws []Draw, c budgetCounters) {
+		if c == (budgetCounters{}) {
+			return
 		}
-		if r.unknown() {
-			c.EstimatedPrompt, c.EstimatedOutput = r.EstimatedPrompt, r.EstimatedOutput
-		}
-		for _, d := range r.Draws {
+		for _, d := range draws {
 			k := budgetKey{d.Scope, d.Start.UnixMilli(), cmp.Or(r.Model, r.AnsweredModel)}
 			sums[k] = sums[k].plus(c)
 		}
 	}
+	draws := map[ID][]Draw{}
+	for i := range records {
+		r := &records[i]
+		one(r, r.Draws, drawnBy(r))
+		if len(replaced) > 0 {
+			draws[r.ID] = r.Draws
+		}
+	}
+	for i := range replaced {
+		r := &replaced[i]
+		c := drawnBy(r)
+		one(r, draws[r.ID], budgetCounters{c.negative(), -c.EstimatedPrompt, -c.EstimatedOutput})
+	}
 	return slices.SortedFunc(maps.Keys(sums), budgetKey.compare), sums
+}
+
+func drawnBy(r *Record) budgetCounters {
+	c := budgetCounters{counters: countersOf(r)}
+	if r.unknown() {
+		c.EstimatedPrompt, c.EstimatedOutput = r.EstimatedPrompt, r.EstimatedOutput
+	}
+	return c
 }
 
 // Drawn is what r adds to each of its Draws; its Start is zero. The Store counts the same.
@@ -94,14 +111,9 @@ func (r Record) Drawn() BudgetUse {
 	if err != nil {
 		return BudgetUse{}
 	}
-	r.Draws = []Draw{{}}
-	_, sums := sumBudgets([]Record{r})
-	for k, c := range sums {
-		u := c.use(0, k.model)
-		u.Start = time.Time{}
-		return u
-	}
-	return BudgetUse{}
+	u := drawnBy(&r).use(0, cmp.Or(r.Model, r.AnsweredModel))
+	u.Start = time.Time{}
+	return u
 }
 
 func (c budgetCounters) plus(d budgetCounters) budgetCounters {
@@ -121,8 +133,8 @@ func (c budgetCounters) use(start int64, model string) BudgetUse {
 
 // The memory ledger's part.
 
-func (m *memory) addBudgetsLocked(fresh []Record) {
-	_, sums := sumBudgets(fresh)
+func (m *memory) addBudgetsLocked(fresh, replaced []Record) {
+	_, sums := sumBudgets(fresh, replaced)
 	for k, c := range sums {
 		m.budgets[k] = m.budgets[k].plus(c)
 	}
@@ -175,8 +187,8 @@ type drawRow struct {
 var addToBudget = addTo("b") + ", estimated_prompt = b.estimated_prompt + excluded.estimated_prompt" +
 	", estimated_output = b.estimated_output + excluded.estimated_output"
 
-func addBudgets(ctx context.Context, tx bun.Tx, fresh []Record, names map[string]int64) error {
-	keys, sums := sumBudgets(fresh)
+func addBudgets(ctx context.Context, tx bun.Tx, fresh, replaced []Record, names map[string]int64) error {
+	keys, sums := sumBudgets(fresh, replaced)
 	if len(keys) == 0 {
 		return nil
 	}
@@ -208,6 +220,8 @@ func storeDraws(ctx context.Context, tx bun.Tx, notes []Record) error {
 }
 
 func (b *sqlBackend) budget(ctx context.Context, scope string, since time.Time) ([]BudgetUse, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var rows []struct {
 		Start int64  `bun:"start"`
 		Model string `bun:"model"`
@@ -232,14 +246,20 @@ func (b *sqlBackend) budget(ctx context.Context, scope string, since time.Time) 
 }
 
 // inflightDraws returns the budgets of requests in flight.
-func (b *sqlBackend) inflightDraws(ctx context.Context) (map[ID][]Draw, error) {
-	var rows []drawRow
-	if err := b.write.NewSelect().Model(&rows).Order("id", "scope").Scan(ctx); err != nil {
-		return nil, b.readErr("requests in flight", err)
-	}
+func (b *sqlBackend) inflightDraws(ctx context.Context, notes []noteRow) (map[ID][]Draw, error) {
 	out := map[ID][]Draw{}
-	for _, r := range rows {
-		out[r.ID] = append(out[r.ID], Draw{r.Scope, time.UnixMilli(r.Start).UTC()})
+	for part := range slices.Chunk(notes, maxBatch) {
+		ids := make([]ID, len(part))
+		for i := range part {
+			ids[i] = part[i].ID
+		}
+		var rows []drawRow
+		if err := b.write.NewSelect().Model(&rows).Where("id IN (?)", bun.List(ids)).Order("id", "scope").Scan(ctx); err != nil {
+			return nil, b.readErr("requests in flight", err)
+		}
+		for _, r := range rows {
+			out[r.ID] = append(out[r.ID], Draw{r.Scope, time.UnixMilli(r.Start).UTC()})
+		}
 	}
 	return out, nil
 }

@@ -95,6 +95,25 @@ func TestStore_KeepsBudgets(t *testing.T) {
 	})
 }
 
+// A request that was taken for dead, and is not, draws once: exactly.
+func TestStore_BudgetOfALateRecord(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		late := drawing("a", Draw{"team", budgetDay})
+		cut := late
+		cut.Outcome, cut.UsageKnown, cut.Status = Interrupted, false, 0
+		record(t, s, cut)
+		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+			t.Errorf("drawn %+v; want an estimate", got)
+		}
+		record(t, s, late)
+		want := []BudgetUse{{Start: budgetDay, Model: "gpt-4o", Requests: 1, PromptTokens: 10, CompletionTokens: 5, CachedTokens: 4, ReasoningTokens: 2}}
+		if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
+			t.Errorf("drawn (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // A hundred goroutines offer the same ids, and the budget counts each once.
 func TestStore_BudgetCountsAnIDOnce(t *testing.T) {
 	stores(t, func(t *testing.T, cfg Config) {
@@ -165,8 +184,17 @@ func TestStore_UsageIsCutAtDays(t *testing.T) {
 }
 
 func TestOpenReader_ReadsBesideAWriter(t *testing.T) {
-	s, _ := openFile(t)
-	r, err := OpenReader(t.Context(), Config{Type: "sqlite", SQLiteDSN: s.cfg.SQLiteDSN})
+	stores(t, func(t *testing.T, cfg Config) {
+		if cfg.Type == "memory" {
+			t.Skip("it lives in its process alone")
+		}
+		readBeside(t, cfg)
+	})
+}
+
+func readBeside(t *testing.T, cfg Config) {
+	s := open(t, cfg)
+	r, err := OpenReader(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +212,7 @@ func TestOpenReader_ReadsBesideAWriter(t *testing.T) {
 	}
 	t.Run("after it", func(t *testing.T) {
 		closeStore(t, s)
-		r, err := OpenReader(t.Context(), Config{Type: "sqlite", SQLiteDSN: s.cfg.SQLiteDSN})
+		r, err := OpenReader(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,10 +222,15 @@ func TestOpenReader_ReadsBesideAWriter(t *testing.T) {
 		}
 	})
 	t.Run("what is none is refused, and not made", func(t *testing.T) {
-		for _, cfg := range []Config{{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"}, {Type: "memory"}, {}} {
+		for _, cfg := range []Config{
+			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"}, {Type: "memory"}, {},
+			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"}, {Type: "postgres"},
+		} {
 			if r, err := OpenReader(t.Context(), cfg); err == nil {
 				t.Errorf("%+v was opened", cfg)
 				r.Close(context.Background())
+			} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("err = %v", err)
 			}
 		}
 	})

@@ -172,7 +172,7 @@ func TestStore_KillLosesNothing(t *testing.T) {
 				t.Errorf("%d of %d acknowledged records are lost", n, len(told))
 			}
 			checkSums(t, b)
-			if left, err := b.inflight(t.Context()); err != nil || len(left) > 0 {
+			if left, err := b.inflight(t.Context(), 0); err != nil || len(left) > 0 {
 				t.Errorf("%d notes are left, %v; want each booked as interrupted or recorded", len(left), err)
 			}
 			cut, err := b.write.NewSelect().Model((*requestRow)(nil)).Where("outcome = ?", Interrupted).Count(t.Context())

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 )
@@ -20,10 +21,8 @@ import (
 //
 // (little endian), ended by a length of zero, a checksum that does not fit, or the end of
 // the file. The file is filled with zeros beforehand, so that it works on
-// a disk that has become full. Only the committer writes and reads it, and no other process: each
-// has a file of its own. A nil journal is empty.
+// a disk that has become full. Only the committer writes and reads it. A nil journal is empty.
 type journal struct {
-	path  string
 	file  *os.File
 	sync  bool  // fsync each append
 	end   int64 // where the next frame goes
@@ -34,90 +33,93 @@ const (
 	journalReserve = 1 << 20   // bytes written beforehand: some 2,500 records
 	journalLeast   = 16 << 10  // bytes: less is not worth taking
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
-	journalsMax    = 64        // processes that may have a journal beside the same store
 	frameHeader    = 8
 	frameMax       = 32 << 10 // bytes of one record; prepared keeps them far below
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// maxJournals is how many processes may keep their journals side by side.
+const maxJournals = 64
+
 // openJournal opens or makes the journal at path and counts what it holds. Where another process
-// uses it, the next name is taken: path.2, path.3 and so on.
-func openJournal(path string, sync bool) (*journal, error) {
-	for n := 1; n <= journalsMax; n++ {
-		j, err := openJournalFile(journalName(path, n), sync, os.O_CREATE)
-		if err == nil {
-			err = j.reserve()
-			if err == nil {
-				return j, nil
-			}
-			err = errors.Join(fmt.Errorf("open ledger journal: %w", err), j.close())
-		}
-		if !errors.Is(err, errJournalTaken) {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("open ledger journal: %d processes use %s", journalsMax, path)
-}
-
-// orphans opens the journals beside path that hold records and that nobody uses: their
-// processes died. The caller closes them.
-func orphans(path string, sync bool) (found []*journal, err error) {
-	for n := 1; n <= journalsMax; n++ {
-		j, err := openJournalFile(journalName(path, n), sync, 0)
-		switch {
-		case errors.Is(err, errJournalTaken), errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return found, err
-		case j.records() > 0:
-			found = append(found, j)
-		default:
-			if err := j.close(); err != nil {
-				return found, err
+// has it open, path.2 is taken, and so on: two must not write to one file. Journals of that
+// row that nobody has open are left behind by the dead; they come back too, for their records.
+func openJournal(path string, sync bool) (own *journal, orphans []*journal, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("%w: %w", ErrJournal, err), own.close())
+			for _, j := range orphans {
+				err = errors.Join(err, j.close())
 			}
 		}
+	}()
+	for n := 1; n <= maxJournals; n++ {
+		name := path
+		if n > 1 {
+			name = fmt.Sprintf("%s.%d", path, n)
+		}
+		if _, absent := os.Stat(name); absent != nil && own != nil {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return own, orphans, err
+		}
+		free, err := tryLock(f)
+		if err != nil || !free {
+			if err = errors.Join(err, f.Close()); err != nil {
+				return own, orphans, err
+			}
+			continue
+		}
+		if gone, err := removed(f); err != nil || gone {
+			if err = errors.Join(err, f.Close()); err != nil {
+				return own, orphans, err
+			}
+			n-- // whoever had it has just replayed and removed it: once more
+			continue
+		}
+		j := &journal{file: f, sync: sync}
+		if own == nil {
+			own = j
+		} else {
+			orphans = append(orphans, j)
+		}
+		if err := j.prepare(); err != nil {
+			return own, orphans, err
+		}
 	}
-	return found, nil
+	if own == nil {
+		return nil, nil, fmt.Errorf("%d processes use it already", maxJournals)
+	}
+	return own, orphans, nil
 }
 
-func journalName(path string, n int) string {
-	if n == 1 {
-		return path
-	}
-	return fmt.Sprintf("%s.%d", path, n)
-}
-
-// errJournalTaken says that another process writes this journal.
-var errJournalTaken = errors.New("journal in use")
-
-func openJournalFile(path string, sync bool, create int) (*journal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|create, 0o600)
+// removed tells whether f is no longer the file of its name.
+func removed(f *os.File) (bool, error) {
+	have, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("open ledger journal: %w", err)
+		return false, err
 	}
-	j := &journal{path: path, file: f, sync: sync}
-	alone, err := lockAlone(f)
-	if err == nil && !alone {
-		err = errJournalTaken
+	named, err := os.Stat(f.Name())
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
 	}
-	if err == nil {
-		err = j.measure()
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger journal: %w", err), f.Close())
-	}
-	return j, nil
+	return err == nil && !os.SameFile(have, named), err
 }
 
-// measure counts the records and finds the end of the last.
-func (j *journal) measure() error {
+// remove closes an empty journal for good.
+func (j *journal) remove() error { return errors.Join(os.Remove(j.file.Name()), j.close()) }
+
+func (j *journal) prepare() error {
 	for chunk, err := range j.chunks(maxBatch) {
 		if err != nil {
 			return err
 		}
 		j.count.Add(int64(len(chunk)))
 	}
-	return nil
+	return j.reserve()
 }
 
 // reserve takes space beforehand: journalReserve, or less where the disk has not twice as much, for
@@ -274,4 +276,39 @@ func (j *journal) close() error {
 		return nil
 	}
 	return j.file.Close()
+}
+
+// postgresJournal finds a place for the journal of a database that is not on this machine. Its name
+// holds which database it is: records must not be replayed into another one.
+func postgresJournal(database string) (string, error) {
+	home, _ := os.UserHomeDir()
+	name := fmt.Sprintf("postgres-%08x.spill", crc32.Checksum([]byte(database), castagnoli))
+	for _, dir := range []string{
+		firstOf(os.Getenv("STATE_DIRECTORY")), // systemd's
+		under(os.Getenv("XDG_STATE_HOME"), "llm-queue-proxy"),
+		under(home, ".local/state/llm-queue-proxy"),
+		".", // of the image: its volume
+	} {
+		if dir == "" || os.MkdirAll(dir, 0o700) != nil {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		if f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err == nil {
+			return path, f.Close()
+		}
+	}
+	return "", fmt.Errorf("%w: found no folder that can be written; name a file on a volume, or %q", ErrJournal, NoJournal)
+}
+
+func firstOf(list string) string {
+	first, _, _ := strings.Cut(list, ":")
+	return first
+}
+
+// under is dir/sub, or "" where there is no dir.
+func under(dir, sub string) string {
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, sub)
 }

@@ -44,17 +44,16 @@ func lockFile(ctx context.Context, path string, patience time.Duration) (_ *file
 	}
 }
 
-// share lets others in.
-func (l *fileLock) share() error { return syscall.Flock(int(l.file.Fd()), syscall.LOCK_SH) }
-
-func (l *fileLock) close() error { return l.file.Close() }
-
-// lockAlone takes a lock on f that no other open of the same file shares; it goes with f's Close. False
-// means that somebody has it.
-func lockAlone(f *os.File) (bool, error) {
+// tryLock takes f for this process alone, until f is closed; false when another one has it.
+func tryLock(f *os.File) (bool, error) {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return false, nil
 	}
 	return err == nil, err
 }
+
+// share lets others in.
+func (l *fileLock) share() error { return syscall.Flock(int(l.file.Fd()), syscall.LOCK_SH) }
+
+func (l *fileLock) close() error { return l.file.Close() }

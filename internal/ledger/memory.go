@@ -57,14 +57,20 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 		return 0, err
 	}
 	fresh := make([]Record, 0, len(b.records))
+	var replaced []Record
 	for _, r := range b.records {
-		if _, known := m.records[r.ID]; known {
+		switch have, known := m.records[r.ID]; {
+		case known && (have.Outcome != Interrupted || r.Outcome == Interrupted):
 			continue
+		case known:
+			m.records[r.ID] = r
+			replaced = append(replaced, have)
+		default:
+			m.keepLocked(r)
 		}
-		m.keepLocked(r)
 		fresh = append(fresh, r)
 	}
-	d := sum(fresh)
+	d := sum(fresh, replaced)
 	for _, s := range d.sessions {
 		m.addLocked(s)
 	}
@@ -74,7 +80,7 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 		m.rollups[k] = line
 	}
 	m.shrinkRollupsLocked()
-	m.addBudgetsLocked(fresh)
+	m.addBudgetsLocked(fresh, replaced)
 	return len(fresh), nil
 }
 
@@ -194,7 +200,7 @@ func (m *memory) loadState(_ context.Context, name string) ([]byte, error) {
 
 func (m *memory) probe(context.Context) error { return nil }
 
-func (m *memory) leftovers(context.Context) ([]Record, error) { return nil, nil }
+func (m *memory) tend(context.Context) (int, error) { return 0, nil }
 
 func (m *memory) session(_ context.Context, key string) (Session, error) {
 	m.mu.RLock()

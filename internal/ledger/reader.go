@@ -16,17 +16,20 @@ type Reader struct{ backend backend }
 // that wait in a journal are not seen yet. A memory ledger cannot be opened, which
 // is ErrInvalid. Whoever opens a Reader must Close it.
 func OpenReader(ctx context.Context, cfg Config) (*Reader, error) {
+	var b backend
+	var err error
 	switch cfg.Type {
 	case "sqlite":
-		b, err := readSQLite(ctx, &cfg)
-		if err != nil {
-			return nil, err
-		}
-		return &Reader{b}, nil
+		b, err = readSQLite(ctx, &cfg)
 	case "postgres":
-		return nil, fmt.Errorf("open ledger: %w: postgres is not supported by this build", ErrInvalid)
+		b, err = readPostgres(ctx, &cfg)
+	default:
+		err = fmt.Errorf("open ledger: %w: a ledger of type %q lives in its process alone", ErrInvalid, cfg.Type)
 	}
-	return nil, fmt.Errorf("open ledger: %w: a ledger of type %q lives in its process alone", ErrInvalid, cfg.Type)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{b}, nil
 }
 
 // Close closes what OpenReader opened.

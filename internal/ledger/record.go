@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -47,19 +46,6 @@ func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 func (id *ID) UnmarshalText(text []byte) (err error) {
 	*id, err = ParseID(string(text))
 	return err
-}
-
-// Value stores an ID as 16 bytes; it implements driver.Valuer.
-func (id ID) Value() (driver.Value, error) { return id[:], nil }
-
-// Scan reads 16 bytes; it implements sql.Scanner.
-func (id *ID) Scan(src any) error {
-	b, ok := src.([]byte)
-	if !ok || len(b) != len(id) {
-		return fmt.Errorf("scan request id: unexpected %T of the database", src)
-	}
-	copy(id[:], b)
-	return nil
 }
 
 // idFloor is the smallest ID that a request of instant t can have.

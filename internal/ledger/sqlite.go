@@ -49,6 +49,7 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.place = cfg.SQLiteDSN
 	db := &sqliteFile{path: path, lock: lock}
 	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, tidy: db.tidy, failed: db.makeRoom, names: map[string]int64{}}
 	defer func() {
@@ -79,7 +80,7 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 		return nil, err
 	}
 	if alone { // whoever wrote the notes is dead: see lockFile
-		if b.cut, err = b.inflight(ctx); err != nil {
+		if b.cut, err = b.inflight(ctx, 0); err != nil {
 			return nil, err
 		}
 		if err := lock.share(); err != nil {
@@ -103,11 +104,11 @@ func readSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: sqlite %q: %w", path, err)
 	}
-	// The newest table tells whether this file has the schema that the queries need.
-	if _, err := db.NewSelect().TableExpr("budget_usage").ColumnExpr("1").Limit(1).Exec(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger: sqlite %q: %w", path, sqliteErr(err)), db.Close())
+	b := &sqlBackend{read: db, mapErr: sqliteErr, shut: func(context.Context) error { return db.Close() }}
+	if _, err := b.budget(ctx, "", time.Time{}); err != nil { // the newest table: is the schema up to date
+		return nil, errors.Join(fmt.Errorf("open ledger: sqlite %q: %w", path, err), db.Close())
 	}
-	return &sqlBackend{read: db, mapErr: sqliteErr, shut: func(context.Context) error { return db.Close() }}, nil
+	return b, nil
 }
 
 // parseSQLiteDSN splits a path or file: URI. A plain path is taken literally. A database in

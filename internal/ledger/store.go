@@ -39,9 +39,16 @@ type Config struct {
 	// commits. "async": Record does not wait; a crash costs what was waiting.
 	Durability string
 
-	// JournalPath is where records go while the store cannot be written; "" puts the journal beside
-	// the SQLite file, and means none for other stores.
+	// JournalPath is where records go while the store cannot be written. "" puts the journal beside
+	// the SQLite file; for Postgres into the first of $STATE_DIRECTORY, $XDG_STATE_HOME/llm-queue-proxy,
+	// ~/.local/state/llm-queue-proxy and the working directory that can be written; and means none for memory. NoJournal
+	// means none: while the store is down, records wait in memory.
 	JournalPath string
+
+	// Postgres only. StartPatience is how long Open waits for a server that does not answer yet;
+	// 0 = 30 s. DeadAfter is how long another process on the same database must have been silent, as
+	// this one sees it, before its requests in flight are booked as Interrupted; 0 = 20 s.
+	StartPatience, DeadAfter time.Duration
 
 	// KeepRequests and KeepHourly are the ages at which records and hourly totals are removed;
 	// 0 keeps them. Sessions and daily totals stay for ever.
@@ -51,7 +58,15 @@ type Config struct {
 	MemorySessions int           // bound of the memory ledger; 0 = 100,000
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
+
+	place string // of the database, for people
 }
+
+// ErrJournal says that there is no place for the journal: Config.JournalPath names another.
+var ErrJournal = errors.New("open ledger journal")
+
+// NoJournal is the JournalPath of a store without one.
+const NoJournal = "off"
 
 // Durability levels, as in Config.
 const (
@@ -67,6 +82,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
 	cfg.Durability = cmp.Or(cfg.Durability, DurabilityFull)
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
+	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
+	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -91,7 +108,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 	case "sqlite":
 		return openSQLite(ctx, cfg)
 	case "postgres":
-		return nil, fmt.Errorf("open ledger: %w: postgres is not supported by this build", ErrInvalid)
+		return openPostgres(ctx, cfg)
 	}
 	return nil, fmt.Errorf("open ledger: %w: type %q is none of memory, sqlite, postgres", ErrInvalid, cfg.Type)
 }
@@ -99,17 +116,18 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	s := &Store{Reader: Reader{b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
+	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
-	if cfg.JournalPath != "" {
-		j, err := openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull)
-		if err != nil {
-			return nil, errors.Join(err, b.close(ctx))
+	if cfg.JournalPath != "" && cfg.JournalPath != NoJournal {
+		var err error
+		if s.journal, orphans, err = openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull); err != nil {
+			_ = b.close(ctx)
+			return nil, err
 		}
-		s.journal = j
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.recover(ctx); err != nil {
+	if err := s.recover(ctx, orphans); err != nil {
 		s.stop()
 		return nil, errors.Join(err, s.journal.close(), b.close(ctx))
 	}
@@ -118,29 +136,49 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 }
 
 // recover books what earlier processes left behind: first their journals, which hold records
-// that clients were promised, then their notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context) error {
-	if err := s.replayAll(); err != nil {
-		return fmt.Errorf("open ledger: %w", err)
+// that clients were promised, then their notes, whose requests nobody will finish. A store that cannot be written at
+// the moment is an outage like any other: all of it is left for later.
+func (s *Store) recover(ctx context.Context, orphans []*journal) error {
+	err := s.replay(s.journal)
+	for _, j := range orphans {
+		left := s.replay(j)
+		if left == nil {
+			left = j.remove()
+		} else {
+			left = errors.Join(left, j.close())
+		}
+		err = errors.Join(err, left)
 	}
-	cut, err := s.backend.leftovers(ctx)
+	if errors.Is(err, ErrUnavailable) {
+		s.cfg.Logger.Error("journal not replayed yet", slog.Any("error", err))
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	for len(cut) > 0 {
-		part := cut[:min(len(cut), maxBatch)]
-		cut = cut[len(part):]
-		b := batch{records: part}
-		for i := range part {
-			part[i].Outcome = Interrupted
-			b.clear = append(b.clear, part[i].ID)
-		}
-		if _, err := s.backend.apply(ctx, b); err != nil {
-			return fmt.Errorf("open ledger: mark interrupted requests: %w", err)
-		}
-		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", len(part)))
+	booked, err := s.backend.tend(ctx)
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		s.cfg.Logger.Error("requests in flight not looked after yet", slog.Any("error", err))
+	case err != nil:
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	if booked > 0 {
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+// Place names where the records are, for people: never with a password.
+func (s *Store) Place() string {
+	place := s.cfg.Type
+	if s.cfg.place != "" {
+		place += " " + s.cfg.place
+	}
+	if s.journal != nil && s.cfg.Type == "postgres" {
+		place += ", journal " + s.journal.file.Name()
+	}
+	return place
 }
 
 // Start notes that the request of r was sent upstream. It never waits and never

@@ -42,17 +42,25 @@ func (c *core) tryTake(g *group, ch charge, now instant) (cost float64, ok bool)
 		return 0, false
 	}
 	own := 0.0
-	if g.meters.bounded() {
+	if g.lease != nil {
+		if at, _ := g.ready(now, ch); at > now {
+			g.want(now, ch)
+			return 0, false
+		}
+		own = g.share(ch)
+	} else if g.meters.bounded() {
 		if own, ok = g.meters.tryTake(now, ch); !ok {
 			return 0, false
 		}
 	}
 	all, ok := c.global.tryTake(now, ch)
-	if !ok {
+	switch {
+	case !ok && g.lease == nil:
 		g.meters.untake(g.meters[0].of.on, now, ch)
-		return 0, false
+	case ok && g.lease != nil:
+		g.lease.Take(time.Duration(now), ch.cost(1, 1))
 	}
-	return dominant(ch, own, all), true
+	return dominant(ch, own, all), ok
 }
 
 // serveIdle books a request of s that finds no queue in front of it.

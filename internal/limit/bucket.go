@@ -17,7 +17,7 @@ const (
 
 // The controller's constants. limiter.md's derivations are in doc.go.
 const (
-	guardMin      = 250 * time.Millisecond // of refill kept back: network jitter reorders requests by this much
+	guardLeast    = 0.25 // seconds of refill kept back: network jitter reorders requests by this much
 	guardMax      = time.Second
 	factorMin     = 0.3
 	factorRegain  = 0.02 / 60 // a second: a 2 % cut is forgotten in a minute, at any request rate
@@ -110,7 +110,7 @@ func (b *bucket) configure(now instant, limit float64, kind refill, period time.
 	}
 	*b = bucket{
 		on: true, refill: kind, limit: limit, rate: limit / period.Seconds(), at: now, spent: b.spent,
-		factor: 1, guard: guardMin.Seconds(), lastCut: -1, dim: b.dim, of: b.of,
+		factor: 1, guard: guardLeast, lastCut: -1, dim: b.dim, of: b.of,
 	}
 	b.of.set(b.dim, true)
 	if kind == continuous || kind == sliding {
@@ -196,6 +196,14 @@ func (b *bucket) advance(now instant) {
 
 func (b *bucket) refillTo(now instant) {
 	dt := float64(now-b.at) * 1e-9
+	if b.refill == continuous && b.factor == 1 && b.foreign == 0 && b.guard <= guardLeast && !b.paced {
+		// Most buckets at most times: nothing to be careful about.
+		b.at = now
+		if b.level += b.rate * dt; b.level > b.limit {
+			b.level = b.limit
+		}
+		return
+	}
 	switch b.refill {
 	case continuous:
 		b.level += b.effective() * dt
@@ -220,8 +228,8 @@ func (b *bucket) refillTo(now instant) {
 	if b.factor < 1 {
 		b.factor = min(1, b.factor+factorRegain*dt)
 	}
-	if g := guardMin.Seconds(); b.guard > g {
-		b.guard = g + (b.guard-g)*math.Exp(-dt/60)
+	if b.guard > guardLeast {
+		b.guard = guardLeast + (b.guard-guardLeast)*math.Exp(-dt/60)
 	}
 	b.at = now
 }

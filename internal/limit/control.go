@@ -84,6 +84,10 @@ func (c *core) observe(gr *grant, s *Signal, now instant) {
 
 func (c *core) heed(g *group, gr *grant, s *Signal, now instant) {
 	c.hint(g, s.Profile, now)
+	if g.lease != nil {
+		gr.tell(s, false, now)
+		return
+	}
 	c.level(g, dimRequests, &s.Requests, gr, now)
 	c.level(g, dimTokens, &s.Tokens, gr, now)
 	c.level(g, dimInput, &s.Input, gr, now)
@@ -110,7 +114,7 @@ func (c *core) become(g *group, p profile, now instant) {
 	}
 	kind := p.refill() != g.family.refill()
 	g.family = p
-	if kind {
+	if kind && g.lease == nil {
 		_, limits, _ := c.configured(g.name)
 		g.meters.configure(now, limits.vector(), c.cfg.Share, p.refill())
 		g.paceByProfile()
@@ -316,7 +320,7 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 	}
 	if c.cfg.Learn && !g.nursery && g != c.plain {
 		c.hint(g, s.Profile, now)
-		if known && s.Limit > 0 {
+		if known && s.Limit > 0 && g.lease == nil {
 			kind, period := g.family.refill(), time.Minute
 			if d == dimRequestsDay || d == dimTokensDay {
 				kind, period = daily, day
@@ -329,7 +333,9 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 	}
 	b := g.bucketFor(d, &c.global)
 	pause := c.pauseOf(g, b, d, s, gr, now)
-	if b != nil {
+	if g.lease != nil {
+		gr.tell(s, true, now)
+	} else if b != nil {
 		b.refusedBy(s, gr, d, pause, now)
 	} else if gr.sentAt > g.windowCut {
 		g.windowCut = now

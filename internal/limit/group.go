@@ -28,7 +28,7 @@ type group struct {
 	profile profile  // as configured
 	family  profile  // as used: for auto, the best guess so far
 	meters  meters
-	budget  budget
+	lease   *lease // stands in the place of meters; nil = nobody to lease from
 
 	bands    [numBands]*flow // high, normal, low
 	owed     [numBands]float64
@@ -75,10 +75,9 @@ func newGroup(name string, p profile, now instant) *group {
 		g.family = reserve
 	}
 	g.meters.attach()
-	g.budget = &g.meters
 	for i, p := range []Priority{High, Normal, Low} {
 		g.bands[i] = newFlow(nil, p.String(), 1)
-		g.bands[i].priority, g.bands[i].group = p, g
+		g.bands[i].priority, g.bands[i].band, g.bands[i].group = p, int8(i), g
 	}
 	return g
 }
@@ -148,6 +147,11 @@ func (c *core) confirm(model string, now instant) *group {
 	if b := &g.meters[dimConcurrent]; b.on {
 		b.level = b.limit
 	}
+	_, limits, _ := c.configured(model)
+	if g.lease = c.shared(model, limits); g.lease != nil {
+		g.meters = meters{}
+		g.meters.attach()
+	}
 	g.tag = c.clock
 	c.groups[model] = g
 	c.recent = nil
@@ -189,6 +193,9 @@ func (c *core) alias(g *group, name string, now instant) *group {
 		}
 	}
 	g.into = other
+	if g.lease != nil {
+		g.lease.Close()
+	}
 	c.migrate(g, now)
 	return other
 }
@@ -221,7 +228,7 @@ func (c *core) migrate(from *group, now instant) {
 	slices.SortFunc(moving, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })
 	for _, w := range moving {
 		s := w.session
-		key := sessionKey{bandOf(s.priority), s.parent.name, s.name}
+		key := sessionKey{s.band, s.parent.name, s.name}
 		parked := s.parked
 		c.unlink(w, now)
 		w.session = c.groupFor(w.model, now).session(key, s.parent.weight, s.weight, now)
@@ -263,6 +270,9 @@ func (c *core) forget(now instant) {
 	for name, g := range c.groups {
 		if g != c.plain && !g.listed && g.inflight == 0 && now.sub(g.used) > groupIdle {
 			delete(c.groups, name)
+			if g.lease != nil && name == g.name {
+				g.lease.Close()
+			}
 		}
 	}
 }

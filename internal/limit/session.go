@@ -15,7 +15,7 @@ type sessionKey struct {
 // session finds or makes the flow of a session.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
 	client := g.recent // agents ask in bursts
-	if client == nil || client.name != key.client || bandOf(client.priority) != key.band {
+	if client == nil || client.name != key.client || client.band != key.band {
 		client = g.clients[clientKey{key.band, key.client}]
 	}
 	if client != nil {
@@ -83,7 +83,7 @@ func (g *group) drop(s *flow) {
 		if g.recent == client {
 			g.recent = nil
 		}
-		delete(g.clients, clientKey{bandOf(client.priority), client.name})
+		delete(g.clients, clientKey{client.band, client.name})
 	}
 }
 

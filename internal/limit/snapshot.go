@@ -116,6 +116,9 @@ func (g *group) snapshot(now instant) GroupState {
 		Paused: max(0, g.pausedUntil.sub(now)), ServiceTime: secondsDuration(g.service.value),
 		Meters: g.meters.snapshot(now), Nursery: g.nursery,
 	}
+	if g.lease != nil {
+		s.Meters = g.lease.Meters(time.Duration(now))
+	}
 	if len(g.guests) > 1 {
 		s.Aliases = slices.Clone(g.guests)
 	}

@@ -36,6 +36,7 @@ type flow struct {
 	queued   int    // waiters below
 	sum      charge // their charges
 	priority Priority
+	band     int8 // of priority
 	rung     int8
 	rungPrev *flow
 	rungNext *flow
@@ -55,7 +56,7 @@ func newFlow(parent *flow, name string, weight float64) *flow {
 	f := &flow{parent: parent, name: name, weight: weight, per: 1 / weight, index: -1}
 	if parent != nil {
 		f.tag, f.group = parent.clock, parent.group
-		f.priority = parent.priority
+		f.priority, f.band = parent.priority, parent.band
 	}
 	return f
 }
@@ -137,12 +138,10 @@ func (f *flow) serveIdle(cost float64) {
 // correct moves the tag back by a refund, or on by a surcharge (refund < 0).
 func (f *flow) correct(refund float64) {
 	d := refund * f.per
-	if f.index >= 0 {
-		f.move(-d)
-		return
-	}
 	f.tag -= d
-	if d > 0 {
+	if f.index >= 0 {
+		f.sift()
+	} else if d > 0 {
 		f.credit += d
 	}
 }
@@ -150,9 +149,14 @@ func (f *flow) correct(refund float64) {
 func (f *flow) move(d float64) {
 	f.tag += d
 	if f.index >= 0 {
-		f.parent.ready[f.index].tag = f.tag
-		f.parent.fix(int(f.index))
+		f.sift()
 	}
+}
+
+// sift puts f where its tag belongs among those that compete.
+func (f *flow) sift() {
+	f.parent.ready[f.index].tag = f.tag
+	f.parent.fix(int(f.index))
 }
 
 // reweigh changes the weight. Tags already given stay as they are.
