@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -23,9 +22,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -147,14 +145,14 @@ type crashRun struct {
 	settings []string
 	database func() *sql.DB // opens the store beside the program
 	check    func(*sql.DB)  // of the file itself, nil = none
-	idText   bool           // ids are bound as text
+	shared   bool           // by several processes: leftovers of the dead are booked after a while, not at once
 
 	complete map[requestKey]bool // the client has the whole answer
 	seen     map[requestKey]billed
 	noted    map[requestKey]bool // was in the table of requests in flight at the kill
 	rows     map[requestKey]crashRow
-	lost     int
 
+	lost                 int
 	interrupted, unknown int
 	unseen               int // rows of clients that left while the request was being written
 }
@@ -173,7 +171,7 @@ type crashRow struct {
 func newCrashRun(t *testing.T, settings []string, database func() *sql.DB) *crashRun {
 	return &crashRun{
 		t: t, settings: settings, database: database, complete: map[requestKey]bool{}, seen: map[requestKey]billed{},
-		noted: map[requestKey]bool{}, rows: map[requestKey]crashRow{},
+		noted: map[requestKey]bool{},
 	}
 }
 
@@ -209,8 +207,6 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 		t.Fatal(err)
 	}
 	p := startProcess(t, upstream, c.settings...)
-	begin := time.Now()
-
 	load := newCrashLoad(p.URL, n)
 	if sig == syscall.SIGKILL && n%longEvery == longEvery-1 {
 		c.waitForNotes(load)
@@ -244,7 +240,7 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 
 	// The next process books what the killed one left behind.
 	p = startProcess(t, upstream, c.settings...)
-	c.verify(n, begin, complete)
+	c.verify()
 	if sig == syscall.SIGTERM { // then nothing at all may be missing, complete or not
 		for key := range accepted {
 			if row, ok := c.rows[key]; !ok || row.outcome == outcomeInterrupted {
@@ -274,7 +270,7 @@ func (c *crashRun) waitForNotes(load *crashLoad) {
 			if err := rows.Scan(&key.session, &key.model); err != nil {
 				c.t.Fatal(err)
 			}
-			if strings.HasPrefix(key.model, "long-") {
+			if strings.HasPrefix(key.model, "long-") && strings.HasPrefix(key.session, load.prefix()) {
 				noted[key] = true
 			}
 		}
@@ -295,9 +291,9 @@ func (c *crashRun) waitForNotes(load *crashLoad) {
 	}
 }
 
-// verify reads the rows of a round and compares them with what the witnesses know; lost answers are counted,
-// everything else is an error at once.
-func (c *crashRun) verify(n int, begin time.Time, complete map[requestKey]bool) {
+// verify compares all rows with what the witnesses know; lost answers are counted, everything else is an error at
+// once. It reads one snapshot, for the program is running.
+func (c *crashRun) verify() {
 	t := c.t
 	t.Helper()
 	db := c.database()
@@ -305,14 +301,38 @@ func (c *crashRun) verify(n int, begin time.Time, complete map[requestKey]bool) 
 	if c.check != nil {
 		c.check(db)
 	}
-	prefix := fmt.Sprintf("r%04d-", n)
-	var first [16]byte
-	binary.BigEndian.PutUint64(first[:8], uint64(begin.UnixMilli())<<16)
-	var id any = first[:]
-	if c.idText {
-		id = uuid.UUID(first).String()
+	options := &sql.TxOptions{ReadOnly: true}
+	if c.shared {
+		options.Isolation = sql.LevelRepeatableRead
 	}
-	rows, err := db.QueryContext(t.Context(), `SELECT session, model, outcome, status, prompt_tokens, completion_tokens FROM request_log WHERE id >= $1`, id)
+	tx, err := db.BeginTx(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	c.readRows(tx)
+	c.lost = 0
+	for key := range c.complete {
+		if row, ok := c.rows[key]; !ok || !row.prompt.Valid {
+			c.lost++
+		}
+	}
+	for key := range c.noted {
+		row, ok := c.rows[key]
+		if ok && (row.outcome != outcomeInterrupted || row.prompt.Valid) || !ok && !c.shared {
+			t.Errorf("%v was noted in flight; its row: %+v, %v; want it interrupted", key, row, ok)
+		}
+	}
+	c.sums(tx)
+}
+
+// readRows reads every row, and demands that each is the only one of a request that the provider knows.
+func (c *crashRun) readRows(tx *sql.Tx) {
+	t := c.t
+	t.Helper()
+	c.rows = map[requestKey]crashRow{}
+	c.unseen, c.unknown, c.interrupted = 0, 0, 0
+	rows, err := tx.QueryContext(t.Context(), "SELECT session, model, outcome, status, prompt_tokens, completion_tokens FROM request_log")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,11 +343,8 @@ func (c *crashRun) verify(n int, begin time.Time, complete map[requestKey]bool) 
 		if err := rows.Scan(&key.session, &key.model, &row.outcome, &row.status, &row.prompt, &row.completion); err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasPrefix(key.session, prefix) {
-			t.Errorf("round %d: a row of %v", n, key)
-		}
 		if _, double := c.rows[key]; double {
-			t.Errorf("round %d: %v has two rows", n, key)
+			t.Errorf("%v has two rows", key)
 		}
 		c.rows[key] = row
 		known, sent := c.seen[key]
@@ -335,9 +352,9 @@ func (c *crashRun) verify(n int, begin time.Time, complete map[requestKey]bool) 
 		case !sent && row.outcome == outcomeGone && row.status == 0 && !row.prompt.Valid:
 			c.unseen++ // whether it arrives was open when the client left
 		case !sent:
-			t.Errorf("round %d: %v has a row, and the provider never saw it", n, key)
+			t.Errorf("%v has a row, and the provider never saw it", key)
 		case row.prompt.Valid && (row.prompt.Int64 != known.prompt || row.completion.Int64 != known.completion):
-			t.Errorf("round %d: %v is booked with %d + %d tokens; the provider counts %+v", n, key, row.prompt.Int64, row.completion.Int64, known)
+			t.Errorf("%v is booked with %d + %d tokens; the provider counts %+v", key, row.prompt.Int64, row.completion.Int64, known)
 		}
 		if !row.prompt.Valid {
 			c.unknown++
@@ -349,22 +366,10 @@ func (c *crashRun) verify(n int, begin time.Time, complete map[requestKey]bool) 
 	if err := rows.Err(); err != nil {
 		t.Fatal(err)
 	}
-	for key := range complete {
-		if row, ok := c.rows[key]; !ok || !row.prompt.Valid {
-			c.lost++
-		}
-	}
-	for key := range c.noted {
-		if row, ok := c.rows[key]; !ok || row.outcome != outcomeInterrupted || row.prompt.Valid {
-			t.Errorf("round %d: %v was noted in flight; its row: %+v, %v; want it interrupted", n, key, row, ok)
-		}
-	}
-	clear(c.noted)
-	c.sums(db)
 }
 
 // sums demands that sessions and both rollups add up to the rows.
-func (c *crashRun) sums(db *sql.DB) {
+func (c *crashRun) sums(db *sql.Tx) {
 	t := c.t
 	t.Helper()
 	const counted = "metered <> 0 AND status BETWEEN 200 AND 299"
@@ -469,12 +474,15 @@ func newCrashLoad(url string, round int) *crashLoad {
 	if round%longEvery == longEvery-1 {
 		for i := range crashLong {
 			l.wg.Go(func() {
-				l.ask(requestKey{fmt.Sprintf("r%04d-c%02d", round, i), fmt.Sprintf("long-%d", i)}, crashShapes[i%2], 60_000, false)
+				l.ask(requestKey{fmt.Sprintf("%sc%02d", l.prefix(), i), fmt.Sprintf("long-%d", i)}, crashShapes[i%2], 60_000, false)
 			})
 		}
 	}
 	return l
 }
+
+// prefix is what the sessions of the round have in common.
+func (l *crashLoad) prefix() string { return fmt.Sprintf("r%04d-", l.round) }
 
 // waitFor returns after n complete answers and a moment more: a kill at no chosen instant.
 func (l *crashLoad) waitFor(n int) {
@@ -494,7 +502,7 @@ func (l *crashLoad) stop() map[requestKey]bool {
 
 // work asks one question after another until the sidecar is gone.
 func (l *crashLoad) work(client int) {
-	session := fmt.Sprintf("r%04d-c%02d", l.round, client)
+	session := fmt.Sprintf("%sc%02d", l.prefix(), client)
 	for n := 0; ; n++ {
 		words := 1 + rand.IntN(40)
 		key := requestKey{session, fmt.Sprintf("m-%04d", n)}
@@ -599,10 +607,54 @@ func (c *crashRun) rounds(sig syscall.Signal, n int) {
 			break
 		}
 	}
+	if c.shared && !c.t.Failed() {
+		c.settle()
+	}
 	c.report(n)
 	if c.interrupted == 0 && sig == syscall.SIGKILL {
 		c.t.Error("no request was seen as interrupted")
 	}
+}
+
+// settle waits until what dead processes had in flight is booked.
+func (c *crashRun) settle() {
+	c.t.Helper()
+	p := startProcess(c.t, "http://127.0.0.1:9/v1", c.settings...)
+	missing := func() (n int) {
+		c.verify()
+		for key := range c.noted {
+			if _, ok := c.rows[key]; !ok {
+				n++
+			}
+		}
+		return n
+	}
+	for end := time.After(2 * time.Minute); missing() > 0; {
+		select {
+		case <-time.After(time.Second): // other processes decide
+		case <-end:
+			c.t.Fatalf("%d requests of dead processes are not booked", missing())
+		}
+	}
+	if err := p.signal(c.t, syscall.SIGTERM); err != nil {
+		c.t.Errorf("exit %v\n%s", err, &p.log)
+	}
+}
+
+func TestCrash_KillLosesNothingInPostgres(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	settings := []string{
+		"REPOSITORY_TYPE", "postgres", "POSTGRES_DSN", dsn, "LEDGER_JOURNAL", filepath.Join(t.TempDir(), "journal"),
+	}
+	c := newCrashRun(t, settings, func() *sql.DB {
+		db, err := sql.Open("pgx", dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	})
+	c.shared = true
+	c.rounds(syscall.SIGKILL, *crashRounds)
 }
 
 func TestCrash_SIGTERMLosesNothing(t *testing.T) {
