@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/uptrace/bun/dialect"
 )
 
 // The crash tests run this test binary again as a child that records as fast as it can and
@@ -100,15 +102,18 @@ func crashOnce(t *testing.T, dir, durability string, after time.Duration) (told 
 // checkSums demands that session totals and both rollups equal the sums of the records.
 func checkSums(t *testing.T, b *sqlBackend) {
 	t.Helper()
-	var verdict string
-	if err := b.write.NewRaw("PRAGMA integrity_check").Scan(t.Context(), &verdict); err != nil || verdict != "ok" {
-		t.Fatalf("integrity check: %q, %v", verdict, err)
+	if b.write.Dialect().Name() == dialect.SQLite {
+		var verdict string
+		if err := b.write.NewRaw("PRAGMA integrity_check").Scan(t.Context(), &verdict); err != nil || verdict != "ok" {
+			t.Fatalf("integrity check: %q, %v", verdict, err)
+		}
 	}
 	const columns = "coalesce(sum(prompt_tokens),0) || '/' || coalesce(sum(completion_tokens),0)"
 	sums := map[string]string{}
 	for name, query := range map[string]string{
-		"requests": "SELECT sum(metered AND status BETWEEN 200 AND 299) || '/' || " +
-			"sum(metered AND prompt_tokens IS NULL AND (status = 0 OR status BETWEEN 200 AND 299)) || '/' || " + columns + " FROM requests",
+		"requests": "SELECT sum(CASE WHEN metered = 1 AND status BETWEEN 200 AND 299 THEN 1 ELSE 0 END) || '/' || " +
+			"sum(CASE WHEN metered = 1 AND prompt_tokens IS NULL AND (status = 0 OR status BETWEEN 200 AND 299) THEN 1 ELSE 0 END) || '/' || " +
+			columns + " FROM requests",
 		"sessions": "SELECT sum(requests) || '/' || sum(unknown) || '/' || " + columns + " FROM sessions",
 		"hourly":   "SELECT sum(requests) || '/' || sum(unknown) || '/' || " + columns + " FROM usage_hourly",
 		"daily":    "SELECT sum(requests) || '/' || sum(unknown) || '/' || " + columns + " FROM usage_daily",

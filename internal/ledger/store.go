@@ -59,7 +59,8 @@ type Config struct {
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
 
-	place string // of the database, for people
+	place       string        // of the database, for people
+	lastBackoff time.Duration // between attempts to reach the store that is down; 0 = lastBackoff
 }
 
 // ErrJournal says that there is no place for the journal: Config.JournalPath names another.
@@ -84,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
 	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
 	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
+	cfg.lastBackoff = cmp.Or(cfg.lastBackoff, lastBackoff)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -139,9 +141,9 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 // that clients were promised, then their notes, whose requests nobody will finish. A store that cannot be written at
 // the moment is an outage like any other: all of it is left for later.
 func (s *Store) recover(ctx context.Context, orphans []*journal) error {
-	err := s.replay(s.journal)
+	err := s.replayAll(s.journal)
 	for _, j := range orphans {
-		left := s.replay(j)
+		left := s.replayAll(j)
 		if left == nil {
 			left = j.remove()
 		} else {
@@ -167,6 +169,13 @@ func (s *Store) recover(ctx context.Context, orphans []*journal) error {
 		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+func (s *Store) replayAll(j *journal) (err error) {
+	for err == nil && j.records() > 0 {
+		err = s.replay(j)
+	}
+	return err
 }
 
 // Place names where the records are, for people: never with a password.
