@@ -186,6 +186,10 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 		}
 	}
 	c.prices, _ = c.File.priceTable() // what is wrong with it, Validate says
+	if running != nil {
+		// Inherited sockets have addresses that no setting tells.
+		c.ListenAddr, c.AdminAddr = running.ListenAddr, running.AdminAddr
+	}
 	return c, append(faults, c.Validate()...)
 }
 

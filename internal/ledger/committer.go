@@ -63,8 +63,8 @@ type outage struct {
 	asking  chan error // the answer to come; nil = nobody asks
 }
 
-func (o *outage) fail(now time.Time) {
-	o.backoff = min(max(2*o.backoff, firstBackoff), lastBackoff)
+func (o *outage) fail(now time.Time, last time.Duration) {
+	o.backoff = min(max(2*o.backoff, firstBackoff), last)
 	o.on, o.retryAt = true, now.Add(o.backoff)
 }
 
@@ -95,6 +95,14 @@ func (s *Store) run() {
 			s.tend(&down)
 			nextTend = now.Add(s.tendEvery())
 		}
+		replaying := !down.on && s.journal.records() > 0
+		if replaying {
+			if err := s.replay(s.journal); err != nil {
+				s.outage(&down, err)
+			} else {
+				down = outage{}
+			}
+		}
 		notes, wait := s.flight.due(now, maxBatch)
 		blocked := false
 		if work := s.queue.take(maxBatch); len(work) > 0 || len(notes) > 0 {
@@ -105,6 +113,9 @@ func (s *Store) run() {
 		}
 		if s.queue.drained() || s.life.Err() != nil {
 			return
+		}
+		if replaying && !down.on {
+			continue
 		}
 		if !blocked && !down.on && !now.Before(nextPrune) && s.prune(now) {
 			nextPrune = now.Add(pruneEvery)
@@ -219,18 +230,15 @@ func (s *Store) apply(work []*pending, notes []Record) (left []*pending, err err
 
 // outage notes that a write failed for lack of the store.
 func (s *Store) outage(down *outage, err error) {
-	if !down.on && down.backoff == 0 {
+	if !down.on && down.backoff == 0 { // later ones are of the same outage
 		s.cfg.Logger.Error("ledger store not writable", slog.Any("error", err))
 	}
-	down.fail(time.Now())
+	down.fail(time.Now(), s.cfg.lastBackoff)
 }
 
-// retry goes by what the store answered: once it is back, the journal is replayed into it.
+// retry goes by what the store answered.
 func (s *Store) retry(down *outage, err error) {
 	down.asking = nil
-	if err == nil {
-		err = s.replay(s.journal)
-	}
 	if err != nil {
 		s.health.end(err)
 		s.outage(down, err)
@@ -264,31 +272,32 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// replay stores what a journal holds, and empties it. A crash in between replays it again,
+// replay stores the next records of a journal, and empties it behind the last. It goes in steps, so that records
+// which come meanwhile need not wait for all of it. A crash in between replays it again,
 // which changes nothing: records are known by their ids.
 func (s *Store) replay(j *journal) error {
-	if j.records() == 0 {
-		return nil
+	chunk, next, err := j.read(j.done, maxBatch)
+	if err != nil {
+		return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
 	}
-	total := 0
-	for chunk, err := range j.chunks(maxBatch) {
-		if err != nil {
-			return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
-		}
-		work := make([]*pending, len(chunk))
-		for i, r := range chunk {
-			work[i] = &pending{record: r, noted: true, replayed: true}
-		}
+	work := make([]*pending, len(chunk))
+	for i, r := range chunk {
+		work[i] = &pending{record: r, noted: true, replayed: true}
+	}
+	if len(chunk) > 0 {
 		if _, err := s.apply(work, nil); err != nil {
 			return err
 		}
-		total += len(chunk)
+		j.stored(chunk, next)
+		s.stats.replayed.Add(int64(len(chunk)))
+	}
+	if next < j.end && len(chunk) > 0 {
+		return nil
 	}
 	if err := j.reset(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	s.stats.replayed.Add(int64(total))
-	s.cfg.Logger.Info("journal replayed into the ledger store", slog.Int("records", total))
+	s.cfg.Logger.Info("journal replayed into the ledger store")
 	return nil
 }
 

@@ -50,7 +50,7 @@ func startFaulty(t *testing.T, f *faulty, cfg Config) *Store {
 	if cfg.NoteAfter == 0 {
 		cfg.NoteAfter = time.Second
 	}
-	cfg.Durability, cfg.DeadAfter = DurabilityFull, 20*time.Second
+	cfg.Durability, cfg.DeadAfter, cfg.lastBackoff = DurabilityFull, 20*time.Second, lastBackoff
 	s, err := start(t.Context(), cfg, f)
 	if err != nil {
 		t.Fatal(err)

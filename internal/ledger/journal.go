@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +23,7 @@ import (
 type journal struct {
 	file  *os.File
 	sync  bool  // fsync each append
+	done  int64 // where the frames begin that are not in the store yet
 	end   int64 // where the next frame goes
 	count atomic.Int64
 }
@@ -111,11 +111,16 @@ func removed(f *os.File) (bool, error) {
 func (j *journal) remove() error { return errors.Join(os.Remove(j.file.Name()), j.close()) }
 
 func (j *journal) prepare() error {
-	for chunk, err := range j.chunks(maxBatch) {
+	for {
+		chunk, next, err := j.read(j.end, maxBatch)
 		if err != nil {
 			return err
 		}
+		if len(chunk) == 0 {
+			break
+		}
 		j.count.Add(int64(len(chunk)))
+		j.end = next
 	}
 	info, err := j.file.Stat()
 	if err != nil {
@@ -161,34 +166,27 @@ func appendFrame(buf, body []byte) []byte {
 	return append(buf, body...)
 }
 
-// chunks reads the records from the start, up to n at a time, and leaves end behind the last.
-func (j *journal) chunks(n int) iter.Seq2[[]Record, error] {
-	return func(yield func([]Record, error) bool) {
-		var chunk []Record
-		r := io.NewSectionReader(j.file, 0, journalMax)
-		off := int64(0)
-		for {
-			rec, size, err := readFrame(r)
-			if errors.Is(err, errFrameEnd) {
-				break
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			off += size
-			if chunk = append(chunk, rec); len(chunk) == n {
-				if !yield(chunk, nil) {
-					return
-				}
-				chunk = nil
-			}
+// read returns up to n records from off on, and where the next one begins.
+func (j *journal) read(off int64, n int) (chunk []Record, next int64, err error) {
+	r := io.NewSectionReader(j.file, off, journalMax-off)
+	for len(chunk) < n {
+		rec, size, err := readFrame(r)
+		if errors.Is(err, errFrameEnd) {
+			break
 		}
-		j.end = off
-		if len(chunk) > 0 {
-			yield(chunk, nil)
+		if err != nil {
+			return nil, off, err
 		}
+		off += size
+		chunk = append(chunk, rec)
 	}
+	return chunk, off, nil
+}
+
+// stored notes that the store has what read returned last. Until reset a crash brings it back, which changes nothing.
+func (j *journal) stored(chunk []Record, next int64) {
+	j.done = next
+	j.count.Add(-int64(len(chunk)))
 }
 
 // errFrameEnd says that no whole frame follows. A torn frame is such an end: its record
@@ -241,7 +239,7 @@ func (j *journal) reset() error {
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("empty journal: %w", err)
 	}
-	j.end = 0
+	j.done, j.end = 0, 0
 	j.count.Store(0)
 	return nil
 }

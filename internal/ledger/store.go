@@ -56,7 +56,8 @@ type Config struct {
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
 
-	place string // of the database, for people
+	place       string        // of the database, for people
+	lastBackoff time.Duration // between attempts to reach the store that is down; 0 = lastBackoff
 }
 
 // ErrJournal says that there is no place for the journal: Config.JournalPath names another.
@@ -81,6 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
 	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
 	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
+	cfg.lastBackoff = cmp.Or(cfg.lastBackoff, lastBackoff)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -135,11 +137,11 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 // recover books what the last process left behind: first its journal, which holds records
 // that clients were promised, then its notes, whose requests nobody will finish.
 func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
-	err = s.replay(s.journal)
+	err = s.replayAll(s.journal)
 	for _, j := range orphans {
 		if err != nil {
 			err = errors.Join(err, j.close())
-		} else if err = s.replay(j); err == nil {
+		} else if err = s.replayAll(j); err == nil {
 			err = j.remove()
 		}
 	}
@@ -154,6 +156,13 @@ func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
 		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+func (s *Store) replayAll(j *journal) (err error) {
+	for err == nil && j.records() > 0 {
+		err = s.replay(j)
+	}
+	return err
 }
 
 // Place names where the records are, for people: never with a password.
