@@ -44,7 +44,6 @@ func (c *core) tryTake(g *group, ch charge, now instant) (cost float64, ok bool)
 	own := 0.0
 	if g.lease != nil {
 		if at, _ := g.ready(now, ch); at > now {
-			g.want(now, ch)
 			return 0, false
 		}
 		own = g.share(ch)
