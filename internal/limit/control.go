@@ -156,7 +156,7 @@ func (c *core) learn(g *group, d dimension, limit float64, kind refill, period t
 	b.configure(now, limit, kind, period)
 	b.learned = configured != limit
 	if d == dimRequests && c.provisional {
-		c.provisional = false
+		c.provisional, c.lifted = false, true
 		c.global[dimRequests].configure(now, 0, continuous, time.Minute)
 	}
 }

@@ -19,6 +19,7 @@ type core struct {
 	active      []*group          // those with waiters: few, so scanned
 	clock       float64           // virtual time among groups
 	provisional bool              // the global request limit is a mere default
+	lifted      bool              // it was one, until the upstream's headers said better
 
 	waiting   int
 	bytes     int64
@@ -75,6 +76,9 @@ func newCore(cfg Config, now instant) *core {
 
 // reconfigure applies cfg: levels are scaled, waiters stay.
 func (c *core) reconfigure(cfg Config, now instant) {
+	if cfg.Provisional && c.lifted {
+		cfg.Global.RequestsPerMinute, cfg.Provisional = 0, false
+	}
 	c.cfg = cfg
 	c.provisional = cfg.Provisional
 	kind := continuous
