@@ -196,7 +196,12 @@ func lookup(s setting, flags map[string]string, getenv func(string) string) (val
 	if err != nil {
 		return "", fmt.Sprintf("%s_FILE=%q: %v", s.name, path, errors.Unwrap(err))
 	}
-	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), ""
+	value = strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+	if strings.TrimSpace(value) == "" {
+		// An empty file would count as a setting that is not there: no keys, no check of keys.
+		return "", fmt.Sprintf("%s_FILE=%q: the file is empty; want %s", s.name, path, s.form)
+	}
+	return value, ""
 }
 
 // Validate checks what settings mean together; each fault is one line.

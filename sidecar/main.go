@@ -84,6 +84,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // runServe serves with the given settings until ctx ends.
 func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	logger := newLogger(cfg, stderr)
+	forbidCoreDumps()
 	for _, key := range cfg.File.notYet() {
 		logger.Warn("this version checks the key but does not act on it", "key", key)
 	}

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package main
+
+// forbidCoreDumps does nothing where there are none.
+func forbidCoreDumps() {}
