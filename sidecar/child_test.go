@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -20,7 +21,10 @@ import (
 	"testing"
 )
 
-var discardLog = log.New(io.Discard, "", 0)
+var (
+	discardLog = log.New(io.Discard, "", 0)
+	quiet      = slog.New(slog.DiscardHandler)
+)
 
 const childVariable = "LLM_QUEUE_PROXY_TEST_CHILD"
 

@@ -22,6 +22,10 @@ type plan struct {
 	settings []string
 	provider provider.Config
 	brittle  float64 // part of the connections to the provider that break
+
+	// Of plans made by hand.
+	choose  func(*http.Request) provider.Fault // instead of the calls' own faults
+	dialled func()                             // called for each connection to the provider
 }
 
 type kind int

@@ -177,7 +177,12 @@ func (s *stage) run() {
 	s.sim = provider.New(cfg)
 	stopSim := s.sim.Serve(s.up)
 	damage := rand.New(rand.NewPCG(s.plan.seed, 2))
-	s.up.damage = func() breakage { return s.plan.breakage(damage) }
+	s.up.damage = func() breakage {
+		if s.plan.dialled != nil {
+			s.plan.dialled()
+		}
+		return s.plan.breakage(damage)
+	}
 	s.start()
 
 	var calls sync.WaitGroup
@@ -270,6 +275,9 @@ func (s *stage) faultOf(r *http.Request) provider.Fault {
 	id, _ := strconv.Atoi(r.Header.Get("X-Call"))
 	s.faultsMu.Lock()
 	defer s.faultsMu.Unlock()
+	if s.plan.choose != nil {
+		return s.plan.choose(r)
+	}
 	if id < 1 || id > len(s.plan.calls) {
 		return provider.Sound()
 	}

@@ -10,8 +10,12 @@ type sessionKey struct {
 	client, session string
 }
 
-// session finds or makes the flow of a session, and lets two that were idle
-// for long go.
+// maxSessions is how many sessions a group remembers before the longest idle
+// ones go early: names come from clients, and cost half a kilobyte each.
+const maxSessions = 20_000
+
+// session finds or makes the flow of a session, and lets two go that were idle
+// for long, or that are too many.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
 	s := g.recent // agents ask in bursts
 	if s == nil || s.name != key.session || s.parent.name != key.client || bandOf(s.priority) != key.band {
@@ -25,7 +29,7 @@ func (g *group) session(key sessionKey, clientWeight, weight float64, now instan
 		return s
 	}
 	for range 2 {
-		if s := g.idle; s != nil && now.sub(s.idleSince) > sessionIdle {
+		if s := g.idle; s != nil && (now.sub(s.idleSince) > sessionIdle || len(g.sessions) > maxSessions) {
 			g.drop(s, key)
 		}
 	}
