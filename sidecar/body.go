@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +16,8 @@ import (
 // trickles would hold its reservation for ever.
 const (
 	bodyPatience = 30 * time.Second
-	bodyRate     = 32 << 10 // bytes a second
+	bodyRate     = 32 << 10        // bytes a second
+	bodyRest     = 5 * time.Second // for what is left of it once it is answered
 )
 
 // smallBody is up to where the body of an unmetered request is held like a
@@ -64,9 +66,10 @@ func (h *heldBody) release() {
 
 // readBody takes in a metered body. Its bytes are reserved before they are
 // read, where a length was declared, and in steps where not.
-func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, error) {
+func (s *server) readBody(x *exchange) (*heldBody, error) {
+	w, r, most := x.w, x.r, x.cfg.MaxBodyBytes
 	h := &heldBody{budget: s.bodies}
-	if r.ContentLength > min(s.cfg.MaxBodyBytes, s.bodies.max) {
+	if r.ContentLength > min(most, s.bodies.max) {
 		w.Header().Set("Connection", "close") // or the server would read on to the end
 		return nil, errBodySize
 	}
@@ -84,7 +87,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 	buf := make([]byte, 0, capacity)
 	for r.ContentLength < 0 || int64(len(buf)) < r.ContentLength {
 		if len(buf) == cap(buf) { // only where no length was declared
-			more := min(int64(cap(buf)), s.cfg.MaxBodyBytes+1-int64(cap(buf)))
+			more := min(int64(cap(buf)), most+1-int64(cap(buf)))
 			if more <= 0 {
 				h.release()
 				w.Header().Set("Connection", "close")
@@ -106,13 +109,13 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 		}
 		if err != nil {
 			h.release()
-			if r.Context().Err() != nil {
+			if r.Context().Err() != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 				return nil, errClientGone
 			}
 			return nil, &apiError{status: http.StatusBadRequest, code: "body_unreadable", cause: err, message: "the body ended early or came too slowly"}
 		}
 	}
-	if int64(len(buf)) > s.cfg.MaxBodyBytes {
+	if int64(len(buf)) > most {
 		h.release()
 		return nil, errBodySize
 	}
@@ -129,28 +132,34 @@ func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
 	switch n := x.r.ContentLength; {
 	case n == 0:
 		return nil
-	case n > 0 && n <= min(smallBody, s.cfg.MaxBodyBytes):
-		held, err := s.readBody(x.w, x.r)
+	case n > 0 && n <= min(smallBody, x.cfg.MaxBodyBytes):
+		held, err := s.readBody(x)
 		if err != nil {
 			return err
 		}
 		x.body, out.Body = held, held.bytes
 		return nil
 	}
-	out.Stream = &patientBody{http.NewResponseController(x.w), x.r.Body}
+	out.Stream = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
 	out.Length = x.r.ContentLength
 	return nil
 }
 
-// A patientBody bounds the gaps of a body that streams through.
+// A patientBody holds a body that streams through to the same rate. Only the
+// time spent waiting for the client counts: a slow provider is not its fault.
 type patientBody struct {
-	rc   *http.ResponseController
-	body io.Reader
+	rc     *http.ResponseController
+	body   io.Reader
+	read   int
+	waited time.Duration
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
-	_ = b.rc.SetReadDeadline(time.Now().Add(bodyPatience))
+	started := time.Now()
+	_ = b.rc.SetReadDeadline(bodyDeadline(started.Add(-b.waited), b.read))
 	n, err := b.body.Read(p)
+	b.read += n
+	b.waited += time.Since(started)
 	// Behind the body the server waits for the client to leave, for as long as it takes.
 	_ = b.rc.SetReadDeadline(time.Time{})
 	return n, err

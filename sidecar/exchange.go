@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -34,6 +35,7 @@ const statusClientGone = 499
 // Its methods are called by the handler's goroutine, leave by any.
 type exchange struct {
 	s       *server
+	cfg     *Config // as it was when the request came, for all of its way
 	w       http.ResponseWriter
 	r       *http.Request
 	who     session.Identity
@@ -45,11 +47,15 @@ type exchange struct {
 	req      *wire.Request
 	body     *heldBody
 	spliced  bool // include_usage was added by us
+	rekeyed  bool // sent again with the key that is in the file by now
 	estimate tokens.Estimate
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
 	cancel context.CancelCauseFunc
 	stop   []func() bool // of leave and of the end of the grace
+
+	budget     *budget.Reservation // nil: it draws on none
+	budgetWait time.Duration       // before the queue, for others' reservations
 
 	lease     *limit.Lease
 	sentAt    time.Time // of the last attempt
@@ -63,13 +69,16 @@ type exchange struct {
 	left atomic.Bool // the client has gone
 	live bool        // counted in s.inFlight
 
+	interims  sync.Mutex // interim answers come from another goroutine
+	answering bool       // no interim answer may follow
+
 	mu      sync.Mutex  // leave may run beside end
 	ended   bool        // nothing may be taken any more
 	reading *time.Timer // an answer is read on, counted in s.drains
 }
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
-	x := &exchange{s: s, w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+	x := &exchange{s: s, cfg: s.cfg.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),
@@ -88,7 +97,7 @@ func (x *exchange) leave() {
 	}
 	places := max(1, x.s.inFlight.Load()/drainShare)
 	switch {
-	case x.s.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
+	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
 		x.cancel(errClientGone)
 	case x.s.drains.Add(1) > places:
 		x.s.drains.Add(-1)
@@ -115,7 +124,7 @@ func (x *exchange) clientGone() bool { return x.left.Load() || x.r.Context().Err
 func (x *exchange) attempt(lease *limit.Lease) {
 	x.lease, x.sentAt = lease, time.Now()
 	x.row.Attempts++
-	x.row.QueueWait = lease.Waited()
+	x.row.QueueWait = x.waited()
 	if x.row.Attempts == 1 {
 		x.live = true
 		x.s.inFlight.Add(1)
@@ -125,6 +134,9 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	}
 	lease.Sent()
 }
+
+// waited is the time before the last attempt that the request was kept here.
+func (x *exchange) waited() time.Duration { return x.budgetWait + x.lease.Waited() }
 
 func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
@@ -256,7 +268,12 @@ func (x *exchange) writeHeader(resp *http.Response) {
 		return
 	}
 	x.headerOut = true
-	h := x.w.Header()
+	x.answerHeader(x.w.Header(), resp)
+	x.w.WriteHeader(resp.StatusCode)
+}
+
+// answerHeader puts the answer's headers, and ours, into h.
+func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	x.s.upstream.CopyHeader(h, resp)
 	if resp.StatusCode < 300 && h.Get("X-Should-Retry") == "true" {
 		h.Del("X-Should-Retry") // openai-go would send a successful request again
@@ -264,13 +281,12 @@ func (x *exchange) writeHeader(resp *http.Response) {
 	if x.spliced {
 		h.Del("Content-Length") // the usage chunk will be missing
 	}
-	queued := x.lease.Waited()
+	queued := x.waited()
 	h.Set("X-Queue-Wait-Ms", strconv.FormatInt(queued.Milliseconds(), 10))
 	h.Add("Server-Timing", fmt.Sprintf("queue;dur=%.1f, upstream;dur=%.1f", milliseconds(queued), milliseconds(time.Since(x.sentAt))))
 	if h.Get("X-Request-Id") == "" {
 		h.Set("X-Request-Id", x.id.String())
 	}
-	x.w.WriteHeader(resp.StatusCode)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -27,11 +27,21 @@ type bubble struct {
 	sim    *provider.Server
 	server *server
 	client *http.Client
+	dial   func(context.Context) (net.Conn, error) // to the sidecar
 	stop   func()
 	down   atomic.Bool // no connection to the provider can be made
 }
 
 func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
+	t.Helper()
+	sim := provider.New(cfg)
+	b := newBubbleOver(t, sim.Serve, settings...)
+	b.sim = sim
+	return b
+}
+
+// newBubbleOver is newBubble with another provider, which serve starts.
+func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
 	t.Helper()
 	env := pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
 	config, err := LoadConfig(nil, func(name string) string { return env[name] })
@@ -43,9 +53,10 @@ func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bubble{sim: provider.New(cfg)}
+	b := &bubble{}
 	up, down := provider.NewPipe(), provider.NewPipe()
-	stopSim := b.sim.Serve(up)
+	b.dial = func(ctx context.Context) (net.Conn, error) { return down.DialContext(ctx, "", "") }
+	stopSim := serve(up)
 	upTransport := upstream.NewTransport()
 	upTransport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if b.down.Load() {

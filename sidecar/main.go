@@ -8,9 +8,11 @@
 //	llm-queue-proxy demo          see it work, without a key or a network
 //	llm-queue-proxy config check  say what is wrong with the settings
 //	llm-queue-proxy config print  show every setting and where it comes from
+//	llm-queue-proxy config reference  print docs/configuration.md
 //	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
 //	llm-queue-proxy queue         show the queue of a running sidecar
-//	llm-queue-proxy usage         show the sessions of a running sidecar
+//	llm-queue-proxy usage         show what sessions, models, days or clients used
+//	llm-queue-proxy prices import make prices for the file from a public list
 //	llm-queue-proxy version
 //	llm-queue-proxy completion    scripts for bash, zsh, fish and PowerShell
 //
@@ -36,6 +38,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -75,7 +78,7 @@ func exitStatus(err error) int {
 // run is the program without its process: everything it uses comes in.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	root := commands(getenv, stdout, stderr)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
@@ -83,12 +86,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // runServe serves with the given settings until ctx ends.
 func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
-	logger := newLogger(cfg, stderr)
+	hangup, stop := notifyHangup()
+	defer stop()
+	level := new(slog.LevelVar)
+	logger := newLogger(cfg, level, stderr)
 	forbidCoreDumps()
 	for _, key := range cfg.File.notYet() {
 		logger.Warn("this version checks the key but does not act on it", "key", key)
 	}
-	s, err := build(ctx, cfg, logger)
+	s, err := build(ctx, cfg, logger, level)
 	if err != nil {
 		return err
 	}
@@ -96,8 +102,9 @@ func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
+	go s.reloadOnHangup(ctx, hangup)
 	saving := make(chan struct{})
 	saved := make(chan struct{})
 	go func() { defer close(saved); s.saveRegularly(saving) }()
@@ -124,13 +131,13 @@ func listen(cfg *Config) (main, admin net.Listener, err error) {
 }
 
 // build makes every part and puts them together.
-func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, error) {
+func build(ctx context.Context, cfg *Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
 	store, err := openLedger(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Ledger: store,
+		Config: cfg, Logger: logger, Level: level, Ledger: store,
 		Limits:  limit.New(limitConfig(cfg, logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
@@ -147,6 +154,7 @@ func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	s.limits.Close()
+	s.budgets.Close()
 	s.save(ctx)
 	if err := s.ledger.Close(ctx); err != nil {
 		return fmt.Errorf("close ledger: %w", err)
@@ -159,6 +167,7 @@ func (s *server) close() error {
 type dependencies struct {
 	Config   *Config
 	Logger   *slog.Logger
+	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
@@ -170,12 +179,14 @@ func newServer(d dependencies) *server {
 	name := make([]byte, 6)
 	_, _ = rand.Read(name) // never fails
 	s := &server{
-		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
+		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
 		upstream: d.Upstream, ledger: d.Ledger,
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
-		instance: fmt.Sprintf("llm-queue-proxy-%x", name),
+		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}
+	s.cfg.Store(d.Config)
+	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
 		if d.Config.Profile == "azure" {
@@ -183,11 +194,12 @@ func newServer(d dependencies) *server {
 		}
 		s.upstream = upstream.New(upstream.Config{
 			Base: d.Config.BaseURL, KeyHeader: keyHeader,
-			Key:     func() string { return string(d.Config.APIKey) },
+			Key:     s.key.current,
 			Private: append(session.Headers(), d.Config.SessionHeader),
 			Via:     "1.1 " + s.instance,
 		})
 	}
+	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
 	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s
@@ -196,13 +208,19 @@ func newServer(d dependencies) *server {
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
 	store, err := ledger.Open(ctx, ledger.Config{
 		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
-		Durability: cfg.LedgerDurability, Logger: logger,
+		JournalPath: cfg.LedgerJournal, Durability: cfg.LedgerDurability, Logger: logger,
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		return store, nil
-	}
-	if cfg.RepositoryType == "sqlite" {
+	case errors.Is(err, ledger.ErrJournal):
+		return nil, &configError{[]string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
+	case cfg.RepositoryType == "sqlite":
 		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
+		return nil, err // the setting may well be right, and the server down
+	case cfg.RepositoryType == "postgres":
+		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 }
@@ -255,8 +273,7 @@ func (s *server) save(ctx context.Context) {
 	}
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
@@ -295,11 +312,4 @@ func (c *Config) limitsText() string {
 		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func (c *Config) repositoryText() string {
-	if c.RepositoryType == "sqlite" {
-		return "sqlite " + c.SQLiteDSN
-	}
-	return c.RepositoryType
 }

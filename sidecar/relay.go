@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"sync"
@@ -151,6 +152,30 @@ func (x *exchange) write(p []byte, flush bool) error {
 		return rc.Flush()
 	}
 	return nil
+}
+
+// interim passes an interim answer (102, 103) on to a client that can read it.
+func (x *exchange) interim(status int, header http.Header) {
+	x.interims.Lock()
+	defer x.interims.Unlock()
+	if x.answering || x.headerOut || x.left.Load() || !x.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(slowReader))
+	h := x.w.Header()
+	ours := maps.Clone(h) // these are the final answer's
+	clear(h)
+	maps.Copy(h, header)
+	x.w.WriteHeader(status)
+	clear(h)
+	maps.Copy(h, ours)
+}
+
+// closeInterim lets no interim answer through any more: what follows is final.
+func (x *exchange) closeInterim() {
+	x.interims.Lock()
+	defer x.interims.Unlock()
+	x.answering = true
 }
 
 // finish sends what was held back. It is not flushed: it leaves in one write

@@ -6,7 +6,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -98,7 +97,7 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 	open := map[string]bool{"GET /livez": true, "GET /readyz": true, "GET /healthz": true}
 	asked := 0
 	for _, config := range []*Config{{}, {AdminAddr: admin}} {
-		for _, route := range (&server{cfg: config}).routes() {
+		for _, route := range configured(config).routes() {
 			if route.open != open[route.pattern] {
 				t.Errorf("%s is open: %v", route.pattern, route.open)
 			}
@@ -128,7 +127,7 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 		t.Errorf("%d asked, %d went up", asked, len(rec.seen()))
 	}
 	registrations := 0
-	for _, file := range sources(t, ".") {
+	for _, file := range programText(t, ".") {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -229,7 +228,7 @@ func TestRequirement_15_SlowAndLargeRequestsAreBounded(t *testing.T) {
 		}
 	})
 	t.Run("no limit on the length of an answer", func(t *testing.T) {
-		if server := (&server{cfg: &Config{}, logger: slog.New(slog.DiscardHandler)}).httpServer(mainListener); server.WriteTimeout != 0 || server.ReadTimeout != 0 {
+		if server := configured(&Config{}).httpServer(mainListener); server.WriteTimeout != 0 || server.ReadTimeout != 0 {
 			t.Errorf("read %v, write %v", server.ReadTimeout, server.WriteTimeout)
 		}
 	})
@@ -293,7 +292,7 @@ func (canned) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // TestRequirement_20_NamesCannotFillTheMemory sends requests of so many sessions,
-// models, addresses and retried bodies: SESSIONS=1000000 for the whole proof. The
+// of a thousand models and addresses: SESSIONS=1000000 for the whole proof. The
 // ledger is a small one here (that the memory ledger keeps its bounds is a test of
 // its own); every other bound is reached before the heap is first measured.
 func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
@@ -321,9 +320,9 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 	})
 	handler := s.handlerFor(mainListener)
 	ask := func(i int) {
-		r := httptest.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("http://localhost/v1/session/s-%d/chat/completions", i), strings.NewReader(fmt.Sprintf(`{"model":"model-%d","messages":[]}`, i%5000)))
+		r := httptest.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("http://localhost/v1/session/s-%d/chat/completions", i), strings.NewReader(fmt.Sprintf(`{"model":"model-%d","messages":[]}`, i%1000)))
 		r.Header.Set("X-Stainless-Retry-Count", "1")
-		r.RemoteAddr = fmt.Sprintf("192.0.%d.%d:1", i>>8&255, i&255)
+		r.RemoteAddr = fmt.Sprintf("192.0.%d.%d:1", i%1000>>8, i&255)
 		handler.ServeHTTP(httptest.NewRecorder(), r)
 	}
 	heap := func() uint64 {
@@ -378,9 +377,9 @@ func TestRequirement_26_WeightsAreNotTaken(t *testing.T) {
 	}
 	// Two clients, one with a hundred times the weight and the priority it was not granted.
 	r := &http.Request{Header: http.Header{}, RemoteAddr: "x"}
-	srv := &server{cfg: &Config{File: File{Clients: map[string]ClientRule{"web": {Weight: 4, Priority: "normal"}}}}}
+	srv := configured(&Config{File: File{Clients: map[string]ClientRule{"web": {Weight: 4, Priority: "normal"}}}})
 	for _, client := range []string{"web", "stranger"} {
-		got := srv.limitRequest(&exchange{s: srv, r: r, client: client, req: decoded(t), who: session.Identity{Session: "s", Weight: 100, Priority: "high"}})
+		got := srv.limitRequest(&exchange{s: srv, cfg: srv.cfg.Load(), r: r, client: client, req: decoded(t), who: session.Identity{Session: "s", Weight: 100, Priority: "high"}})
 		if want := map[string]float64{"web": 4}[client]; got.ClientWeight != want || got.Priority != limit.Normal || got.Weight != 100 {
 			t.Errorf("%s: %+v", client, got)
 		}
@@ -394,4 +393,11 @@ func decoded(t *testing.T) *wire.Request {
 		t.Fatal(err)
 	}
 	return req
+}
+
+// configured is a server with nothing but its settings.
+func configured(cfg *Config) *server {
+	s := &server{logger: quiet}
+	s.cfg.Store(cfg)
+	return s
 }

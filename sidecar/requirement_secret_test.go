@@ -217,7 +217,7 @@ func TestRequirement_09_SQLIsBound(t *testing.T) {
 		t.Errorf("before %s, after %s", before, after)
 	}
 	// And by reading: no value is printed into a query.
-	for _, file := range sources(t, "../internal/ledger") {
+	for _, file := range programText(t, "../internal/ledger") {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -254,8 +254,8 @@ func escape(s string) string {
 	return b.String()
 }
 
-// sources lists the program text of a directory.
-func sources(t *testing.T, dir string) []string {
+// programText lists the program text of a directory.
+func programText(t *testing.T, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil || len(files) == 0 {
@@ -383,7 +383,7 @@ func TestRequirement_24_AdvisoriesOfOthers(t *testing.T) {
 		{"CVE-2024-28224 Ollama", "DNS rebinding", "TestRequirement_11_HostsAndOrigins"},
 		{"Ollama, 175,000 open instances", "0.0.0.0 without a key", "TestRequirement_10_LoopbackUnlessTold"},
 		{"LiteLLM #14457, open-ace #3422", "usage lost by an early disconnect", "TestStream_ClientThatLeavesMidAnswer"},
-		{"LiteLLM #36008", "reading on without bound", "TestRelay_DrainIsBounded"},
+		{"LiteLLM #36008", "reading on without bound", "TestDrain_IsBoundedInBytes"},
 		{"LiteLLM #37992", "zero usage taken for none", "TestFault_09_UsageInEveryForm"},
 		{"aisix #594", "streams without include_usage", "TestFault_10_UsageWasNotAskedFor"},
 		{"Bifrost #4846", "usage of streamed responses", "TestSDK_OpenAIGoSeesTheSameAsDirectly"},

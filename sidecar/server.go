@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -25,13 +26,17 @@ import (
 
 // A server holds every dependency of the handlers; nothing else is global.
 type server struct {
-	cfg      *Config
+	cfg      atomic.Pointer[Config] // never changed in place: a reload stores another
+	key      *providerKey
+	level    *slog.LevelVar // of logger
 	logger   *slog.Logger
 	metrics  *metrics
 	limits   *limit.Limiter
 	tokens   *tokens.Estimator
 	upstream *upstream.Client
 	ledger   *ledger.Store
+	budgets  *budget.Book
+	lineage  *budget.Lineage
 	bodies   *byteBudget
 	instance string // our entry in the Via header
 	seed     maphash.Seed
@@ -71,7 +76,7 @@ type route struct {
 // the API and health only.
 func (s *server) routes() []route {
 	admin := bothListeners
-	if s.cfg.AdminAddr != "" {
+	if s.cfg.Load().AdminAddr != "" {
 		admin = adminListener
 	}
 	return []route{
@@ -98,9 +103,9 @@ func (s *server) routes() []route {
 // handlerFor serves the routes of one listener.
 func (s *server) handlerFor(on listener) http.Handler {
 	mux := http.NewServeMux()
-	address := s.cfg.ListenAddr
+	address := s.cfg.Load().ListenAddr
 	if on == adminListener {
-		address = s.cfg.AdminAddr
+		address = s.cfg.Load().AdminAddr
 	}
 	for _, route := range s.routes() {
 		if route.on&on != 0 {
@@ -113,8 +118,11 @@ func (s *server) handlerFor(on listener) http.Handler {
 			writeError(w, toAPIError(err))
 			return
 		}
+		rc := http.NewResponseController(w)
 		// The last answer on this connection may have left its deadline behind.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		_ = rc.SetWriteDeadline(time.Time{})
+		// net/http reads what is left of a body, up to 256 KiB, at any pace.
+		defer func() { _ = rc.SetReadDeadline(time.Now().Add(bodyRest)) }()
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -133,6 +141,9 @@ func (s *server) guard(address string, route route) http.Handler {
 		case gone(err), errors.As(err, &aborted):
 			// A clean end would tell a client that closed only its sending half
 			// that what it has is the whole answer.
+			if !r.ProtoAtLeast(1, 1) {
+				reset(w)
+			}
 			panic(http.ErrAbortHandler)
 		default:
 			e := toAPIError(err)
@@ -145,22 +156,36 @@ func (s *server) guard(address string, route route) http.Handler {
 	})
 }
 
+// reset cuts a connection with RST. An HTTP/1.0 answer has no other end than
+// that of its connection, so a FIN would make a part look like the whole.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
 // admit checks host, origin and key. Health routes are open: a kubelet knows
 // neither our names nor our keys.
 func (s *server) admit(r *http.Request, address string, open bool) (client string, err error) {
 	if open {
 		return "", nil
 	}
-	if !s.hostAllowed(address, r.Host) {
+	cfg := s.cfg.Load()
+	if !cfg.hostAllowed(address, r.Host) {
 		return "", errHost
 	}
 	if origin := r.Header.Get("Origin"); origin != "" {
 		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || !s.hostAllowed(address, u.Host) {
+		if err != nil || u.Host == "" || !cfg.hostAllowed(address, u.Host) {
 			return "", errOrigin
 		}
 	}
-	if len(s.cfg.ClientKeys) == 0 {
+	if len(cfg.ClientKeys) == 0 {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil {
 			return r.RemoteAddr, nil
@@ -171,9 +196,12 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 	if !bearer {
 		key = r.Header.Get("Api-Key")
 	}
+	if key == "" && wantsWebsocket(r) {
+		key = protocolKey(r)
+	}
 	// Digests have one length, so the comparison tells nothing of the keys'.
 	given := sha256.Sum256([]byte(key))
-	for _, k := range s.cfg.ClientKeys {
+	for _, k := range cfg.ClientKeys {
 		known := sha256.Sum256([]byte(string(k.Key)))
 		if subtle.ConstantTimeCompare(given[:], known[:]) == 1 {
 			client = k.Name
@@ -187,14 +215,14 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 
 // hostAllowed guards a listener on loopback against web pages whose name
 // resolves to 127.0.0.1 (DNS rebinding).
-func (s *server) hostAllowed(address, hostport string) bool {
+func (c *Config) hostAllowed(address, hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	if len(s.cfg.AllowedHosts) > 0 {
-		return slices.Contains(s.cfg.AllowedHosts, host) || slices.Contains(s.cfg.AllowedHosts, strings.ToLower(hostport))
+	if len(c.AllowedHosts) > 0 {
+		return slices.Contains(c.AllowedHosts, host) || slices.Contains(c.AllowedHosts, strings.ToLower(hostport))
 	}
 	if !loopback(address) {
 		return true
@@ -208,7 +236,7 @@ func (s *server) handleUnknown(http.ResponseWriter, *http.Request, string) error
 }
 
 // serve answers on the listeners until ctx ends, then lets queue and streams
-// finish for cfg.ShutdownGrace. main is required, admin may be nil.
+// finish for SHUTDOWN_GRACE. main is required, admin may be nil.
 func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	failed := make(chan error, 2)
 	var servers []*http.Server
@@ -224,7 +252,7 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	select {
 	case err := <-failed:
 		s.endAll()
-		s.limits.RejectWaiting()
+		s.rejectWaiting()
 		for _, server := range servers {
 			server.Close()
 		}
@@ -233,6 +261,12 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	case <-ctx.Done():
 	}
 	return s.drain(servers)
+}
+
+// rejectWaiting tells everybody who waits to come back.
+func (s *server) rejectWaiting() {
+	s.budgets.RejectWaiting()
+	s.limits.RejectWaiting()
 }
 
 func (s *server) httpServer(on listener) *http.Server {
@@ -251,17 +285,19 @@ func (s *server) httpServer(on listener) *http.Server {
 func (s *server) drain(servers []*http.Server) error {
 	s.draining.Store(true)
 	s.limits.Drain()
-	s.logger.Info("draining", "grace", s.cfg.ShutdownGrace.String())
-	last := s.cfg.ShutdownGrace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(s.cfg.ShutdownGrace-last, s.limits.RejectWaiting)
+	grace := s.cfg.Load().ShutdownGrace
+	s.logger.Info("draining", "grace", grace.String())
+	last := grace / 5 // for answers that are already on their way
+	reject := time.AfterFunc(grace-last, s.rejectWaiting)
 	defer reject.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	var failed error
+	// Websockets are not the servers' any more, who do not wait for them.
+	defer context.AfterFunc(ctx, s.endAll)()
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {
 			s.logger.Warn("grace is over, connections are cut")
-			s.endAll()
 			failed = errors.Join(failed, server.Close())
 		}
 	}

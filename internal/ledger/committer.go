@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,11 +54,13 @@ const (
 	pruneEvery   = time.Hour
 )
 
-// outage is the committer's view of a store that does not take writes.
+// outage is the committer's view of a store that does not take writes. Whether it is back is asked
+// beside the committer, which meanwhile has records to put into the journal.
 type outage struct {
 	on      bool
 	backoff time.Duration
 	retryAt time.Time
+	asking  chan error // the answer to come; nil = nobody asks
 }
 
 func (o *outage) fail(now time.Time) {
@@ -69,15 +72,28 @@ func (o *outage) fail(now time.Time) {
 // patience with a store that is down.
 func (s *Store) run() {
 	defer close(s.done)
+	asked, stopAsking := context.WithCancel(s.life)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var down outage
+	defer func() {
+		stopAsking()
+		if down.asking != nil {
+			<-down.asking
+		}
+	}()
 	nextPrune := time.Now() // the first slice runs at once
+	nextTend := nextPrune.Add(s.tendEvery())
 	for {
 		now := time.Now()
 		s.runControls(&down)
-		if down.on && !now.Before(down.retryAt) {
-			s.retry(&down)
+		if down.on && down.asking == nil && !now.Before(down.retryAt) {
+			down.asking = make(chan error, 1)
+			go func(answer chan<- error) { answer <- s.backend.probe(asked) }(down.asking)
+		}
+		if !down.on && !now.Before(nextTend) {
+			s.tend(&down)
+			nextTend = now.Add(s.tendEvery())
 		}
 		notes, wait := s.flight.due(now, maxBatch)
 		blocked := false
@@ -93,13 +109,15 @@ func (s *Store) run() {
 		if !blocked && !down.on && !now.Before(nextPrune) && s.prune(now) {
 			nextPrune = now.Add(pruneEvery)
 		}
-		timer.Reset(s.sleep(now, wait, nextPrune, &down))
+		timer.Reset(s.sleep(now, wait, earlier(nextPrune, nextTend), &down))
 		wake := s.queue.wake
 		if blocked {
 			wake = nil
 		}
 		select {
 		case <-wake:
+		case err := <-down.asking:
+			s.retry(&down, err)
 		case <-timer.C:
 		case <-s.life.Done():
 		}
@@ -108,11 +126,14 @@ func (s *Store) run() {
 
 // sleep is how long the committer may sleep when nobody wakes it. During an outage only the
 // next attempt counts: what else is due cannot be done, and would keep it spinning.
-func (s *Store) sleep(now time.Time, note time.Duration, nextPrune time.Time, down *outage) time.Duration {
+func (s *Store) sleep(now time.Time, note time.Duration, chores time.Time, down *outage) time.Duration {
+	if down.asking != nil {
+		return time.Hour // the answer wakes it
+	}
 	if down.on {
 		return max(down.retryAt.Sub(now), 0)
 	}
-	d := nextPrune.Sub(now)
+	d := chores.Sub(now)
 	if note > 0 {
 		d = min(d, note)
 	}
@@ -204,24 +225,53 @@ func (s *Store) outage(down *outage, err error) {
 	down.fail(time.Now())
 }
 
-// retry looks whether the store is back: by replaying the journal, else by letting the next
-// batch try.
-func (s *Store) retry(down *outage) {
-	if err := s.replay(); err != nil {
+// retry goes by what the store answered: once it is back, the journal is replayed into it.
+func (s *Store) retry(down *outage, err error) {
+	down.asking = nil
+	if err == nil {
+		err = s.replay(s.journal)
+	}
+	if err != nil {
+		s.health.end(err)
 		s.outage(down, err)
 		return
 	}
+	s.health.end(nil)
 	down.on = false
 }
 
-// replay stores what the journal holds, and empties it. A crash in between replays it again,
+// tendEvery leaves an instance that lives several beats before others may call it dead.
+func (s *Store) tendEvery() time.Duration { return s.cfg.DeadAfter / 4 }
+
+// tend has the backend look after this process and its neighbours.
+func (s *Store) tend(down *outage) {
+	s.health.begin()
+	booked, err := s.backend.tend(s.life)
+	s.health.end(err)
+	if booked > 0 {
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
+	}
+	if err != nil {
+		s.stats.retries.Add(1)
+		s.outage(down, err)
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// replay stores what a journal holds, and empties it. A crash in between replays it again,
 // which changes nothing: records are known by their ids.
-func (s *Store) replay() error {
-	if s.journal.records() == 0 {
+func (s *Store) replay(j *journal) error {
+	if j.records() == 0 {
 		return nil
 	}
 	total := 0
-	for chunk, err := range s.journal.chunks(maxBatch) {
+	for chunk, err := range j.chunks(maxBatch) {
 		if err != nil {
 			return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
 		}
@@ -234,7 +284,7 @@ func (s *Store) replay() error {
 		}
 		total += len(chunk)
 	}
-	if err := s.journal.reset(); err != nil {
+	if err := j.reset(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.stats.replayed.Add(int64(total))

@@ -39,6 +39,7 @@ func crashChild(dir string) int {
 		wg.Go(func() {
 			for n := 0; ; n++ {
 				r := testRecord(fmt.Sprintf("s%d", (worker+n)%7))
+				r.Draws = []Draw{{"crash", r.StartedAt.Truncate(24 * time.Hour)}}
 				s.Start(r)
 				if n%3 == 0 {
 					<-time.After(5 * time.Millisecond) // long enough to be noted, and killed in flight
@@ -118,6 +119,13 @@ func checkSums(t *testing.T, b *sqlBackend) {
 		}
 		sums[name] = sum
 	}
+	if drawn, err := b.write.NewSelect().Table("budget_usage").Exists(t.Context()); err != nil || drawn {
+		var sum string
+		if err := b.write.NewRaw("SELECT sum(requests) || '/' || sum(unknown) || '/' || "+columns+" FROM budget_usage").Scan(t.Context(), &sum); err != nil {
+			t.Fatal(err)
+		}
+		sums["budgets"] = sum
+	}
 	for name, sum := range sums {
 		if sum != sums["requests"] {
 			t.Errorf("%s add up to %s, requests to %s", name, sum, sums["requests"])
@@ -164,7 +172,7 @@ func TestStore_KillLosesNothing(t *testing.T) {
 				t.Errorf("%d of %d acknowledged records are lost", n, len(told))
 			}
 			checkSums(t, b)
-			if left, err := b.inflight(t.Context()); err != nil || len(left) > 0 {
+			if left, err := b.inflight(t.Context(), 0); err != nil || len(left) > 0 {
 				t.Errorf("%d notes are left, %v; want each booked as interrupted or recorded", len(left), err)
 			}
 			cut, err := b.write.NewSelect().Model((*requestRow)(nil)).Where("outcome = ?", Interrupted).Count(t.Context())

@@ -50,7 +50,7 @@ func startFaulty(t *testing.T, f *faulty, cfg Config) *Store {
 	if cfg.NoteAfter == 0 {
 		cfg.NoteAfter = time.Second
 	}
-	cfg.Durability = DurabilityFull
+	cfg.Durability, cfg.DeadAfter = DurabilityFull, 20*time.Second
 	s, err := start(t.Context(), cfg, f)
 	if err != nil {
 		t.Fatal(err)
@@ -297,11 +297,11 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 	cfg := Config{Type: "sqlite", SQLiteDSN: path, NoteAfter: time.Millisecond}
 	s := open(t, cfg)
 	cut, done := testRecord("a"), testRecord("a")
-	cut.Parent = "root"
+	cut.Parent, cut.Draws = "root", []Draw{{"team", budgetDay}, {"child", budgetDay}}
 	s.Start(cut)
 	s.Start(done)
 	waitFor(t, func() bool {
-		left, err := s.backend.(*sqlBackend).inflight(t.Context())
+		left, err := s.backend.(*sqlBackend).inflight(t.Context(), 0)
 		return err == nil && len(left) == 2
 	})
 	t.Run("a living process keeps its notes", func(t *testing.T) {
@@ -330,6 +330,11 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 			}
 			if got := session(t, s, "a"); got.UnknownUsage != 1 || got.Requests != 1 {
 				t.Errorf("session = %+v; want one request, one unknown", got)
+			}
+			for _, scope := range []string{"team", "child"} {
+				if got := budgetUse(t, s, scope, budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+					t.Errorf("drawn from %s: %+v; want the estimate of the interrupted one", scope, got)
+				}
 			}
 			closeStore(t, s)
 		}
@@ -370,19 +375,18 @@ func TestOpen_Refuses(t *testing.T) {
 		cfg  Config
 		want string
 	}{
-		"an unknown type":        {Config{Type: "mysql"}, `type "mysql" is none of`},
-		"an unknown durability":  {Config{Durability: "maybe"}, `durability "maybe" is none of`},
-		"a missing directory":    {Config{Type: "sqlite", SQLiteDSN: filepath.Join(dir, "no/x.db")}, "no such file or directory"},
-		"a directory":            {Config{Type: "sqlite", SQLiteDSN: dir}, "is a directory"},
-		"an empty path":          {Config{Type: "sqlite"}, "needs a path"},
-		"memory in SQLite":       {Config{Type: "sqlite", SQLiteDSN: ":memory:"}, "use the memory ledger"},
-		"memory in a URI":        {Config{Type: "sqlite", SQLiteDSN: "file:x?mode=memory&cache=shared"}, "use the memory ledger"},
-		"what is no database":    {Config{Type: "sqlite", SQLiteDSN: garbage}, "file is not a database"},
-		"a damaged database":     {Config{Type: "sqlite", SQLiteDSN: damaged}, "damaged"},
-		"a newer schema":         {Config{Type: "sqlite", SQLiteDSN: newer}, "newer than this program"},
-		"a read-only file":       {Config{Type: "sqlite", SQLiteDSN: "file:" + newer + "?mode=ro"}, ""},
-		"an unwritable journal":  {Config{JournalPath: filepath.Join(dir, "no/j")}, "journal"},
-		"postgres, for the time": {Config{Type: "postgres"}, "not supported by this build"},
+		"an unknown type":       {Config{Type: "mysql"}, `type "mysql" is none of`},
+		"an unknown durability": {Config{Durability: "maybe"}, `durability "maybe" is none of`},
+		"a missing directory":   {Config{Type: "sqlite", SQLiteDSN: filepath.Join(dir, "no/x.db")}, "no such file or directory"},
+		"a directory":           {Config{Type: "sqlite", SQLiteDSN: dir}, "is a directory"},
+		"an empty path":         {Config{Type: "sqlite"}, "needs a path"},
+		"memory in SQLite":      {Config{Type: "sqlite", SQLiteDSN: ":memory:"}, "use the memory ledger"},
+		"memory in a URI":       {Config{Type: "sqlite", SQLiteDSN: "file:x?mode=memory&cache=shared"}, "use the memory ledger"},
+		"what is no database":   {Config{Type: "sqlite", SQLiteDSN: garbage}, "file is not a database"},
+		"a damaged database":    {Config{Type: "sqlite", SQLiteDSN: damaged}, "damaged"},
+		"a newer schema":        {Config{Type: "sqlite", SQLiteDSN: newer}, "newer than this program"},
+		"a read-only file":      {Config{Type: "sqlite", SQLiteDSN: "file:" + newer + "?mode=ro"}, ""},
+		"an unwritable journal": {Config{JournalPath: filepath.Join(dir, "no/j")}, "journal"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Open(t.Context(), c.cfg)
@@ -477,5 +481,36 @@ func TestSQLite_BrokenSchemaIsNotTheRecordsFault(t *testing.T) {
 	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
 	if got := session(t, s, "a"); got.Requests != 1 {
 		t.Errorf("requests = %d; want 1", got.Requests)
+	}
+}
+
+func TestJournal_IsOneProcessOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j.spill")
+	var stores []*Store
+	var faults []*faulty
+	for range 3 {
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		f.down()
+		record(t, s, testRecord("a"))
+		stores, faults = append(stores, s), append(faults, f)
+	}
+	closeStore(t, stores[0])
+	closeStore(t, stores[2]) // its journal, the third, is nobody's now
+	f := newFaulty()
+	s := startFaulty(t, f, Config{JournalPath: path})
+	if got := session(t, s, "a"); got.Requests != 2 {
+		t.Errorf("requests = %d; want the two of the journals that nobody has", got.Requests)
+	}
+	faults[1].up()
+	waitFor(t, func() bool { return stores[1].Stats().Journaled == 0 })
+	if got := session(t, stores[1], "a"); got.Requests != 1 {
+		t.Errorf("requests = %d; want the one of the process that lives", got.Requests)
+	}
+	closeStore(t, s)
+	closeStore(t, stores[1])
+	left, err := filepath.Glob(path + "*")
+	if err != nil || len(left) != 2 {
+		t.Errorf("files %v, %v; want those of the two processes", left, err)
 	}
 }

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -49,19 +48,6 @@ func (id *ID) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Value stores an ID as 16 bytes; it implements driver.Valuer.
-func (id ID) Value() (driver.Value, error) { return id[:], nil }
-
-// Scan reads 16 bytes; it implements sql.Scanner.
-func (id *ID) Scan(src any) error {
-	b, ok := src.([]byte)
-	if !ok || len(b) != len(id) {
-		return fmt.Errorf("scan request id: unexpected %T of the database", src)
-	}
-	copy(id[:], b)
-	return nil
-}
-
 // idFloor is the smallest ID that a request of instant t can have.
 func idFloor(t time.Time) (id ID) {
 	ms := max(t.UnixMilli(), 0)
@@ -103,6 +89,7 @@ type Record struct {
 
 	Session string // "" = none
 	Parent  string // session whose budget this one draws on, "" = none
+	Draws   []Draw // the budgets that it counts against
 	Client  string
 	Route   string // "chat/completions", …; "other" for what is not metered
 
@@ -157,6 +144,9 @@ func (r Record) prepared() (Record, error) {
 		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
 			return r, fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
 		}
+	}
+	if err := checkDraws(r.Draws); err != nil {
+		return r, fmt.Errorf("record %s: %w", r.ID, err)
 	}
 	if !r.UsageKnown {
 		r.Usage = Usage{}

@@ -49,6 +49,7 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.place = cfg.SQLiteDSN
 	db := &sqliteFile{path: path, lock: lock}
 	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, names: map[string]int64{}}
 	defer func() {
@@ -76,7 +77,7 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 		return nil, err
 	}
 	if alone { // whoever wrote the notes is dead: see lockFile
-		if b.cut, err = b.inflight(ctx); err != nil {
+		if b.cut, err = b.inflight(ctx, 0); err != nil {
 			return nil, err
 		}
 		if err := lock.share(); err != nil {
@@ -85,6 +86,24 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	}
 	if cfg.JournalPath == "" {
 		cfg.JournalPath = path + ".spill"
+	}
+	return b, nil
+}
+
+// readSQLite opens the database file of cfg.SQLiteDSN for reading, beside whoever writes it.
+func readSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
+	path, params, err := parseSQLiteDSN(cfg.SQLiteDSN)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	params.Set("mode", "ro")
+	db, err := openPool(path, params, []string{busyPragma(), "query_only(1)"}, readers)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: sqlite %q: %w", path, err)
+	}
+	b := &sqlBackend{read: db, mapErr: sqliteErr, shut: func(context.Context) error { return db.Close() }}
+	if _, err := b.budget(ctx, "", time.Time{}); err != nil { // the newest table: is the schema up to date
+		return nil, errors.Join(fmt.Errorf("open ledger: sqlite %q: %w", path, err), db.Close())
 	}
 	return b, nil
 }

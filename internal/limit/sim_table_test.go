@@ -77,7 +77,7 @@ func scenarios() []scenario {
 		{"a crash every 20 s for 3 min, told", simulation{cfg: told("openai"), account: accountA, crashes: 20 * time.Second}, nil, 0.001, 0},
 		{"one restart", simulation{cfg: allLearned, account: accountA, crashes: 3 * time.Minute}, nil, 0.001, 0},
 		{"a crash every 20 s for 3 min, learned anew", simulation{cfg: allLearned, account: accountA, crashes: 20 * time.Second}, nil, 0.01, 0},
-		{"the machine sleeps 20 s, clock 500 ppm fast", simulation{cfg: allLearned, account: accountA, suspend: 20 * time.Second}, nil, 0.001, 0.93},
+		{"the machine sleeps 20 s, clock 500 ppm fast", simulation{cfg: allLearned, account: accountA, suspend: 20 * time.Second}, nil, 0.001, 0.97},
 		{"three sidecars, a third each", simulation{cfg: third, account: accountRPM, sidecars: 3}, nil, 0.001, 0.97},
 		{"three sidecars, uncoordinated, requests bind", simulation{cfg: allLearned, account: accountRPM, sidecars: 3}, nil, 0.01, 0.90},
 		{"three sidecars, uncoordinated, tokens bind", simulation{cfg: allLearned, account: accountB, sidecars: 3}, nil, 0.01, 0.90},

@@ -30,12 +30,16 @@ func (c *Client) requestHeader(r Request) http.Header {
 	h.Del("Host")
 	h.Del("Content-Length") // the transport frames the body anew
 	h.Del("Expect")         // answered by our own server; the transport would wait for the provider's
+	hideKeyProtocol(h)
+	if r.Websocket {
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", "websocket")
+	}
 	if r.Identity {
 		// Set, not removed: without the header some servers compress.
 		h.Set("Accept-Encoding", "identity")
 	}
-	key := c.cfg.Key()
-	if c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
+	if key := c.cfg.Key(); c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
 		h.Set("Authorization", "Bearer "+key)
 	} else {
 		h.Set(c.cfg.KeyHeader, key)
@@ -49,22 +53,55 @@ func (c *Client) requestHeader(r Request) http.Header {
 	return h
 }
 
+// hideKeyProtocol takes out the websocket subprotocol that carries a browser's
+// key. It was the client's key to us, if any.
+func hideKeyProtocol(h http.Header) {
+	const name = "Sec-Websocket-Protocol"
+	lines, ok := h[name]
+	if !ok {
+		return
+	}
+	var kept []string
+	for _, line := range lines {
+		for protocol := range strings.SplitSeq(line, ",") {
+			if protocol = textproto.TrimString(protocol); protocol != "" && !strings.HasPrefix(strings.ToLower(protocol), "openai-insecure-api-key.") {
+				kept = append(kept, protocol)
+			}
+		}
+	}
+	h.Del(name)
+	if len(kept) > 0 {
+		h.Set(name, strings.Join(kept, ", "))
+	}
+}
+
+// KeyOf is the key that an answer's request was sent with. Since then the
+// current key may have become another.
+func (c *Client) KeyOf(resp *http.Response) string {
+	if resp.Request == nil {
+		return c.cfg.Key()
+	}
+	if c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
+		return strings.TrimPrefix(resp.Request.Header.Get("Authorization"), "Bearer ")
+	}
+	return resp.Request.Header.Get(c.cfg.KeyHeader)
+}
+
 // CopyHeader adds an answer's headers to dst, without those that belong to the
 // provider's connection and without any that echoes our key.
 func (c *Client) CopyHeader(dst http.Header, resp *http.Response) {
 	src := resp.Header.Clone()
 	removeHopByHop(src)
-	c.copyHeader(dst, src, "")
+	copyHeader(dst, src, "", c.KeyOf(resp))
 }
 
 // CopyTrailer adds an answer's trailers to dst in the form that net/http sends
 // as trailers, under the same rule. Its body must have been read.
 func (c *Client) CopyTrailer(dst http.Header, resp *http.Response) {
-	c.copyHeader(dst, resp.Trailer, http.TrailerPrefix)
+	copyHeader(dst, resp.Trailer, http.TrailerPrefix, c.KeyOf(resp))
 }
 
-func (c *Client) copyHeader(dst, src http.Header, prefix string) {
-	key := c.cfg.Key()
+func copyHeader(dst, src http.Header, prefix, key string) {
 	for name, values := range src {
 		if key != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, key) }) {
 			continue

@@ -25,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -89,6 +90,11 @@ type Request struct {
 	Length                 int64     // of Stream; −1 = unknown
 	Identity               bool      // ask for an uncoded answer, because its usage has to be read
 	Events                 bool      // the answer will be a stream of events
+	Websocket              bool      // asks for a websocket: a 101 is an answer, whose Body is an io.ReadWriteCloser
+	// Interim gets the statuses from 102 to 199 that precede the answer, with
+	// headers that are fit to be passed on; nil drops them. It runs in another
+	// goroutine than Do's, and may still run when Do has returned.
+	Interim func(status int, h http.Header)
 }
 
 // Do makes one attempt. The error is an *Error, or the context's cause. The
@@ -98,7 +104,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		written writes
 		read    atomic.Bool
 	)
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: written.begin})
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: written.begin, Got1xxResponse: c.interim(r.Interim)})
 	req, err := http.NewRequestWithContext(traced, r.Method, c.target(r), nil)
 	if err != nil {
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("build request: %w", err)}
@@ -121,7 +127,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	resp, err := c.cfg.Transport.RoundTrip(req)
 	switch {
-	case err == nil && resp.StatusCode >= 200:
+	case err == nil && (resp.StatusCode >= 200 || r.Websocket && switched(resp)):
 		return resp, nil
 	case err == nil:
 		resp.Body.Close()
@@ -134,6 +140,29 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		kind = Broken // a part of the body is gone
 	}
 	return nil, &Error{Kind: kind, Err: err}
+}
+
+// switched reports whether an answer makes the connection a websocket.
+func switched(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusSwitchingProtocols && strings.EqualFold(resp.Header.Get("Upgrade"), "websocket")
+}
+
+// maxInterim bounds the interim answers that are passed on for one attempt.
+const maxInterim = 100
+
+// interim passes interim answers on, which a proxy must (RFC 9110 section 15.2).
+// 100 is between the provider and us.
+func (c *Client) interim(pass func(int, http.Header)) func(int, textproto.MIMEHeader) error {
+	passed := 0
+	return func(status int, h textproto.MIMEHeader) error {
+		if passed++; pass == nil || status <= http.StatusSwitchingProtocols || passed > maxInterim {
+			return nil
+		}
+		fit := http.Header{}
+		c.CopyHeader(fit, &http.Response{Header: http.Header(h)})
+		pass(status, fit)
+		return nil
+	}
 }
 
 // bodiless lists the methods whose empty body net/http leaves out.

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http/httptrace"
@@ -21,6 +22,14 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.count.Add(int64(n))
 	return n, err
+}
+
+// CloseWrite ends the sending half, as a tunnel needs it.
+func (c *countedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 func dialCounted(ctx context.Context, network, address string) (net.Conn, error) {

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// halfPatience is how long the other half of a tunnel may be silent once one
+// side has said that it sends no more.
+const halfPatience = 30 * time.Second
+
+// keyProtocol begins the subprotocol by which browsers, whose WebSocket takes
+// no headers, send their key.
+const keyProtocol = "openai-insecure-api-key."
+
+// wantsWebsocket reports whether r asks to become a websocket, the one upgrade
+// that is tunnelled: through any other (h2c) a client could send requests past
+// the queue.
+func wantsWebsocket(r *http.Request) bool {
+	if r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ContentLength != 0 || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return false
+	}
+	for _, line := range r.Header["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(option), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// protocolKey is the key that a browser's websocket carries as a subprotocol.
+func protocolKey(r *http.Request) string {
+	for _, line := range r.Header["Sec-Websocket-Protocol"] {
+		for protocol := range strings.SplitSeq(line, ",") {
+			if key, ok := strings.CutPrefix(strings.TrimSpace(protocol), keyProtocol); ok {
+				return key
+			}
+		}
+	}
+	return ""
+}
+
+// tunnel joins the client's connection to the provider's after a 101, until
+// both have ended. It holds its place all that while. What passes is not looked
+// into, so its usage stays unknown.
+func (s *server) tunnel(x *exchange, resp *http.Response) error {
+	provider, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return x.refused(fmt.Errorf("switch protocols: the provider's connection cannot be written to"))
+	}
+	client, buffered, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return x.refused(fmt.Errorf("switch protocols: %w", err))
+	}
+	t := &tunnel{x: x, client: client, provider: provider}
+	t.idle = time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
+	defer t.idle.Stop()
+	// Closing is what ends reads and writes under way.
+	defer context.AfterFunc(x.ctx, t.close)()
+	defer t.close()
+
+	x.headerOut = true
+	header := http.Header{}
+	x.answerHeader(header, resp)
+	header.Set("Connection", "Upgrade")
+	header.Set("Upgrade", "websocket")
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = header.Write(&head)
+	head.WriteString("\r\n")
+	_ = client.SetDeadline(time.Time{})
+	if err := t.toClient(head.Bytes()); err != nil {
+		return errClientGone
+	}
+
+	var both sync.WaitGroup
+	both.Go(func() {
+		t.pump(provider, t.toClient, client, errClientGone, errProviderGone)
+	})
+	both.Go(func() {
+		// What the client sent behind its handshake is in the server's buffer. Read
+		// through that, the connection's end would cancel the request's context.
+		early := io.LimitReader(buffered, int64(buffered.Reader.Buffered()))
+		t.pump(io.MultiReader(early, client), t.toProvider, provider, errProviderGone, errClientGone)
+	})
+	both.Wait()
+	switch cause := context.Cause(x.ctx); {
+	case cause == nil, errors.Is(cause, errUntold):
+		return nil
+	case errors.Is(cause, errClientGone):
+		x.left.Store(true)
+		return errClientGone
+	default:
+		return &abortError{cause}
+	}
+}
+
+var (
+	errProviderGone = errors.New("the provider's connection broke")
+	errUntold       = errors.New("the end cannot be passed on but by closing")
+)
+
+// A tunnel is an exchange whose connections have become a websocket.
+type tunnel struct {
+	x        *exchange
+	client   net.Conn
+	provider io.ReadWriteCloser
+	idle     *time.Timer
+
+	mu   sync.Mutex
+	half bool // one direction has ended
+}
+
+func (t *tunnel) close() {
+	_ = t.client.Close()
+	_ = t.provider.Close()
+}
+
+// active notes that a byte has moved.
+func (t *tunnel) active() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	patience := idleTimeout
+	if t.half {
+		patience = halfPatience
+	}
+	t.idle.Reset(patience)
+}
+
+func (t *tunnel) toClient(p []byte) error {
+	_ = t.client.SetWriteDeadline(time.Now().Add(slowReader))
+	_, err := t.client.Write(p)
+	return err
+}
+
+func (t *tunnel) toProvider(p []byte) error {
+	_, err := t.provider.Write(p)
+	return err
+}
+
+// pump moves one direction. A sound end is passed on as such; a broken one ends
+// the tunnel, for the reason given: unwritten or unread.
+func (t *tunnel) pump(src io.Reader, write func([]byte) error, dst any, unwritten, unread error) {
+	buffer := relayBuffers.Get().(*[]byte)
+	defer relayBuffers.Put(buffer)
+	for {
+		n, err := src.Read(*buffer)
+		t.active()
+		if n > 0 {
+			if failed := write((*buffer)[:n]); failed != nil {
+				t.x.cancel(unwritten)
+				return
+			}
+			t.active()
+		}
+		switch {
+		case err == nil:
+			continue
+		case !errors.Is(err, io.EOF):
+			t.x.cancel(unread)
+			return
+		}
+		t.mu.Lock()
+		t.half = true
+		t.mu.Unlock()
+		t.active()
+		half, ok := dst.(interface{ CloseWrite() error })
+		if !ok || half.CloseWrite() != nil {
+			t.x.cancel(errUntold)
+		}
+		return
+	}
+}
