@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
 // Config is every setting of the program, read and checked. The zero value of
@@ -54,6 +55,7 @@ type Config struct {
 
 	File File
 
+	prices     *price.Table      // of File; nil: none are known
 	sources    sources           // where all of this came from, to be read again
 	texts      map[string]Secret // each setting as it was written, "" = not set
 	apiKeyFile string            // where APIKey came from, if from a file
@@ -183,7 +185,17 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 			c.apiKeyFile = src.getenv(origin)
 		}
 	}
-	return c, append(faults, c.Validate()...)
+	c.prices, _ = c.File.priceTable() // what is wrong with it, Validate says
+	if running != nil {
+		// Inherited sockets have addresses that no setting tells.
+		c.ListenAddr, c.AdminAddr = running.ListenAddr, running.AdminAddr
+	}
+	faults = append(faults, c.Validate()...)
+	if running != nil && c.File.Retention != running.File.Retention {
+		c.pending = append(c.pending, "retention")
+		c.File.Retention = running.File.Retention
+	}
+	return c, faults
 }
 
 // literalDefault reports whether def is a value, rather than words about one.

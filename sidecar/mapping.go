@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/http"
-	"path"
 	"strconv"
 	"sync"
 	"time"
@@ -91,16 +90,6 @@ func priority(granted, asked string) limit.Priority {
 		p = min(p, rank[asked])
 	}
 	return p
-}
-
-// sessionWeight is the weight the file gives a session; 0 = none given.
-func (f *File) sessionWeight(id string) float64 {
-	for _, rule := range f.Sessions {
-		if ok, _ := path.Match(rule.Match, id); ok {
-			return rule.Weight
-		}
-	}
-	return 0
 }
 
 // patience is how long the client's SDK waits for an answer, queue included;

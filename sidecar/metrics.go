@@ -32,6 +32,8 @@ type metrics struct {
 	reloaded    prometheus.Gauge // 1 unless the last reload met faults
 	reloadedAt  prometheus.Gauge // Unix seconds
 
+	budgetPassed *prometheus.CounterVec // requests that passed a used-up budget, by rule of the file
+
 	mu     sync.Mutex
 	models map[string]bool // that have a label of their own
 }
@@ -60,6 +62,7 @@ func newMetrics() *metrics {
 	m.usage = counters("tokens_total", "Exact tokens as the provider reported them.", "model", "type")
 	m.unknown = counters("usage_missing_total", "Metered answers whose usage stayed unknown, by outcome.", "outcome")
 	m.left = counters("client_disconnects_total", "Clients that left before their answer ended.", "phase")
+	m.budgetPassed = counters("budget_passed_total", "Requests that passed a budget that is used up, because it only warns.", "rule")
 	m.unrecorded = counter("records_failed_total", "Records that the ledger did not take; they are in the log.")
 	gauge := func(name, help string, value float64) prometheus.Gauge {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
@@ -91,6 +94,13 @@ func (m *metrics) watch(limits *limit.Limiter, store *ledger.Store, s *server) {
 	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(s.drains.Load()) })
 	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(s.bodies.used.Load()) })
 	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
+	gauge("ledger_journaled", "Records in the journal, waiting for the store.", func() float64 { return float64(store.Stats().Journaled) })
+	gauge("ledger_degraded", "1 while the store cannot be written.", func() float64 {
+		if store.Stats().Degraded {
+			return 1
+		}
+		return 0
+	})
 }
 
 // modelLabel bounds the label that clients choose.

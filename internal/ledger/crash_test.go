@@ -58,6 +58,7 @@ func crashChild(dir string) int {
 		wg.Go(func() {
 			for n := 0; ; n++ {
 				r := testRecord(fmt.Sprintf("s%d", (worker+n)%7))
+				r.Draws = []Draw{{"crash", r.StartedAt.Truncate(24 * time.Hour)}}
 				s.Start(r)
 				if n%3 == 0 {
 					<-time.After(5 * time.Millisecond) // long enough to be noted, and killed in flight
@@ -142,6 +143,13 @@ func checkSums(t *testing.T, b *sqlBackend) {
 	}
 	for _, row := range rows {
 		sums[row.Name] = row.Sum
+	}
+	if drawn, err := b.write.NewSelect().Table("budget_usage").Exists(t.Context()); err != nil || drawn {
+		var sum string
+		if err := b.write.NewRaw("SELECT sum(requests) || '/' || sum(unknown) || '/' || "+columns+" FROM budget_usage").Scan(t.Context(), &sum); err != nil {
+			t.Fatal(err)
+		}
+		sums["budgets"] = sum
 	}
 	for name, sum := range sums {
 		if sum != sums["requests"] {

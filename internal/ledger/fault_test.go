@@ -204,6 +204,27 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 			closeStore(t, s)
 		})
 	})
+	t.Run("when the journal fails too nobody waits in vain", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "j.spill")
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		s.journal.file.Close() // a disk that is gone
+		f.down()
+		for range 5 {
+			if err := s.Record(context.Background(), testRecord("a")); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("record: %v; want ErrUnavailable", err)
+			}
+		}
+		f.up()
+		waitFor(t, func() bool { return s.Stats().Pending == 0 })
+		if got := session(t, s, "a"); got.Requests != 5 {
+			t.Errorf("requests = %d once the store is back; want 5", got.Requests)
+		}
+		record(t, s, testRecord("a"))
+		if err := s.Close(context.Background()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("close: %v; want that of the journal's file", err)
+		}
+	})
 	t.Run("close tells what it could not store", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFaulty()
@@ -297,7 +318,7 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 	cfg := Config{Type: "sqlite", SQLiteDSN: path, NoteAfter: time.Millisecond}
 	s := open(t, cfg)
 	cut, done := testRecord("a"), testRecord("a")
-	cut.Parent = "root"
+	cut.Parent, cut.Draws = "root", []Draw{{"team", budgetDay}, {"child", budgetDay}}
 	s.Start(cut)
 	s.Start(done)
 	waitFor(t, func() bool {
@@ -330,6 +351,11 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 			}
 			if got := session(t, s, "a"); got.UnknownUsage != 1 || got.Requests != 1 {
 				t.Errorf("session = %+v; want one request, one unknown", got)
+			}
+			for _, scope := range []string{"team", "child"} {
+				if got := budgetUse(t, s, scope, budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+					t.Errorf("drawn from %s: %+v; want the estimate of the interrupted one", scope, got)
+				}
 			}
 			closeStore(t, s)
 		}
@@ -427,6 +453,28 @@ func TestSQLite_Locked(t *testing.T) {
 	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
 	if got := session(t, s, "a"); got.Requests != 21 {
 		t.Errorf("requests = %d; want 21", got.Requests)
+	}
+}
+
+func TestSQLite_ReadOnly(t *testing.T) {
+	s, b := openFile(t)
+	readOnly := func(n int) { // what SQLite says then is what it says of a file system that became read-only
+		if err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+			_, err := b.write.ExecContext(ctx, fmt.Sprintf("PRAGMA query_only=%d", n))
+			return false, err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readOnly(1)
+	record(t, s, testRecord("a"), testRecord("a"))
+	if st := s.Stats(); st.Spilled != 2 || st.Rejected != 0 || !st.Degraded {
+		t.Errorf("stats = %+v; want 2 in the journal, degraded", st)
+	}
+	readOnly(0)
+	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
+	if got := session(t, s, "a"); got.Requests != 2 {
+		t.Errorf("requests = %d; want 2", got.Requests)
 	}
 }
 

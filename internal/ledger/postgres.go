@@ -85,6 +85,20 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 	return p, nil
 }
 
+// readPostgres opens the database for reading, without entering among the instances.
+func readPostgres(ctx context.Context, cfg *Config) (backend, error) {
+	config, err := parsePostgresDSN(cfg.PostgresDSN)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	db := openPostgresPool(config, readers, map[string]string{"default_transaction_read_only": "on"}, nil)
+	b := &sqlBackend{read: db, mapErr: postgresErr, shut: func(context.Context) error { return db.Close() }, patience: postgresPatience}
+	if _, err := b.budget(ctx, "", time.Time{}); err != nil { // the newest table: is the schema up to date
+		return nil, errors.Join(fmt.Errorf("open ledger: postgres %s: %w", placeOf(config), oneLine(err)), db.Close())
+	}
+	return b, nil
+}
+
 // CheckPostgresDSN tells what is wrong with a connection URL as such; nil says nothing about the server.
 func CheckPostgresDSN(dsn string) error {
 	_, err := parsePostgresDSN(dsn)

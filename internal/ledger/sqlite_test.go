@@ -78,7 +78,7 @@ func TestSQLite_FilesArePrivate(t *testing.T) {
 	}
 }
 
-// planHook asks SQLite how it would run each SELECT that passes.
+// planHook asks SQLite how it would run each SELECT and DELETE that passes.
 type planHook struct {
 	plans map[string]string
 	raw   *bun.DB
@@ -87,7 +87,7 @@ type planHook struct {
 func (h *planHook) BeforeQuery(ctx context.Context, _ *bun.QueryEvent) context.Context { return ctx }
 
 func (h *planHook) AfterQuery(ctx context.Context, e *bun.QueryEvent) {
-	if !strings.HasPrefix(e.Query, "SELECT") {
+	if !strings.HasPrefix(e.Query, "SELECT") && !strings.HasPrefix(e.Query, "DELETE") {
 		return
 	}
 	var rows []struct {
@@ -106,7 +106,9 @@ func (h *planHook) AfterQuery(ctx context.Context, e *bun.QueryEvent) {
 func TestSQLite_ReadsNeverScan(t *testing.T) {
 	s, b := openFile(t)
 	for i := range 50 {
-		record(t, s, testRecord(fmt.Sprint("s", i%5)))
+		r := testRecord(fmt.Sprint("s", i%5))
+		r.Draws = []Draw{{"team", r.StartedAt.Truncate(time.Hour)}}
+		record(t, s, r)
 	}
 	hook := &planHook{plans: map[string]string{}, raw: b.write}
 	b.read = b.read.WithQueryHook(hook)
@@ -119,16 +121,23 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 	_, err6 := s.RecentUse(ctx, time.Now().Add(-time.Minute))
 	_, err7 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"day", "model", "client"}})
 	_, err8 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"hour", "model"}})
+	_, err9 := s.BudgetUse(ctx, "team", time.Now().Add(-30*time.Hour))
 	for _, err := range s.Status(ctx) {
 		err8 = errors.Join(err8, err)
 	}
-	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
 		t.Fatal(err)
 	}
-	if len(hook.plans) < 9 {
-		t.Errorf("%d queries were seen; want at least 9", len(hook.plans))
+	if len(hook.plans) < 10 {
+		t.Errorf("%d queries were seen; want at least 10", len(hook.plans))
 	}
-	for query, plan := range hook.plans {
+	hook.demandNoScan(t)
+}
+
+// demandNoScan fails t for a plan that reads a table from end to end, or sorts one.
+func (h *planHook) demandNoScan(t *testing.T) {
+	t.Helper()
+	for query, plan := range h.plans {
 		for _, line := range strings.Split(plan, "\n") {
 			if strings.Contains(line, "SCAN") && !strings.Contains(line, "USING INDEX sessions_last") ||
 				strings.Contains(line, "TEMP B-TREE FOR ORDER") || line == "" && plan == "" {
@@ -136,6 +145,29 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The writer's own queries hold up every batch behind them.
+func TestSQLite_WritesNeverScan(t *testing.T) {
+	s, b := openFile(t)
+	for i := range 20 {
+		record(t, s, testRecord(fmt.Sprint("s", i%5)))
+	}
+	hook := &planHook{plans: map[string]string{}, raw: b.read} // the writer's connection is taken
+	b.write = b.write.WithQueryHook(hook)
+	record(t, s, testRecord("s1"), testRecord("new"))
+	if err := s.DeleteSession(t.Context(), "s1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+		return b.prune(ctx, horizon{records: time.Now(), hours: time.Now()})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(hook.plans) < 5 {
+		t.Errorf("%d queries were seen; want at least 5", len(hook.plans))
+	}
+	hook.demandNoScan(t)
 }
 
 func TestSQLite_BytesPerRecord(t *testing.T) {

@@ -98,7 +98,7 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 		q := b.read.NewSelect().TableExpr(rollupTable(s.grain)+" AS u").
 			Where("u.start >= ?", s.from).Where("u.start < ?", s.to).
 			ColumnExpr(sumsOfRollup).
-			Having("count(*) > 0").Limit(maxUsageRows + 1)
+			Having("count(*) > 0").Limit(int64(p.maxRows) + 1)
 		if p.step != 0 {
 			q = q.ColumnExpr("u.start - u.start % ? AS start", int64(p.step)).GroupExpr("u.start - u.start % ?", int64(p.step))
 		}
@@ -118,7 +118,7 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 			return nil, b.readErr("usage", err)
 		}
 		for _, row := range rows {
-			if err := out.add(p.key(row.Start, row.Model, row.Client), row.counters()); err != nil {
+			if err := out.add(p.key(s, row.Start, row.Model, row.Client), row.counters(), p.maxRows); err != nil {
 				return nil, err
 			}
 		}
@@ -192,9 +192,14 @@ func (b *sqlBackend) inflight(ctx context.Context, instance int32) ([]Record, er
 	if err := q.Scan(ctx); err != nil {
 		return nil, b.readErr("requests in flight", err)
 	}
+	draws, err := b.inflightDraws(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]Record, len(rows))
 	for i := range rows {
 		out[i] = rows[i].record()
+		out[i].Draws = draws[out[i].ID]
 	}
 	return out, nil
 }

@@ -20,6 +20,8 @@ type sqlBackend struct {
 	read   *bun.DB           // a few, read-only
 	mapErr func(error) error // driver errors to ErrUnavailable and ErrInvalid
 	shut   func(context.Context) error
+	failed func(context.Context, error)                 // what can be done about a driver's error before the next attempt; nil = nothing
+	tidy   func(context.Context) (more bool, err error) // a slice of what prune leaves to do; nil = nothing
 
 	patience time.Duration // for one transaction or query; 0 = the database's own is enough
 	renew    func()        // distrusts the open connection after a failure; nil = no need
@@ -50,6 +52,9 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 	err := b.mapErr(b.write.RunInTx(ctx, &sql.TxOptions{}, act))
 	if err == nil {
 		return nil
+	}
+	if b.failed != nil {
+		b.failed(ctx, err)
 	}
 	if b.renew != nil && errors.Is(err, ErrUnavailable) && !errors.Is(err, errConflict) {
 		b.renew()
@@ -85,7 +90,7 @@ func (b *sqlBackend) apply(ctx context.Context, in batch) (int, error) {
 // tables tells whether all tables that apply writes are there.
 func (b *sqlBackend) tables(ctx context.Context) error {
 	for _, table := range [...]string{
-		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily",
+		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily", "budget_usage", "inflight_draws",
 	} {
 		if _, err := b.write.NewSelect().TableExpr(table).ColumnExpr("1").Limit(1).Exec(ctx); err != nil {
 			return fmt.Errorf("table %s: %w", table, err)
@@ -121,6 +126,9 @@ func (b *sqlBackend) tryApply(ctx context.Context, in batch) (int, error) {
 		if err = addRollups(ctx, tx, d, names); err != nil {
 			return err
 		}
+		if err = addBudgets(ctx, tx, fresh, replaced, names); err != nil {
+			return err
+		}
 		return clearNotes(ctx, tx, in.clear)
 	})
 	if err != nil {
@@ -142,12 +150,18 @@ func (b *sqlBackend) nameIDs(ctx context.Context, tx bun.Tx, records []Record) (
 	missing := map[string]bool{}
 	for i := range records {
 		r := &records[i]
-		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+		want := func(name string) {
 			if id, ok := b.names[name]; ok {
 				ids[name] = id
 			} else {
 				missing[name] = true
 			}
+		}
+		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+			want(name)
+		}
+		for _, d := range r.Draws {
+			want(d.Scope)
 		}
 	}
 	if len(missing) == 0 {
@@ -381,16 +395,22 @@ func (b *sqlBackend) storeNotes(ctx context.Context, tx bun.Tx, notes []Record) 
 	if b.instance != 0 {
 		q = q.Value("instance", "?", b.instance)
 	}
-	_, err := q.Exec(ctx)
-	return err
+	if _, err := q.Exec(ctx); err != nil {
+		return err
+	}
+	return storeDraws(ctx, tx, notes)
 }
 
 func clearNotes(ctx context.Context, tx bun.Tx, ids []ID) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	_, err := tx.NewDelete().Model((*noteRow)(nil)).Where("id IN (?)", bun.List(ids)).Exec(ctx)
-	return err
+	for _, table := range []any{(*noteRow)(nil), (*drawRow)(nil)} {
+		if _, err := tx.NewDelete().Model(table).Where("id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sliceRows is how much one slice of a deletion takes: milliseconds of the writer's time.
@@ -422,6 +442,9 @@ func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, 
 }
 
 func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error) {
+	if h == (horizon{}) {
+		return b.tidyUp(ctx)
+	}
 	pruned := b.pruned
 	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) error {
 		if !h.records.IsZero() {
@@ -446,14 +469,32 @@ func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error
 		if h.hours.IsZero() {
 			return nil
 		}
-		_, err := tx.NewDelete().Model((*rollupRow)(nil)).ModelTableExpr("usage_hourly AS u").
-			Where("start < ?", h.hours.UnixMilli()).Exec(ctx)
+		// A day of hours at a time.
+		res, err := tx.NewDelete().Model((*rollupRow)(nil)).ModelTableExpr("usage_hourly AS u").
+			Where("start < ?", h.hours.UnixMilli()).
+			Where("start < (SELECT min(start) FROM usage_hourly) + ?", int64(daily)).Exec(ctx)
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		more = n > 0
 		return err
 	})
-	if err == nil {
-		b.pruned = pruned
+	if err != nil {
+		return false, err
 	}
-	return more, err
+	b.pruned = pruned
+	if more {
+		return true, nil
+	}
+	return b.tidyUp(ctx)
+}
+
+func (b *sqlBackend) tidyUp(ctx context.Context) (more bool, err error) {
+	if b.tidy == nil {
+		return false, nil
+	}
+	return b.tidy(ctx)
 }
 
 // prunedState is the name under which retention keeps how far it came. SaveState users

@@ -5,21 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
 // Store is the ledger: one committer in front of one backend. It is safe for concurrent use.
 // Whoever opens it must Close it, after the last Record.
 type Store struct {
+	Reader
 	cfg     Config
-	backend backend
 	journal *journal // nil: none
 	queue   queue
 	flight  flight
 	stats   counts
 	health  health
+	opened  time.Time
+	stuck   atomic.Bool // neither store nor journal took the last batch
 
 	stop context.CancelFunc // ends the patience of the last commit
 	life context.Context    //nolint:containedctx // the committer's own, not a caller's
@@ -74,8 +76,8 @@ const (
 	DurabilityAsync  = "async"
 )
 
-// Open opens the ledger, brings its schema up to date, books what an earlier crash left in the
-// journal, and marks the requests that it cut off as Interrupted. A store that cannot be
+// Open opens the ledger, brings its schema up to date, books what earlier processes left in their
+// journals, and marks the requests that it cut off as Interrupted. A store that cannot be
 // used at all is an error of one line; it names the DSN's path, never its password.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
@@ -115,7 +117,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
-	s := &Store{cfg: cfg, backend: b, done: make(chan struct{})}
+	s := &Store{Reader: Reader{b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
 	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
@@ -135,22 +137,32 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	return s, nil
 }
 
-// recover books what the last process left behind: first its journal, which holds records
-// that clients were promised, then its notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
-	err = s.replayAll(s.journal)
+// recover books what earlier processes left behind: first their journals, which hold records
+// that clients were promised, then their notes, whose requests nobody will finish. A store that cannot be written at
+// the moment is an outage like any other: all of it is left for later.
+func (s *Store) recover(ctx context.Context, orphans []*journal) error {
+	err := s.replayAll(s.journal)
 	for _, j := range orphans {
-		if err != nil {
-			err = errors.Join(err, j.close())
-		} else if err = s.replayAll(j); err == nil {
-			err = j.remove()
+		left := s.replayAll(j)
+		if left == nil {
+			left = j.remove()
+		} else {
+			left = errors.Join(left, j.close())
 		}
+		err = errors.Join(err, left)
+	}
+	if errors.Is(err, ErrUnavailable) {
+		s.cfg.Logger.Error("journal not replayed yet", slog.Any("error", err))
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	booked, err := s.backend.tend(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		s.cfg.Logger.Error("requests in flight not looked after yet", slog.Any("error", err))
+	case err != nil:
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	if booked > 0 {
@@ -223,6 +235,9 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 	if p.done == nil {
 		return nil
 	}
+	if s.stuck.Load() {
+		return fmt.Errorf("record %s: %w", r.ID, errStuck)
+	}
 	select {
 	case err := <-p.done:
 		return err
@@ -238,92 +253,6 @@ func (s *Store) lose(r *Record, cause error) {
 	s.cfg.Logger.Error("usage record not stored", slog.Any("error", cause), slog.Any("record", r))
 }
 
-// Session returns the totals of one session, or ErrNotFound.
-func (s *Store) Session(ctx context.Context, key string) (Session, error) {
-	return s.backend.session(ctx, key)
-}
-
-// Sessions returns a page of sessions, the most recently used first. A bad cursor is ErrInvalid.
-func (s *Store) Sessions(ctx context.Context, q SessionQuery) (SessionPage, error) {
-	after, err := parseSessionCursor(q.Cursor)
-	if err != nil {
-		return SessionPage{}, err
-	}
-	limit := pageSize(q.Limit)
-	found, err := s.backend.sessions(ctx, after, limit+1)
-	if err != nil {
-		return SessionPage{}, err
-	}
-	page := SessionPage{Sessions: found[:min(limit, len(found))]}
-	if len(found) > limit {
-		last := page.Sessions[limit-1]
-		page.NextCursor = sessionCursor{last.LastAt.UnixMilli(), last.seq}.String()
-	}
-	return page, nil
-}
-
-// Status walks over all sessions in the order of their creation, and ends at the first error. It reads
-// them in pages, so that neither memory nor a transaction is held while a slow client reads.
-func (s *Store) Status(ctx context.Context) iter.Seq2[Session, error] {
-	return func(yield func(Session, error) bool) {
-		for after := int64(0); ; {
-			page, err := s.backend.sessionsBySeq(ctx, after, maxPage)
-			if err != nil {
-				yield(Session{}, err)
-				return
-			}
-			for _, one := range page {
-				if !yield(one, nil) {
-					return
-				}
-				after = one.seq
-			}
-			if len(page) < maxPage {
-				return
-			}
-		}
-	}
-}
-
-// Requests returns a page of a session's records, the newest first. An unknown session is
-// ErrNotFound, a bad cursor ErrInvalid.
-func (s *Store) Requests(ctx context.Context, key string, q RecordQuery) (RecordPage, error) {
-	before, err := parseRecordCursor(q.Cursor)
-	if err != nil {
-		return RecordPage{}, err
-	}
-	limit := pageSize(q.Limit)
-	found, err := s.backend.requests(ctx, key, before, limit+1)
-	if err != nil {
-		return RecordPage{}, err
-	}
-	page := RecordPage{Records: found[:min(limit, len(found))]}
-	if len(found) > limit {
-		page.NextCursor = page.Records[limit-1].ID.String()
-	}
-	return page, nil
-}
-
-// Usage returns totals from the rollups; it never reads records. A question that cannot be
-// answered, or not within bounds, is ErrInvalid.
-func (s *Store) Usage(ctx context.Context, q UsageQuery) ([]UsageRow, error) {
-	p, err := q.plan()
-	if err != nil {
-		return nil, err
-	}
-	sums, err := s.backend.usage(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return sums.rows(p), nil
-}
-
-// RecentUse returns what was sent upstream since an instant, by model. It reads
-// the records of that time: ask for minutes.
-func (s *Store) RecentUse(ctx context.Context, since time.Time) ([]ModelUse, error) {
-	return s.backend.recentUse(ctx, since)
-}
-
 // DeleteSession removes a session's totals and records, a slice at a time; rollups stay. ErrNotFound
 // when there is none. When ctx ends halfway the session is still there, and may be deleted again.
 func (s *Store) DeleteSession(ctx context.Context, key string) error {
@@ -337,11 +266,6 @@ func (s *Store) SaveState(ctx context.Context, name string, data []byte) error {
 	return s.inTurn(ctx, func(ctx context.Context) (bool, error) {
 		return false, s.backend.saveState(ctx, name, data)
 	})
-}
-
-// LoadState returns a blob of SaveState, or ErrNotFound.
-func (s *Store) LoadState(ctx context.Context, name string) ([]byte, error) {
-	return s.backend.loadState(ctx, name)
 }
 
 // inTurn has the committer run act between two batches, again and again while there is more: the store has
