@@ -276,9 +276,10 @@ func TestPostgres_Migrates(t *testing.T) {
 		if got := session(t, s, "a"); got.Requests != 6 {
 			t.Errorf("requests = %d; want 6", got.Requests)
 		}
-		n, err := sqlOf(t, s).read.NewSelect().TableExpr("schema_migrations").Count(t.Context())
-		if err != nil || n != 1 {
-			t.Errorf("%d marks of migrations, %v; want 1", n, err)
+		var marks, names int
+		err := sqlOf(t, s).read.NewRaw("SELECT count(*), count(DISTINCT name) FROM schema_migrations").Scan(t.Context(), &marks, &names)
+		if err != nil || marks != names || marks == 0 {
+			t.Errorf("%d marks of %d migrations, %v; want one each", marks, names, err)
 		}
 	})
 }
@@ -673,6 +674,7 @@ func TestPostgres_Instances(t *testing.T) {
 			closeStore(t, c)
 		}
 		record(t, a, flying)
+		waitFor(t, func() bool { return a.Stats().Journaled == 0 }) // the last cut may have sent it there
 		if got := session(t, b, "a"); got.Requests != 1 || got.UnknownUsage != 0 {
 			t.Errorf("session = %+v; want the one request", got)
 		}
@@ -742,7 +744,8 @@ func TestPostgres_Instances(t *testing.T) {
 		a.Start(old)
 		waitFor(t, func() bool { return notesOf(t, a) == 1 })
 		closeStore(t, a)
-		pgtest.Exec(t, cfg.PostgresDSN, fmt.Sprintf(`INSERT INTO state VALUES ('%s', '\x%x')`, prunedState, idFloor(time.Now().Add(-time.Minute))))
+		floor := idFloor(time.Now().Add(-time.Minute))
+		pgtest.Exec(t, cfg.PostgresDSN, fmt.Sprintf(`INSERT INTO state VALUES ('%s', '\x%x')`, prunedState, floor[:]))
 		b := open(t, quick(cfg, "next"))
 		if n := notesOf(t, b); n != 0 {
 			t.Errorf("%d notes are left", n)
