@@ -682,6 +682,25 @@ func TestPostgres_Instances(t *testing.T) {
 			t.Errorf("%d notes are left", n)
 		}
 	})
+	t.Run("one that stands still lives as long as its connection", func(t *testing.T) {
+		cfg := postgresConfig(t)
+		a := open(t, quick(cfg, "still"))
+		a.Start(testRecord("a"))
+		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		release, held := make(chan struct{}), make(chan struct{})
+		a.queue.control(&control{do: func(context.Context) error { close(held); <-release; return nil }})
+		<-held // its committer does nothing any more, as that of a stopped process
+		defer close(release)
+		b := open(t, quick(cfg, "watching"))
+		still := beats(a)
+		for range 3 { // of b's beats there are four to DeadAfter
+			seen := beats(b)
+			waitFor(t, func() bool { return beats(b) >= seen+5 })
+		}
+		if n := interrupted(t, b, "a"); n != 0 || beats(a) != still {
+			t.Errorf("%d interrupted requests, beat %d after %d; want none, for the lock is held", n, beats(a), still)
+		}
+	})
 	t.Run("one that ended is booked at once", func(t *testing.T) {
 		cfg := postgresConfig(t)
 		a := open(t, quick(cfg, "ending"))
