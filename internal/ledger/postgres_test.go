@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -467,6 +469,54 @@ func TestPostgres_ReadOnly(t *testing.T) {
 		t.Errorf("ready: %v; want ErrUnavailable", err)
 	}
 	reset() // the failover has ended: new connections reach a primary
+	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
+	checkPostgres(t, s, ids)
+}
+
+func TestPostgres_DiskFull(t *testing.T) {
+	base := pgtest.Server(t)
+	small := os.Getenv(pgtest.EnvSmall)
+	if small == "" {
+		t.Skip("no small disk: mounting one takes root")
+	}
+	pgtest.Exec(t, base, "CREATE TABLESPACE small LOCATION '"+small+"/space'")
+	t.Cleanup(func() { pgtest.Exec(t, base, "DROP TABLESPACE small") }) // after the schema of DSN, for cleanups run backwards
+	cfg := postgresConfig(t)
+	cfg.PostgresDSN = pgtest.With(t, cfg.PostgresDSN, "default_tablespace", "small")
+	s, _ := openPostgresStore(t, cfg)
+	first := testRecord("a")
+	record(t, s, first)
+	ids := map[ID]bool{first.ID: true}
+
+	ballast := filepath.Join(small, "ballast")
+	f, err := os.Create(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) || f.Close() != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for i := range 600 {
+		wg.Go(func() {
+			r := testRecord(fmt.Sprint("full-", i))
+			record(t, s, r)
+			mu.Lock()
+			ids[r.ID] = true
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if st := s.Stats(); st.Journaled == 0 || st.Failed != 0 || !st.Degraded {
+		t.Errorf("stats = %+v; want records in the journal, none lost", st)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
 	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
 	checkPostgres(t, s, ids)
 }
