@@ -69,11 +69,6 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 	b.write = openPostgresPool(config, 1, writerParams(cfg.Durability), p.connected)
 	b.read = openPostgresPool(config, readers, map[string]string{"default_transaction_read_only": "on"}, nil)
 	b.shut = p.shutDown
-	b.failed = func(_ context.Context, err error) {
-		if errors.Is(err, ErrUnavailable) && !errors.Is(err, errConflict) {
-			p.renew()
-		}
-	}
 	if err := errors.Join(p.enter(ctx), b.loadPruned(ctx)); err != nil {
 		return nil, errors.Join(err, b.write.Close(), b.read.Close())
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/uptrace/bun"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
@@ -573,6 +574,80 @@ func TestPostgres_BrokenSchema(t *testing.T) {
 	if got := session(t, s, "a"); got.Requests != 2 {
 		t.Errorf("requests = %d; want 2", got.Requests)
 	}
+}
+
+// A session that one sidecar deletes while another stores requests of it: whichever comes first, no request may be left without
+// its session. The other sidecar's half done transaction is played by a connection of the test.
+func TestPostgres_SessionDeletedMeanwhile(t *testing.T) {
+	setup := func(t *testing.T) (s *Store, other *pgx.Conn, exec func(string)) {
+		cfg := called(t, postgresConfig(t), "meanwhile")
+		s = open(t, cfg)
+		record(t, s, testRecord("a"))
+		other, err := pgx.Connect(t.Context(), cfg.PostgresDSN)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = other.Close(context.Background()) })
+		return s, other, func(statement string) {
+			t.Helper()
+			if _, err := other.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	blocked := func(other *pgx.Conn) func() bool {
+		return func() bool {
+			var n int
+			err := other.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+				WHERE application_name = 'meanwhile' AND wait_event_type = 'Lock'`).Scan(&n)
+			return err == nil && n == 1
+		}
+	}
+	check := func(t *testing.T, s *Store, want int) {
+		t.Helper()
+		var rows, dangling int
+		err := sqlOf(t, s).read.NewRaw(`SELECT count(*), count(*) FILTER (WHERE s.id IS NULL)
+			FROM requests AS r LEFT JOIN sessions AS s ON s.id = r.session_id`).Scan(t.Context(), &rows, &dangling)
+		if err != nil || rows != want || dangling != 0 {
+			t.Errorf("%d requests, %d of them without session, %v; want %d, 0", rows, dangling, err, want)
+		}
+	}
+	t.Run("a request is stored before the deletion", func(t *testing.T) {
+		s, other, exec := setup(t)
+		exec("BEGIN")
+		exec(fmt.Sprintf(`INSERT INTO requests SELECT '%s', session_id, client_id, route_id, model_id, answered_id, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 200, 1, 0, 1
+			FROM requests LIMIT 1`, NewID()))
+		exec("UPDATE sessions SET requests = requests + 1 WHERE key = 'a'")
+		deleted := make(chan error, 1)
+		go func() { deleted <- s.DeleteSession(context.Background(), "a") }()
+		waitFor(t, blocked(other))
+		exec("COMMIT")
+		if err := <-deleted; err != nil {
+			t.Error(err)
+		}
+		check(t, s, 0)
+	})
+	t.Run("a request comes while the deletion is under way", func(t *testing.T) {
+		s, other, exec := setup(t)
+		exec("BEGIN")
+		exec("SELECT FROM sessions WHERE key = 'a' FOR UPDATE")
+		exec("DELETE FROM requests")
+		stored := make(chan error, 1)
+		go func() { stored <- s.Record(context.Background(), testRecord("a")) }()
+		waitFor(t, blocked(other))
+		exec("DELETE FROM sessions WHERE key = 'a'")
+		exec("COMMIT")
+		if err := <-stored; err != nil {
+			t.Error(err)
+		}
+		check(t, s, 1)
+		if got := session(t, s, "a"); got.Requests != 1 {
+			t.Errorf("requests = %d; want those of the new session", got.Requests)
+		}
+		if st := s.Stats(); st.Spilled != 0 {
+			t.Errorf("stats = %+v; want the batch repeated at once", st)
+		}
+	})
 }
 
 // four stores on one database, half of their traffic on one session.
