@@ -223,8 +223,11 @@ func readBeside(t *testing.T, cfg Config) {
 	})
 	t.Run("what is none is refused, and not made", func(t *testing.T) {
 		for _, cfg := range []Config{
-			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"}, {Type: "memory"}, {},
-			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"}, {Type: "postgres"},
+			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"},
+			{Type: "memory"},
+			{},
+			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"},
+			{Type: "postgres"},
 		} {
 			if r, err := OpenReader(t.Context(), cfg); err == nil {
 				t.Errorf("%+v was opened", cfg)
