@@ -432,6 +432,20 @@ func TestReservation_NilDoesNothing(t *testing.T) {
 	}
 }
 
+// The grains in which draws are stored add up to periods.
+func TestPeriod_GrainsLieInTheirPeriod(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "at"), 0)
+		for per, grain := range map[Period]time.Duration{Hour: time.Hour, Day: 24 * time.Hour, Month: 24 * time.Hour, Ever: 24 * time.Hour} {
+			start, from := per.Start(at), per.Grain(at)
+			end := per.End(start)
+			if from.Before(start) || from.After(at) || at.Sub(from) >= grain || !end.IsZero() && from.Add(grain).After(end) || !per.Start(from).Equal(start) {
+				t.Fatalf("%s at %v: period %v to %v, grain %v", per, at, start, end, from)
+			}
+		}
+	})
+}
+
 func TestPeriod_Months(t *testing.T) {
 	for _, c := range [][3]string{
 		{"2026-01-31T23:59:59Z", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"},

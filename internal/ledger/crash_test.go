@@ -175,6 +175,9 @@ func TestStore_KillLosesNothing(t *testing.T) {
 			if left, err := b.inflight(t.Context(), 0); err != nil || len(left) > 0 {
 				t.Errorf("%d notes are left, %v; want each booked as interrupted or recorded", len(left), err)
 			}
+			if left, err := b.write.NewSelect().Table("inflight_draws").Count(t.Context()); err != nil || left > 0 {
+				t.Errorf("%d draws of notes are left, %v", left, err)
+			}
 			cut, err := b.write.NewSelect().Model((*requestRow)(nil)).Where("outcome = ?", Interrupted).Count(t.Context())
 			if err != nil {
 				t.Fatal(err)
