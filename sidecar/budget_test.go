@@ -377,6 +377,7 @@ func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 		file := writeFile(t, "c.yaml", `sessions: [{match: "held", budget: {tokens: 100}}]`)
 		b := newBubble(t, provider.Config{TTFT: 3 * time.Second}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
 		defer b.stop()
+		queued := ""
 		ask := func(session, timeout string) (int, time.Duration) {
 			body := strings.Replace(chat, "{", `{"max_tokens":80,`, 1)
 			req, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
@@ -392,6 +393,7 @@ func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			_, _ = io.Copy(io.Discard, resp.Body)
+			queued = resp.Header.Get("X-Queue-Wait-Ms")
 			return resp.StatusCode, time.Since(started)
 		}
 		var wg sync.WaitGroup
@@ -402,6 +404,12 @@ func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 		status, after := ask("held", "4s")
 		if status != 503 || after > 5*time.Second {
 			t.Errorf("%d after %v; want a refusal within the 4 s", status, after)
+		}
+		wg.Wait()
+		wg.Go(func() { ask("held", "60s") })
+		synctest.Wait()
+		if status, after := ask("held", "60s"); status != 200 || after != 6*time.Second || queued != "3000" {
+			t.Errorf("%d after %v, %s ms of them in the queue; want half of 6 s", status, after, queued)
 		}
 		wg.Wait()
 	})
@@ -520,15 +528,15 @@ prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
 	for range 3 {
 		wantAnswered(t, s.ask("a"))
 	}
-	rewrite(t, settings[1], fmt.Sprintf(file, "100000"))
+	rewrite(t, settings[1], fmt.Sprintf(file, "30000")) // three requests are more than 1.00, two are less
 	s.hangup(true)
-	for n := 0; ; n++ { // the first of these has the sum read again, and need not wait for it
+	for n := 0; ; n++ { // the first has the sum read again, and does not wait for that
 		a := s.ask("a")
 		if a.StatusCode != 200 {
 			wantUsedUp(t, a)
 			break
 		}
-		if n == 5 {
+		if n == 2 {
 			t.Fatalf("%s of 1.00 were used", *s.usage("").Rows[0].Cost)
 		}
 	}
