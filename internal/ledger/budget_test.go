@@ -224,8 +224,11 @@ func readBeside(t *testing.T, cfg Config) {
 	})
 	t.Run("what is none is refused, and not made", func(t *testing.T) {
 		for _, cfg := range []Config{
-			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"}, {Type: "memory"}, {},
-			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"}, {Type: "postgres"},
+			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"},
+			{Type: "memory"},
+			{},
+			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"},
+			{Type: "postgres"},
 		} {
 			r, err := OpenReader(t.Context(), cfg)
 			if _, made := os.Stat(cfg.SQLiteDSN); made == nil {
