@@ -235,7 +235,7 @@ func TestBook_PeriodsEnd(t *testing.T) {
 				}
 				time.Sleep(time.Until(e.ResetAt) - 1)
 				exceeded(t, b, limits)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				reserve(t, b, limits, 5).Release()
 				late.Settle(tokens(1000)) // of the period before
 				reserve(t, b, limits, 5).Settle(tokens(9))
