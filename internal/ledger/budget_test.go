@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -229,7 +230,11 @@ func readBeside(t *testing.T, cfg Config) {
 			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"},
 			{Type: "postgres"},
 		} {
-			if r, err := OpenReader(t.Context(), cfg); err == nil {
+			r, err := OpenReader(t.Context(), cfg)
+			if _, made := os.Stat(cfg.SQLiteDSN); made == nil {
+				t.Errorf("%s was made", cfg.SQLiteDSN)
+			}
+			if err == nil {
 				t.Errorf("%+v was opened", cfg)
 				r.Close(context.Background())
 			} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "\n") {
