@@ -163,31 +163,6 @@ func printVersion(stdout io.Writer, asJSON bool) error {
 	return err
 }
 
-// printConfig shows each setting with its value and its origin, and then what
-// is wrong with them.
-func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
-	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
-	cfg, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
-	for _, s := range settings {
-		value, origin, _ := cfg.sources.lookup(s) // its fault is among faults
-		switch {
-		case origin == "" && s.def == "":
-			value, origin = "none", "default"
-		case origin == "" && s.name == "LISTEN_ADDR":
-			value, origin = cfg.ListenAddr, "default"
-		case origin == "":
-			value, origin = s.def, "default"
-		case s.secret:
-			value = redacted
-		}
-		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
-	}
-	if err := out.Flush(); err != nil || len(faults) == 0 {
-		return err
-	}
-	return &configError{faults}
-}
-
 // ask gets JSON from the sidecar that listens on address.
 func ask(ctx context.Context, cfg *Config, address, path string, into any) error {
 	host, port, err := net.SplitHostPort(address)
