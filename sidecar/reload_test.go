@@ -2,14 +2,18 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
@@ -335,4 +339,47 @@ func TestReload_BudgetsAndPricesAct(t *testing.T) {
 	if got := costs(); !strings.Contains(got, `"EUR"`) {
 		t.Errorf("the new prices are not applied: %s", got)
 	}
+}
+
+// TestReload_ChangesTheRate raises and lowers a limit under waiting requests,
+// in virtual time.
+func TestReload_ChangesTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := writeFile(t, "config.yaml", "settings: {RATE_LIMIT_PER_MIN: 60}\n")
+		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "LEARN_LIMITS", "false")
+		defer b.stop()
+		b.server.level = new(slog.LevelVar)
+		began := time.Now()
+		batch := func(n int) (wait func() time.Duration) {
+			var calls sync.WaitGroup
+			for i := range n {
+				calls.Go(func() {
+					if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), chat); err != nil || status != 200 {
+						t.Errorf("call %d: %d %v %s", i, status, err, text)
+					}
+				})
+			}
+			return func() time.Duration { calls.Wait(); return time.Since(began) }
+		}
+		rate := func(text string) {
+			rewrite(t, file, "settings: {RATE_LIMIT_PER_MIN: "+text+"}\n")
+			if b.server.reload(); b.server.cfg.Load().texts["RATE_LIMIT_PER_MIN"] != Secret(text) {
+				t.Fatalf("%s was not taken up", text)
+			}
+		}
+		first := batch(150)
+		time.Sleep(20 * time.Second) // virtual: some have left, most wait
+		if n := b.server.limits.Waiting(); n < 50 || n > 140 {
+			t.Fatalf("%d wait", n)
+		}
+		rate("600")
+		if at := first(); at > 45*time.Second {
+			t.Errorf("the last of 150 was answered after %v: the queue did not speed up", at)
+		}
+		rate("60")
+		began = time.Now()
+		if at := batch(60)(); at < 30*time.Second {
+			t.Errorf("60 calls at 60 a minute, behind a full queue, took %v", at)
+		}
+	})
 }
