@@ -49,6 +49,9 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		}
 		name := strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
 		flags[s.name] = root.PersistentFlags().String(name, "", s.doc)
+		if words := s.words(); words != nil {
+			_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+		}
 	}
 	config := &cobra.Command{
 		Use: "config", Short: "Check or show the settings", Args: noArgs,
