@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -382,4 +383,38 @@ func TestReload_ChangesTheRate(t *testing.T) {
 			t.Errorf("60 calls at 60 a minute, behind a full queue, took %v", at)
 		}
 	})
+}
+
+func TestReload_TellsSystemd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	next := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first, _, _ := strings.Cut(string(buf[:n]), "\n"); !strings.HasPrefix(first, "STATUS=") { // which comes by the clock
+				if first != want {
+					t.Errorf("told %q, want %s", buf[:n], want)
+				}
+				return
+			}
+		}
+	}
+	s := start(t, scripted(t, func(http.ResponseWriter, *http.Request) {}), "NOTIFY_SOCKET", path)
+	next("READY=1")
+	s.hangup(true)
+	next("RELOADING=1")
+	next("READY=1")
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	next("STOPPING=1")
 }
