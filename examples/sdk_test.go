@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/option"
@@ -238,6 +239,7 @@ func TestSDKs_SeeTheSameErrors(t *testing.T) {
 		{"an exhausted quota", provider.Quota()},
 		{"a request too large", provider.TooLarge()},
 		{"a server error", provider.ServerError(http.StatusInternalServerError)},
+		{"a server that is down", provider.ServerError(http.StatusServiceUnavailable)},
 		{"a bad gateway's page", provider.Status(http.StatusBadGateway, nil, "<html>bad gateway</html>")},
 		{"a stream cut off", provider.CutAfterBytes(400)},
 	}
@@ -263,6 +265,30 @@ func TestSDKs_SeeTheSameErrors(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The retries and the timeouts of openai-go go on working behind the sidecar.
+func TestSDKs_RetryAndTimeOutAsEver(t *testing.T) {
+	s := start(t, provider.Config{})
+	for name, base := range map[string]string{"direct": s.direct, "through the sidecar": s.sidecar} {
+		llm := connect(base).official
+		t.Run(name+" a server error is retried", func(t *testing.T) {
+			before := s.provider.Totals().Requests
+			s.provider.Script(provider.ServerError(http.StatusInternalServerError), provider.Sound())
+			_, err := llm.Chat.Completions.New(context.Background(), chatParams(), option.WithMaxRetries(1))
+			if n := s.provider.Totals().Requests - before; err != nil || n != 2 {
+				t.Errorf("%v after %d requests, want success after 2", err, n)
+			}
+		})
+		t.Run(name+" a timeout ends the call", func(t *testing.T) {
+			// Nothing answers, so however slow the machine is, the time runs out.
+			s.provider.Script(provider.NoHeaders())
+			_, err := llm.Chat.Completions.New(context.Background(), chatParams(), option.WithRequestTimeout(time.Second))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error = %v, want context.DeadlineExceeded", err)
+			}
+		})
 	}
 }
 
