@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -347,5 +348,32 @@ func TestMiddleware_RefusalIsNotRetriedByOpenAIGo(t *testing.T) {
 	}
 	if attempts != 1 {
 		t.Errorf("%d attempts, want 1", attempts)
+	}
+}
+
+// Where an upstream redirects to third parties, the client keeps the session from
+// them, below openai-go as well.
+func TestMiddleware_ClientBelowOpenAIGoTellsNobodyElse(t *testing.T) {
+	var told http.Header
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		told = r.Header.Clone()
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"object":"list","data":[]}`)
+	}))
+	defer other.Close()
+	var session string
+	sidecar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session = r.Header.Get("X-Session-Id")
+		http.Redirect(w, r, other.URL+"/elsewhere", http.StatusTemporaryRedirect)
+	}))
+	defer sidecar.Close()
+	base := sidecar.URL + "/v1"
+	llm := openai.NewClient(option.WithBaseURL(base), option.WithAPIKey("k"),
+		option.WithMiddleware(middleware.New(base)), option.WithHTTPClient(middleware.Client(base, nil)))
+	if _, err := llm.Models.List(middleware.WithSession(context.Background(), "secret")); err != nil {
+		t.Fatal(err)
+	}
+	if session != "secret" || told == nil || told.Get("X-Session-Id") != "" {
+		t.Errorf("the sidecar was told %q, the other host %q", session, told.Get("X-Session-Id"))
 	}
 }
