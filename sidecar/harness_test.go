@@ -21,7 +21,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	if path := os.Getenv(lockHolderEnv); path != "" {
+		os.Exit(holdLock(path)) // this process is the second one of a test, see store_fault_test.go
+	}
+	remove := goleak.Cleanup(func(code int) {
+		os.RemoveAll(programDir)
+		os.Exit(code)
+	})
+	goleak.VerifyTestMain(m, remove, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // A sidecar is the real program, run in this process on a free port.

@@ -93,9 +93,6 @@ func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stde
 	defer ignoreHangup()
 	level := new(slog.LevelVar)
 	logger := newLogger(cfg, level, stderr)
-	for _, key := range cfg.File.notYet() {
-		logger.Warn("this version checks the key but does not act on it", "key", key)
-	}
 	main, admin, err := listen(cfg, getenv)
 	if err != nil {
 		return err
@@ -240,10 +237,7 @@ func newServer(d dependencies) *server {
 }
 
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
-	store, err := ledger.Open(ctx, ledger.Config{
-		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
-		JournalPath: cfg.LedgerJournal, Durability: cfg.LedgerDurability, Logger: logger,
-	})
+	store, err := ledger.Open(ctx, ledgerConfig(cfg, logger))
 	switch {
 	case err == nil:
 		return store, nil
@@ -257,6 +251,17 @@ func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.
 		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+}
+
+// ledgerConfig is the ledger's part of the settings.
+func ledgerConfig(cfg *Config, logger *slog.Logger) ledger.Config {
+	// Both were checked with the file; an empty text is the default.
+	keepRequests, _ := parseRetention(cfg.File.Retention.Requests)
+	keepHourly, _ := parseRetention(cfg.File.Retention.Hourly)
+	return ledger.Config{
+		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN), JournalPath: cfg.LedgerJournal,
+		Durability: cfg.LedgerDurability, KeepRequests: keepRequests, KeepHourly: keepHourly, Logger: logger,
+	}
 }
 
 const calibrationState = "calibration"

@@ -65,9 +65,6 @@ func (s *server) reload() {
 	if len(next.pending) > 0 {
 		s.logger.Warn("some changed settings need a restart, their old values stay", "settings", next.pending)
 	}
-	for _, key := range next.File.notYet() {
-		s.logger.Warn("this version checks the key but does not act on it", "key", key)
-	}
 }
 
 // changedFrom names the settings, and the sections of CONFIG_FILE, that differ.

@@ -52,6 +52,9 @@ const (
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	pruneEvery   = time.Hour
+
+	// prunePatience is how long retention waits for an idle moment; then it takes its turns among the batches.
+	prunePatience = time.Minute
 )
 
 // outage is the committer's view of a store that does not take writes. Whether it is back is asked
@@ -104,21 +107,20 @@ func (s *Store) run() {
 			}
 		}
 		notes, wait := s.flight.due(now, maxBatch)
-		blocked := false
+		stored, blocked := false, false
 		if work := s.queue.take(maxBatch); len(work) > 0 || len(notes) > 0 {
-			if s.commit(work, notes, &down) {
-				continue
-			}
-			blocked = true // neither store nor journal: wait for the next attempt
+			stored = s.commit(work, notes, &down)
+			blocked = !stored // neither store nor journal: wait for the next attempt
 		}
-		if s.queue.drained() || s.life.Err() != nil {
+		if s.life.Err() != nil || !stored && s.queue.drained() {
 			return
 		}
-		if replaying && !down.on {
-			continue
-		}
-		if !blocked && !down.on && !now.Before(nextPrune) && s.prune(now) {
+		// Retention waits for idle moments, but not for ever.
+		if late := now.Sub(nextPrune); !blocked && !down.on && late >= 0 && (!stored || late > prunePatience) && s.prune(now) {
 			nextPrune = now.Add(pruneEvery)
+		}
+		if stored || replaying && !down.on {
+			continue
 		}
 		timer.Reset(s.sleep(now, wait, earlier(nextPrune, nextTend), &down))
 		wake := s.queue.wake
@@ -151,6 +153,10 @@ func (s *Store) sleep(now time.Time, note time.Duration, chores time.Time, down 
 	return max(d, 0)
 }
 
+// errStuck is what Record returns while neither store nor journal can be written: to wait would be no use. The
+// record stays in the queue, and is stored once that is possible.
+var errStuck = fmt.Errorf("%w: neither store nor journal can be written; the record waits in memory", ErrUnavailable)
+
 // commit stores a batch and finishes its records; while the store is down they go to the journal.
 // False means that neither took them: they are at the head of the queue again.
 func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
@@ -158,6 +164,7 @@ func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
 		left, err := s.apply(work, notes)
 		if err == nil {
 			*down = outage{}
+			s.stuck.Store(false)
 			return true
 		}
 		s.outage(down, err)
@@ -170,10 +177,16 @@ func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
 		err := s.journal.append(work)
 		if err == nil {
 			s.stats.spilled.Add(int64(len(work)))
+			s.stuck.Store(false)
 			s.queue.settle(work, nil)
 			return true
 		}
 		s.cfg.Logger.Error("journal not writable", slog.Any("error", err))
+		s.stuck.Store(true)
+		for _, p := range work {
+			p.finish(errStuck)
+			p.done = nil
+		}
 	}
 	s.queue.putBack(work)
 	return false
@@ -245,6 +258,7 @@ func (s *Store) retry(down *outage, err error) {
 		return
 	}
 	s.health.end(nil)
+	s.stuck.Store(false)
 	down.on = false
 }
 
@@ -317,6 +331,7 @@ func (s *Store) runControls(down *outage) {
 
 // prune removes one slice of what is beyond its age, and tells whether it was the last.
 func (s *Store) prune(now time.Time) (finished bool) {
+	now = steady(s.opened, now.Sub(s.opened), now)
 	var h horizon
 	if s.cfg.KeepRequests > 0 {
 		h.records = now.Add(-s.cfg.KeepRequests)
@@ -324,13 +339,19 @@ func (s *Store) prune(now time.Time) (finished bool) {
 	if s.cfg.KeepHourly > 0 {
 		h.hours = now.Add(-s.cfg.KeepHourly)
 	}
-	if h == (horizon{}) {
-		return true
-	}
 	more, err := s.backend.prune(s.life, h)
 	if err != nil {
 		s.cfg.Logger.Warn("retention stopped", slog.Any("error", err))
 		return true
 	}
 	return !more
+}
+
+// steady is the present for retention: wall, unless the wall clock has run ahead of the time that went by
+// since opened. A clock that jumps a year forward must not empty the ledger.
+func steady(opened time.Time, since time.Duration, wall time.Time) time.Time {
+	if by := opened.Add(since).Round(0); by.Before(wall.Round(0)) {
+		return by
+	}
+	return wall
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 // journal is where records wait on disk while the store cannot be written: frames of
@@ -30,6 +31,7 @@ type journal struct {
 
 const (
 	journalReserve = 1 << 20   // bytes written beforehand: some 2,500 records
+	journalLeast   = 16 << 10  // bytes: less is not worth taking
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
 	frameHeader    = 8
 	frameMax       = 32 << 10 // bytes of one record; prepared keeps them far below
@@ -122,15 +124,28 @@ func (j *journal) prepare() error {
 		j.count.Add(int64(len(chunk)))
 		j.end = next
 	}
+	return j.reserve()
+}
+
+// reserve takes space beforehand: journalReserve, or less where the disk has not twice as much, for
+// the store itself needs room too. A full disk is no reason not to start.
+func (j *journal) reserve() error {
 	info, err := j.file.Stat()
 	if err != nil {
 		return err
 	}
-	if grow := journalReserve - info.Size(); grow > 0 {
-		if _, err := j.file.WriteAt(make([]byte, grow), info.Size()); err != nil {
+	size := info.Size()
+	for want := int64(journalReserve); want > size && want >= journalLeast; want /= 2 {
+		_, err := j.file.WriteAt(make([]byte, 2*want-size), size)
+		if err == nil {
+			return errors.Join(j.file.Truncate(want), j.file.Sync())
+		}
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return err
 		}
-		return j.file.Sync()
+		if err := j.file.Truncate(size); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -233,8 +248,10 @@ func (j *journal) reset() error {
 			return fmt.Errorf("empty journal: %w", err)
 		}
 	}
-	if err := j.file.Truncate(journalReserve); err != nil {
-		return fmt.Errorf("empty journal: %w", err)
+	if j.end > journalReserve {
+		if err := j.file.Truncate(journalReserve); err != nil {
+			return fmt.Errorf("empty journal: %w", err)
+		}
 	}
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("empty journal: %w", err)

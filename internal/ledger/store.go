@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,8 @@ type Store struct {
 	flight  flight
 	stats   counts
 	health  health
+	opened  time.Time
+	stuck   atomic.Bool // neither store nor journal took the last batch
 
 	stop context.CancelFunc // ends the patience of the last commit
 	life context.Context    //nolint:containedctx // the committer's own, not a caller's
@@ -73,8 +76,8 @@ const (
 	DurabilityAsync  = "async"
 )
 
-// Open opens the ledger, brings its schema up to date, books what an earlier crash left in the
-// journal, and marks the requests that it cut off as Interrupted. A store that cannot be
+// Open opens the ledger, brings its schema up to date, books what earlier processes left in their
+// journals, and marks the requests that it cut off as Interrupted. A store that cannot be
 // used at all is an error of one line; it names the DSN's path, never its password.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
@@ -114,7 +117,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
-	s := &Store{Reader: Reader{b}, cfg: cfg, done: make(chan struct{})}
+	s := &Store{Reader: Reader{b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
 	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
@@ -134,22 +137,32 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	return s, nil
 }
 
-// recover books what the last process left behind: first its journal, which holds records
-// that clients were promised, then its notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
-	err = s.replayAll(s.journal)
+// recover books what earlier processes left behind: first their journals, which hold records
+// that clients were promised, then their notes, whose requests nobody will finish. A store that cannot be written at
+// the moment is an outage like any other: all of it is left for later.
+func (s *Store) recover(ctx context.Context, orphans []*journal) error {
+	err := s.replayAll(s.journal)
 	for _, j := range orphans {
-		if err != nil {
-			err = errors.Join(err, j.close())
-		} else if err = s.replayAll(j); err == nil {
-			err = j.remove()
+		left := s.replayAll(j)
+		if left == nil {
+			left = j.remove()
+		} else {
+			left = errors.Join(left, j.close())
 		}
+		err = errors.Join(err, left)
+	}
+	if errors.Is(err, ErrUnavailable) {
+		s.cfg.Logger.Error("journal not replayed yet", slog.Any("error", err))
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	booked, err := s.backend.tend(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		s.cfg.Logger.Error("requests in flight not looked after yet", slog.Any("error", err))
+	case err != nil:
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	if booked > 0 {
@@ -221,6 +234,9 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 	}
 	if p.done == nil {
 		return nil
+	}
+	if s.stuck.Load() {
+		return fmt.Errorf("record %s: %w", r.ID, errStuck)
 	}
 	select {
 	case err := <-p.done:
