@@ -33,6 +33,7 @@ func TestChild(t *testing.T) {
 	if os.Getenv(childVariable) == "" {
 		t.Skip("started by other tests")
 	}
+	harden() // as main does
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, nil, os.Getenv, os.Stdout, os.Stderr); err != nil {
