@@ -14,7 +14,6 @@ import (
 type strict struct {
 	Budget
 	t      *testing.T
-	taken  map[Cost]int // not returned yet, by the whole cost
 	places int64
 	closed bool
 	asked  int
