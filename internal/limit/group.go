@@ -37,6 +37,7 @@ type group struct {
 	recent   *flow // the client that came last
 	idle     *flow // the session that has been listed longest
 	idleLast *flow
+	known    int // sessions
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active
