@@ -286,6 +286,16 @@ func (s *server) restore(ctx context.Context) {
 	for _, use := range recent {
 		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.PromptTokens, Output: use.CompletionTokens})
 	}
+	if !s.cfg.Load().File.limitsDays() {
+		return
+	}
+	today, err := s.ledger.Usage(ctx, ledger.UsageQuery{From: time.Now().Add(-24 * time.Hour), By: []string{"model"}})
+	if err != nil {
+		s.logger.Warn("use of the day not restored", "error", err.Error())
+	}
+	for _, use := range today {
+		s.limits.Prime(limit.Recent{Model: use.Model, RequestsDay: use.Requests, TokensDay: use.PromptTokens + use.CompletionTokens})
+	}
 }
 
 // saveRegularly bounds what a crash unlearns to a minute.
