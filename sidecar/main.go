@@ -207,8 +207,7 @@ func newServer(d dependencies) *server {
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
-
-		disconnected: make(chan struct{}, 1),
+		clients:  newConnections(),
 	}
 	if s.upstream == nil {
 		keyHeader := "Authorization"
