@@ -213,8 +213,7 @@ func newServer(d dependencies) *server {
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
-
-		disconnected: make(chan struct{}, 1),
+		clients:  newConnections(),
 	}
 	s.cfg.Store(d.Config)
 	s.key = newProviderKey(d.Config, d.Logger)
