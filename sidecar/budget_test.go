@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -412,5 +413,50 @@ func TestUsage_WithoutPricesHasNone(t *testing.T) {
 	u := s.usage("")
 	if u.Currency != nil || u.Rows[0].Cost != nil || u.Rows[0].UnpricedTokens == 0 {
 		t.Errorf("%+v", u)
+	}
+}
+
+// A second sidecar on the same database finds what the first has used.
+func TestBudget_IsSharedOnPostgres(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	_, base := simulated(t, provider.Config{})
+	settings := append(withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`), "REPOSITORY_TYPE", "postgres", "POSTGRES_DSN", dsn)
+	first := start(t, base, settings...)
+	for range 3 {
+		wantAnswered(t, first.ask("a"))
+	}
+	wantUsedUp(t, first.ask("a"))
+	second := start(t, base, settings...)
+	wantUsedUp(t, second.ask("b"))
+	out, _, err := command(t, append(settings, "OPENAI_API_KEY", "x"), "usage", "--store", "--format=csv")
+	if err != nil || !strings.Contains(out, "\na,3,0,") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A reload takes up budgets and prices, and what was used so far counts by the
+// new ones.
+func TestBudget_IsReloaded(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	const file = `
+sessions: [{match: "*", budget: {money: "1.00 USD", per: ever}}]
+prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
+`
+	settings := withFile(t, fmt.Sprintf(file, "1"))
+	s := start(t, base, settings...)
+	for range 3 {
+		wantAnswered(t, s.ask("a"))
+	}
+	rewrite(t, settings[1], fmt.Sprintf(file, "100000"))
+	s.hangup(true)
+	for n := 0; ; n++ { // the first of these has the sum read again, and need not wait for it
+		a := s.ask("a")
+		if a.StatusCode != 200 {
+			wantUsedUp(t, a)
+			break
+		}
+		if n == 5 {
+			t.Fatalf("%s of 1.00 were used", *s.usage("").Rows[0].Cost)
+		}
 	}
 }

@@ -41,16 +41,16 @@ func TestChild(t *testing.T) {
 	}
 }
 
-// A process is the program in a process of its own, where its sockets, files and
+// A childProcess is the program in a process of its own, where its sockets, files and
 // limits can be looked at.
-type process struct {
+type childProcess struct {
 	t   *testing.T
 	URL string
 	cmd *exec.Cmd
 }
 
 // child starts the program against upstream. It is Linux's /proc that these tests read.
-func child(t *testing.T, upstream string, settings ...string) *process {
+func child(t *testing.T, upstream string, settings ...string) *childProcess {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("reads /proc")
@@ -71,7 +71,7 @@ func child(t *testing.T, upstream string, settings ...string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: cmd}
+	p := &childProcess{t: t, cmd: cmd}
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
 		var line struct{ Msg, Addr string }
@@ -98,7 +98,7 @@ func child(t *testing.T, upstream string, settings ...string) *process {
 // A socket of a process; addresses are as in /proc/net/tcp.
 type socket struct{ network, local, remote string }
 
-func (p *process) sockets() []socket {
+func (p *childProcess) sockets() []socket {
 	p.t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.cmd.Process.Pid))
 	if err != nil {

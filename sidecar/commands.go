@@ -36,7 +36,7 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		if err != nil {
 			return err
 		}
-		return runServe(cmd.Context(), cfg, stderr)
+		return runServe(cmd.Context(), cfg, getenv, stderr)
 	}
 	root := &cobra.Command{
 		Use: "llm-queue-proxy", Short: "An OpenAI-compatible sidecar that queues instead of failing with 429",

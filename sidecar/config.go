@@ -186,7 +186,16 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 		}
 	}
 	c.prices, _ = c.File.priceTable() // what is wrong with it, Validate says
-	return c, append(faults, c.Validate()...)
+	if running != nil {
+		// Inherited sockets have addresses that no setting tells.
+		c.ListenAddr, c.AdminAddr = running.ListenAddr, running.AdminAddr
+	}
+	faults = append(faults, c.Validate()...)
+	if running != nil && c.File.Retention != running.File.Retention {
+		c.pending = append(c.pending, "retention")
+		c.File.Retention = running.File.Retention
+	}
+	return c, faults
 }
 
 // literalDefault reports whether def is a value, rather than words about one.

@@ -227,13 +227,3 @@ func parseRetention(v string) (time.Duration, error) {
 	}
 	return d, err
 }
-
-// notYet lists the keys that this version reads and checks without acting on
-// them, so that nobody relies on what is not there.
-func (f *File) notYet() []string {
-	var keys []string
-	if f.Retention != (Retention{}) {
-		keys = append(keys, "retention")
-	}
-	return keys
-}

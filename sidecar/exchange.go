@@ -28,7 +28,7 @@ const (
 	drainShare = 10 // one in so many answers under way
 )
 
-// statusClientGone is what a row says where no status was sent (nginx's 499).
+// statusClientGone is what the log says where the client left (nginx's 499).
 const statusClientGone = 499
 
 // An exchange is one request on its way, and what is known of it so far.
@@ -125,7 +125,7 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	x.lease, x.sentAt = lease, time.Now()
 	x.row.Attempts++
 	x.row.QueueWait = x.waited()
-	if x.row.Attempts == 1 {
+	if !x.live {
 		x.live = true
 		x.s.inFlight.Add(1)
 		x.sent.Store(true)
@@ -137,6 +137,9 @@ func (x *exchange) attempt(lease *limit.Lease) {
 
 // waited is the time before the last attempt that the request was kept here.
 func (x *exchange) waited() time.Duration { return x.budgetWait + x.lease.Waited() }
+
+// unsent takes the last attempt back: nothing of it has left.
+func (x *exchange) unsent() { x.row.Attempts-- }
 
 func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
@@ -165,12 +168,17 @@ func (x *exchange) release() {
 // streamed reports whether the body has passed through and is gone.
 func (x *exchange) streamed(out *upstream.Request) bool { return out.Stream != nil && out.Length != 0 }
 
-// usage returns what the answer said of its cost.
+// usage returns what the answer said of its cost; a count beyond what the
+// ledger can hold is none.
 func (x *exchange) usage() (u wire.Usage, known bool) {
 	if x.watch == nil {
 		return wire.Usage{}, false
 	}
-	return x.watch.Usage()
+	u, known = x.watch.Usage()
+	if max(u.Prompt, u.Completion, u.Cached, u.Reasoning) > ledger.MaxTokens {
+		return wire.Usage{}, false
+	}
+	return u, known
 }
 
 // complete fills in the row's end.
@@ -180,13 +188,6 @@ func (x *exchange) complete(u wire.Usage, known bool, failure error) {
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
 		x.row.AnsweredModel = storable(x.watch.Model())
-	}
-	switch {
-	case x.row.Status != 0:
-	case x.clientGone():
-		x.row.Status = statusClientGone
-	case failure != nil:
-		x.row.Status = toAPIError(failure).status
 	}
 	x.row.Outcome = x.outcome(failure)
 }

@@ -21,7 +21,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	if path := os.Getenv(lockHolderEnv); path != "" {
+		os.Exit(holdLock(path)) // this process is the second one of a test, see store_fault_test.go
+	}
+	remove := goleak.Cleanup(func(code int) {
+		os.RemoveAll(programDir)
+		os.Exit(code)
+	})
+	goleak.VerifyTestMain(m, remove, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // A sidecar is the real program, run in this process on a free port.
@@ -113,6 +120,7 @@ func start(t *testing.T, upstream string, settings ...string) *sidecar {
 		s := &sidecar{t: t, URL: "http://" + addr, log: log}
 		s.stop = sync.OnceValue(func() error { cancel(); return <-result })
 		t.Cleanup(func() {
+			http.DefaultClient.CloseIdleConnections() // whoever is connected is waited for
 			if err := s.stop(); err != nil {
 				t.Errorf("the sidecar ended with %v", err)
 			}

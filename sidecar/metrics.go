@@ -94,6 +94,13 @@ func (m *metrics) watch(limits *limit.Limiter, store *ledger.Store, s *server) {
 	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(s.drains.Load()) })
 	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(s.bodies.used.Load()) })
 	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
+	gauge("ledger_journaled", "Records in the journal, waiting for the store.", func() float64 { return float64(store.Stats().Journaled) })
+	gauge("ledger_degraded", "1 while the store cannot be written.", func() float64 {
+		if store.Stats().Degraded {
+			return 1
+		}
+		return 0
+	})
 }
 
 // modelLabel bounds the label that clients choose.

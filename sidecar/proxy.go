@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -135,8 +136,12 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if !notSent(err) {
 				return nil, err
 			}
+			x.unsent()
+			if x.ctx.Err() != nil {
+				return nil, err // nobody waits for another try
+			}
 			s.metrics.attempts.WithLabelValues("not_sent").Inc()
-			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "attempt", x.row.Attempts, "error", err.Error())
+			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "unsent", unsent, "error", err.Error())
 			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
 				return nil, err
 			}
@@ -317,17 +322,23 @@ func (x *exchange) record(usage wire.Usage, known bool, failure error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), recordTimeout)
 	defer cancel()
 	if err := x.s.ledger.Record(ctx, x.row); err != nil {
-		x.s.lostAt.Store(time.Now().UnixNano())
+		if !errors.Is(err, ledger.ErrInvalid) { // the others' records are not concerned
+			x.s.lostAt.Store(time.Now().UnixNano())
+		}
 		x.s.metrics.unrecorded.Inc()
 		x.s.logger.Error("usage not recorded", "error", err.Error(), "record", ledgerRow(x.row))
 	}
 	x.settleBudget()
 }
 
-// depart records an exchange that ended before its answer was relayed.
+// depart records an exchange that ended before its answer was relayed. One
+// that was never sent has no row.
 func (x *exchange) depart(failure error) {
-	if x.row.Attempts > 0 {
+	switch {
+	case x.row.Attempts > 0:
 		x.record(wire.Usage{}, false, failure)
+	case x.live:
+		x.s.ledger.Forget(x.id)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
 // hangup sends SIGHUP and waits until the program says what became of it.
@@ -302,4 +304,35 @@ func TestKeyFile_IsReadWhenARequestLeaves(t *testing.T) {
 	put("..8", "sk-canary-8")
 	up.good.Store("sk-canary-8")
 	ask(200, "sk-canary-8")
+}
+
+func TestReload_BudgetsAndPricesAct(t *testing.T) {
+	_, upstream := simulated(t, provider.Config{})
+	file := writeFile(t, "config.yaml", "sessions: [{match: \"agent-*\", budget: {tokens: 1, per: ever}}]\n")
+	s := start(t, upstream, "CONFIG_FILE", file)
+	ask := func() answer { return send(t, "POST", s.URL+"/v1/session/agent-1/chat/completions", chat) }
+	for range 2 { // the first may use it up, the next finds nothing left
+		if a := ask(); a.StatusCode == 402 && errorOf(t, a) != "budget_exceeded" {
+			t.Fatalf("refused with %s", a.body)
+		}
+	}
+	if a := ask(); a.StatusCode != 402 {
+		t.Fatalf("a used up budget answers %d", a.StatusCode)
+	}
+	costs := func() string { return send(t, "GET", s.URL+"/usage?by=model", "").body }
+	rewrite(t, file, "sessions: [{match: \"agent-*\", budget: {tokens: 1000000, per: ever}}]\n")
+	if line := s.hangup(true); fmt.Sprint(line["changed"]) != "[sessions]" {
+		t.Errorf("the log says %v", line)
+	}
+	if a := ask(); a.StatusCode != 200 {
+		t.Errorf("a raised budget answers %d: %s", a.StatusCode, a.body)
+	}
+	if got := costs(); strings.Contains(got, `"EUR"`) {
+		t.Errorf("there are no prices yet: %s", got)
+	}
+	rewrite(t, file, "currency: EUR\nprices: [{model: \"gpt-*\", input: \"1000\", output: \"2000\"}]\n")
+	s.hangup(true)
+	if got := costs(); !strings.Contains(got, `"EUR"`) {
+		t.Errorf("the new prices are not applied: %s", got)
+	}
 }

@@ -47,6 +47,10 @@ type server struct {
 	inFlight atomic.Int64 // answers under way
 	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
 
+	connections  atomic.Int64  // of clients
+	disconnected chan struct{} // at least one has closed since it was last read
+	systemd      *systemd      // nil: no service manager asks
+
 	exchanges sync.WaitGroup
 	over      context.Context // ends with the grace: every exchange ends with it
 	endAll    context.CancelFunc
@@ -121,6 +125,9 @@ func (s *server) handlerFor(on listener) http.Handler {
 		rc := http.NewResponseController(w)
 		// The last answer on this connection may have left its deadline behind.
 		_ = rc.SetWriteDeadline(time.Time{})
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
 		// net/http reads what is left of a body, up to 256 KiB, at any pace.
 		defer func() { _ = rc.SetReadDeadline(time.Now().Add(bodyRest)) }()
 		mux.ServeHTTP(w, r)
@@ -275,32 +282,7 @@ func (s *server) httpServer(on listener) *http.Server {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
-}
-
-// drain ends the service: readiness fails at once, nothing new is admitted,
-// what waits is served for as long as it can still finish, what is then left
-// is told to come back, and connections that outlast the grace are cut.
-func (s *server) drain(servers []*http.Server) error {
-	s.draining.Store(true)
-	s.limits.Drain()
-	grace := s.cfg.Load().ShutdownGrace
-	s.logger.Info("draining", "grace", grace.String())
-	last := grace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(grace-last, s.rejectWaiting)
-	defer reject.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	var failed error
-	// Websockets are not the servers' any more, who do not wait for them.
-	defer context.AfterFunc(ctx, s.endAll)()
-	for _, server := range servers {
-		if err := server.Shutdown(ctx); err != nil {
-			s.logger.Warn("grace is over, connections are cut")
-			failed = errors.Join(failed, server.Close())
-		}
-	}
-	s.exchanges.Wait() // their rows come before the ledger's end
-	return failed
 }

@@ -50,7 +50,7 @@ func startFaulty(t *testing.T, f *faulty, cfg Config) *Store {
 	if cfg.NoteAfter == 0 {
 		cfg.NoteAfter = time.Second
 	}
-	cfg.Durability, cfg.DeadAfter = DurabilityFull, 20*time.Second
+	cfg.Durability, cfg.DeadAfter, cfg.lastBackoff = DurabilityFull, 20*time.Second, lastBackoff
 	s, err := start(t.Context(), cfg, f)
 	if err != nil {
 		t.Fatal(err)
@@ -203,6 +203,27 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 			}
 			closeStore(t, s)
 		})
+	})
+	t.Run("when the journal fails too nobody waits in vain", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "j.spill")
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		s.journal.file.Close() // a disk that is gone
+		f.down()
+		for range 5 {
+			if err := s.Record(context.Background(), testRecord("a")); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("record: %v; want ErrUnavailable", err)
+			}
+		}
+		f.up()
+		waitFor(t, func() bool { return s.Stats().Pending == 0 })
+		if got := session(t, s, "a"); got.Requests != 5 {
+			t.Errorf("requests = %d once the store is back; want 5", got.Requests)
+		}
+		record(t, s, testRecord("a"))
+		if err := s.Close(context.Background()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("close: %v; want that of the journal's file", err)
+		}
 	})
 	t.Run("close tells what it could not store", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -432,6 +453,28 @@ func TestSQLite_Locked(t *testing.T) {
 	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
 	if got := session(t, s, "a"); got.Requests != 21 {
 		t.Errorf("requests = %d; want 21", got.Requests)
+	}
+}
+
+func TestSQLite_ReadOnly(t *testing.T) {
+	s, b := openFile(t)
+	readOnly := func(n int) { // what SQLite says then is what it says of a file system that became read-only
+		if err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+			_, err := b.write.ExecContext(ctx, fmt.Sprintf("PRAGMA query_only=%d", n))
+			return false, err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readOnly(1)
+	record(t, s, testRecord("a"), testRecord("a"))
+	if st := s.Stats(); st.Spilled != 2 || st.Rejected != 0 || !st.Degraded {
+		t.Errorf("stats = %+v; want 2 in the journal, degraded", st)
+	}
+	readOnly(0)
+	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
+	if got := session(t, s, "a"); got.Requests != 2 {
+		t.Errorf("requests = %d; want 2", got.Requests)
 	}
 }
 

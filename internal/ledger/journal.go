@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 // journal is where records wait on disk while the store cannot be written: frames of
@@ -24,12 +24,14 @@ import (
 type journal struct {
 	file  *os.File
 	sync  bool  // fsync each append
+	done  int64 // where the frames begin that are not in the store yet
 	end   int64 // where the next frame goes
 	count atomic.Int64
 }
 
 const (
 	journalReserve = 1 << 20   // bytes written beforehand: some 2,500 records
+	journalLeast   = 16 << 10  // bytes: less is not worth taking
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
 	frameHeader    = 8
 	frameMax       = 32 << 10 // bytes of one record; prepared keeps them far below
@@ -111,21 +113,39 @@ func removed(f *os.File) (bool, error) {
 func (j *journal) remove() error { return errors.Join(os.Remove(j.file.Name()), j.close()) }
 
 func (j *journal) prepare() error {
-	for chunk, err := range j.chunks(maxBatch) {
+	for {
+		chunk, next, err := j.read(j.end, maxBatch)
 		if err != nil {
 			return err
 		}
+		if len(chunk) == 0 {
+			break
+		}
 		j.count.Add(int64(len(chunk)))
+		j.end = next
 	}
+	return j.reserve()
+}
+
+// reserve takes space beforehand: journalReserve, or less where the disk has not twice as much, for
+// the store itself needs room too. A full disk is no reason not to start.
+func (j *journal) reserve() error {
 	info, err := j.file.Stat()
 	if err != nil {
 		return err
 	}
-	if grow := journalReserve - info.Size(); grow > 0 {
-		if _, err := j.file.WriteAt(make([]byte, grow), info.Size()); err != nil {
+	size := info.Size()
+	for want := int64(journalReserve); want > size && want >= journalLeast; want /= 2 {
+		_, err := j.file.WriteAt(make([]byte, 2*want-size), size)
+		if err == nil {
+			return errors.Join(j.file.Truncate(want), j.file.Sync())
+		}
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return err
 		}
-		return j.file.Sync()
+		if err := j.file.Truncate(size); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -161,34 +181,27 @@ func appendFrame(buf, body []byte) []byte {
 	return append(buf, body...)
 }
 
-// chunks reads the records from the start, up to n at a time, and leaves end behind the last.
-func (j *journal) chunks(n int) iter.Seq2[[]Record, error] {
-	return func(yield func([]Record, error) bool) {
-		var chunk []Record
-		r := io.NewSectionReader(j.file, 0, journalMax)
-		off := int64(0)
-		for {
-			rec, size, err := readFrame(r)
-			if errors.Is(err, errFrameEnd) {
-				break
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			off += size
-			if chunk = append(chunk, rec); len(chunk) == n {
-				if !yield(chunk, nil) {
-					return
-				}
-				chunk = nil
-			}
+// read returns up to n records from off on, and where the next one begins.
+func (j *journal) read(off int64, n int) (chunk []Record, next int64, err error) {
+	r := io.NewSectionReader(j.file, off, journalMax-off)
+	for len(chunk) < n {
+		rec, size, err := readFrame(r)
+		if errors.Is(err, errFrameEnd) {
+			break
 		}
-		j.end = off
-		if len(chunk) > 0 {
-			yield(chunk, nil)
+		if err != nil {
+			return nil, off, err
 		}
+		off += size
+		chunk = append(chunk, rec)
 	}
+	return chunk, off, nil
+}
+
+// stored notes that the store has what read returned last. Until reset a crash brings it back, which changes nothing.
+func (j *journal) stored(chunk []Record, next int64) {
+	j.done = next
+	j.count.Add(-int64(len(chunk)))
 }
 
 // errFrameEnd says that no whole frame follows. A torn frame is such an end: its record
@@ -235,13 +248,15 @@ func (j *journal) reset() error {
 			return fmt.Errorf("empty journal: %w", err)
 		}
 	}
-	if err := j.file.Truncate(journalReserve); err != nil {
-		return fmt.Errorf("empty journal: %w", err)
+	if j.end > journalReserve {
+		if err := j.file.Truncate(journalReserve); err != nil {
+			return fmt.Errorf("empty journal: %w", err)
+		}
 	}
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("empty journal: %w", err)
 	}
-	j.end = 0
+	j.done, j.end = 0, 0
 	j.count.Store(0)
 	return nil
 }

@@ -41,6 +41,7 @@ type postgres struct {
 	place  string // user@host:port/database, for people
 	schema string // the first of the search path
 	class  int32  // of this schema's advisory locks
+	full   bool   // durability
 	logger *slog.Logger
 	live   liveness
 }
@@ -52,7 +53,7 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	p := &postgres{place: placeOf(config), logger: cfg.Logger}
+	p := &postgres{place: placeOf(config), full: cfg.Durability == DurabilityFull, logger: cfg.Logger}
 	cfg.place = p.place
 	defer func() {
 		if err != nil {
@@ -160,6 +161,9 @@ func openPostgresPool(config *pgx.ConnConfig, conns int, params map[string]strin
 	var options []stdlib.OptionOpenDB
 	if connected != nil {
 		options = append(options, stdlib.OptionAfterConnect(connected))
+	} else {
+		// A reader may afford a round trip to be spared a connection that was cut meanwhile.
+		options = append(options, stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return true }))
 	}
 	pool := stdlib.OpenDB(*own, options...)
 	pool.SetMaxOpenConns(conns)

@@ -54,6 +54,12 @@ func (p *postgres) beat() (query string, args []any) {
 // connected makes every new connection of the writer hold this instance's lock. An older one that the
 // server has not given up yet may hold it too: it is shared.
 func (p *postgres) connected(ctx context.Context, c *pgx.Conn) error {
+	if p.full { // whatever the server, database or role has as default
+		const query = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+		if _, err := c.Exec(ctx, query); err != nil {
+			return err
+		}
+	}
 	id := p.live.id.Load()
 	if id == 0 {
 		return nil

@@ -137,8 +137,8 @@ func (r Record) prepared() (Record, error) {
 		return r, fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
 	case min(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) < 0:
 		return r, fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
-	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > maxTokens:
-		return r, fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(maxTokens))
+	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > MaxTokens:
+		return r, fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
 	}
 	for _, key := range []string{r.Session, r.Parent} {
 		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
@@ -160,8 +160,8 @@ func (r Record) prepared() (Record, error) {
 	return r, nil
 }
 
-// maxTokens keeps sums of nine million records inside an int64.
-const maxTokens = 1 << 40
+// MaxTokens bounds each count of a Record's usage. It keeps sums of nine million records inside an int64.
+const MaxTokens = 1 << 40
 
 func wholeMillis(d time.Duration) time.Duration { return max(d, 0).Truncate(time.Millisecond) }
 

@@ -78,7 +78,7 @@ func TestSQLite_FilesArePrivate(t *testing.T) {
 	}
 }
 
-// planHook asks SQLite how it would run each SELECT that passes.
+// planHook asks SQLite how it would run each SELECT and DELETE that passes.
 type planHook struct {
 	plans map[string]string
 	raw   *bun.DB
@@ -87,7 +87,7 @@ type planHook struct {
 func (h *planHook) BeforeQuery(ctx context.Context, _ *bun.QueryEvent) context.Context { return ctx }
 
 func (h *planHook) AfterQuery(ctx context.Context, e *bun.QueryEvent) {
-	if !strings.HasPrefix(e.Query, "SELECT") {
+	if !strings.HasPrefix(e.Query, "SELECT") && !strings.HasPrefix(e.Query, "DELETE") {
 		return
 	}
 	var rows []struct {
@@ -131,7 +131,13 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 	if len(hook.plans) < 10 {
 		t.Errorf("%d queries were seen; want at least 10", len(hook.plans))
 	}
-	for query, plan := range hook.plans {
+	hook.demandNoScan(t)
+}
+
+// demandNoScan fails t for a plan that reads a table from end to end, or sorts one.
+func (h *planHook) demandNoScan(t *testing.T) {
+	t.Helper()
+	for query, plan := range h.plans {
 		for _, line := range strings.Split(plan, "\n") {
 			if strings.Contains(line, "SCAN") && !strings.Contains(line, "USING INDEX sessions_last") ||
 				strings.Contains(line, "TEMP B-TREE FOR ORDER") || line == "" && plan == "" {
@@ -139,6 +145,29 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The writer's own queries hold up every batch behind them.
+func TestSQLite_WritesNeverScan(t *testing.T) {
+	s, b := openFile(t)
+	for i := range 20 {
+		record(t, s, testRecord(fmt.Sprint("s", i%5)))
+	}
+	hook := &planHook{plans: map[string]string{}, raw: b.read} // the writer's connection is taken
+	b.write = b.write.WithQueryHook(hook)
+	record(t, s, testRecord("s1"), testRecord("new"))
+	if err := s.DeleteSession(t.Context(), "s1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+		return b.prune(ctx, horizon{records: time.Now(), hours: time.Now()})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(hook.plans) < 5 {
+		t.Errorf("%d queries were seen; want at least 5", len(hook.plans))
+	}
+	hook.demandNoScan(t)
 }
 
 func TestSQLite_BytesPerRecord(t *testing.T) {

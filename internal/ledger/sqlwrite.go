@@ -20,6 +20,8 @@ type sqlBackend struct {
 	read   *bun.DB           // a few, read-only
 	mapErr func(error) error // driver errors to ErrUnavailable and ErrInvalid
 	shut   func(context.Context) error
+	failed func(context.Context, error)                 // what can be done about a driver's error before the next attempt; nil = nothing
+	tidy   func(context.Context) (more bool, err error) // a slice of what prune leaves to do; nil = nothing
 
 	patience time.Duration // for one transaction or query; 0 = the database's own is enough
 	renew    func()        // distrusts the open connection after a failure; nil = no need
@@ -50,6 +52,9 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 	err := b.mapErr(b.write.RunInTx(ctx, &sql.TxOptions{}, act))
 	if err == nil {
 		return nil
+	}
+	if b.failed != nil {
+		b.failed(ctx, err)
 	}
 	if b.renew != nil && errors.Is(err, ErrUnavailable) && !errors.Is(err, errConflict) {
 		b.renew()
@@ -437,6 +442,9 @@ func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, 
 }
 
 func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error) {
+	if h == (horizon{}) {
+		return b.tidyUp(ctx)
+	}
 	pruned := b.pruned
 	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) error {
 		if !h.records.IsZero() {
@@ -461,14 +469,32 @@ func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error
 		if h.hours.IsZero() {
 			return nil
 		}
-		_, err := tx.NewDelete().Model((*rollupRow)(nil)).ModelTableExpr("usage_hourly AS u").
-			Where("start < ?", h.hours.UnixMilli()).Exec(ctx)
+		// A day of hours at a time.
+		res, err := tx.NewDelete().Model((*rollupRow)(nil)).ModelTableExpr("usage_hourly AS u").
+			Where("start < ?", h.hours.UnixMilli()).
+			Where("start < (SELECT min(start) FROM usage_hourly) + ?", int64(daily)).Exec(ctx)
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		more = n > 0
 		return err
 	})
-	if err == nil {
-		b.pruned = pruned
+	if err != nil {
+		return false, err
 	}
-	return more, err
+	b.pruned = pruned
+	if more {
+		return true, nil
+	}
+	return b.tidyUp(ctx)
+}
+
+func (b *sqlBackend) tidyUp(ctx context.Context) (more bool, err error) {
+	if b.tidy == nil {
+		return false, nil
+	}
+	return b.tidy(ctx)
 }
 
 // prunedState is the name under which retention keeps how far it came. SaveState users

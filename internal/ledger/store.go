@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,8 @@ type Store struct {
 	flight  flight
 	stats   counts
 	health  health
+	opened  time.Time
+	stuck   atomic.Bool // neither store nor journal took the last batch
 
 	stop context.CancelFunc // ends the patience of the last commit
 	life context.Context    //nolint:containedctx // the committer's own, not a caller's
@@ -56,7 +59,8 @@ type Config struct {
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
 
-	place string // of the database, for people
+	place       string        // of the database, for people
+	lastBackoff time.Duration // between attempts to reach the store that is down; 0 = lastBackoff
 }
 
 // ErrJournal says that there is no place for the journal: Config.JournalPath names another.
@@ -72,8 +76,8 @@ const (
 	DurabilityAsync  = "async"
 )
 
-// Open opens the ledger, brings its schema up to date, books what an earlier crash left in the
-// journal, and marks the requests that it cut off as Interrupted. A store that cannot be
+// Open opens the ledger, brings its schema up to date, books what earlier processes left in their
+// journals, and marks the requests that it cut off as Interrupted. A store that cannot be
 // used at all is an error of one line; it names the DSN's path, never its password.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
@@ -81,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
 	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
 	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
+	cfg.lastBackoff = cmp.Or(cfg.lastBackoff, lastBackoff)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -112,7 +117,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
-	s := &Store{Reader: Reader{b}, cfg: cfg, done: make(chan struct{})}
+	s := &Store{Reader: Reader{b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
 	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
@@ -132,28 +137,45 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	return s, nil
 }
 
-// recover books what the last process left behind: first its journal, which holds records
-// that clients were promised, then its notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context, orphans []*journal) (err error) {
-	err = s.replay(s.journal)
+// recover books what earlier processes left behind: first their journals, which hold records
+// that clients were promised, then their notes, whose requests nobody will finish. A store that cannot be written at
+// the moment is an outage like any other: all of it is left for later.
+func (s *Store) recover(ctx context.Context, orphans []*journal) error {
+	err := s.replayAll(s.journal)
 	for _, j := range orphans {
-		if err != nil {
-			err = errors.Join(err, j.close())
-		} else if err = s.replay(j); err == nil {
-			err = j.remove()
+		left := s.replayAll(j)
+		if left == nil {
+			left = j.remove()
+		} else {
+			left = errors.Join(left, j.close())
 		}
+		err = errors.Join(err, left)
+	}
+	if errors.Is(err, ErrUnavailable) {
+		s.cfg.Logger.Error("journal not replayed yet", slog.Any("error", err))
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	booked, err := s.backend.tend(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		s.cfg.Logger.Error("requests in flight not looked after yet", slog.Any("error", err))
+	case err != nil:
 		return fmt.Errorf("open ledger: %w", err)
 	}
 	if booked > 0 {
 		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+func (s *Store) replayAll(j *journal) (err error) {
+	for err == nil && j.records() > 0 {
+		err = s.replay(j)
+	}
+	return err
 }
 
 // Place names where the records are, for people: never with a password.
@@ -212,6 +234,9 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 	}
 	if p.done == nil {
 		return nil
+	}
+	if s.stuck.Load() {
+		return fmt.Errorf("record %s: %w", r.ID, errStuck)
 	}
 	select {
 	case err := <-p.done:

@@ -24,7 +24,12 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDirEnv); dir != "" {
 		os.Exit(crashChild(dir)) // this process is here to be killed, see crash_test.go
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if big.path != "" {
+			os.RemoveAll(filepath.Dir(big.path))
+		}
+		os.Exit(code)
+	}))
 }
 
 func testRecord(session string) Record {
@@ -522,8 +527,8 @@ func TestStore_Retention(t *testing.T) {
 			slices++
 			return s.backend.prune(ctx, horizon{records: limit, hours: limit})
 		})
-		if err != nil || cfg.Type != "memory" && slices != 2 {
-			t.Errorf("%d slices, %v; want 2", slices, err)
+		if err != nil || cfg.Type != "memory" && slices < 2 {
+			t.Errorf("%d slices, %v; want at least 2", slices, err)
 		}
 		page, err := s.Requests(t.Context(), "a", RecordQuery{})
 		if err != nil || len(page.Records) != 1 || page.Records[0].ID != fresh.ID {

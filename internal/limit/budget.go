@@ -47,8 +47,9 @@ type Budget interface {
 	// Wait foretells how long c would wait when ahead goes first. Nothing is booked.
 	Wait(now time.Duration, ahead, c Cost) (wait time.Duration, limit string)
 	// Share is the dominant share of c: the longest time that one of the limits
-	// needs to make up for it; 0 when there is no limit. Fairness counts in it.
-	Share(c Cost) time.Duration
+	// needs to make up for it, in seconds; 0 when there is no limit. Fairness
+	// counts in it.
+	Share(c Cost) float64
 	// Want says what waits, whenever the head of the queue is not Ready: what a
 	// lease should be asked for. It comes often, and must be cheap.
 	Want(now time.Duration, w Want)
@@ -139,12 +140,16 @@ func (g *group) ready(now instant, ch charge) (instant, dimension) {
 	return max(instant(at), now), dimension(slices.Index(dimensionNames[:], limit))
 }
 
-func (g *group) take(now instant, ch charge) {
+func (g *group) take(now instant, w *waiter) {
 	if g.lease == nil {
-		g.meters.take(now, ch)
+		g.meters.take(now, w.charge)
 		return
 	}
-	g.lease.Take(time.Duration(now), ch.cost(1, 1))
+	g.lease.Take(time.Duration(now), w.charge.cost(1, 1))
+	if g.taken == nil {
+		g.taken = map[*waiter]*lease{}
+	}
+	g.taken[w] = g.lease
 }
 
 func (g *group) wait(now instant, ahead charge, n int64, ch charge) (float64, dimension) {
@@ -162,7 +167,7 @@ func (g *group) share(ch charge) float64 {
 		}
 		return g.meters.share(ch)
 	}
-	return g.lease.Share(ch.cost(1, 1)).Seconds()
+	return g.lease.Share(ch.cost(1, 1))
 }
 
 // want tells the lease what waits.
@@ -257,7 +262,7 @@ func (b *local) Wait(now time.Duration, ahead, c Cost) (time.Duration, string) {
 	return secondsDuration(wait), d.String()
 }
 
-func (b *local) Share(c Cost) time.Duration       { return secondsDuration(b.share(c.charge())) }
+func (b *local) Share(c Cost) float64             { return b.share(c.charge()) }
 func (b *local) Want(time.Duration, Want)         {}
 func (b *local) Observe(time.Duration, Answer)    {}
 func (b *local) Meters(now time.Duration) []Meter { return b.snapshot(instant(now)) }

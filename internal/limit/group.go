@@ -28,7 +28,8 @@ type group struct {
 	profile profile  // as configured
 	family  profile  // as used: for auto, the best guess so far
 	meters  meters
-	lease   *lease // stands in the place of meters; nil = nobody to lease from
+	lease   *lease             // stands in the place of meters; nil = nobody to lease from
+	taken   map[*waiter]*lease // by waiters that are granted and have not looked yet: lease may change meanwhile
 
 	bands    [numBands]*flow // high, normal, low
 	owed     [numBands]float64

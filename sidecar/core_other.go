@@ -1,6 +1,0 @@
-//go:build !unix
-
-package main
-
-// forbidCoreDumps does nothing where there are none.
-func forbidCoreDumps() {}
