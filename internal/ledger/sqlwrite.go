@@ -24,7 +24,6 @@ type sqlBackend struct {
 	tidy   func(context.Context) (more bool, err error) // a slice of what prune leaves to do; nil = nothing
 
 	patience time.Duration // for one transaction or query; 0 = the database's own is enough
-	renew    func()        // distrusts the open connection after a failure; nil = no need
 	rowLocks bool          // others write to the same database: lock rows, not only the file
 	instance int32         // who notes requests in flight; 0 = the file has one
 
@@ -55,9 +54,6 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 	}
 	if b.failed != nil {
 		b.failed(ctx, err)
-	}
-	if b.renew != nil && errors.Is(err, ErrUnavailable) && !errors.Is(err, errConflict) {
-		b.renew()
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
@@ -411,18 +407,6 @@ func clearNotes(ctx context.Context, tx bun.Tx, ids []ID) error {
 		}
 	}
 	return nil
-}
-
-func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) error {
-	return b.inTx(ctx, "save state", func(ctx context.Context, tx bun.Tx) error {
-		_, err := putState(tx, name, data).Exec(ctx)
-		return err
-	})
-}
-
-func putState(tx bun.Tx, name string, data []byte) *bun.InsertQuery {
-	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
-	return tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").Returning("NULL")
 }
 
 // probe takes the write lock and lets it go.

@@ -29,3 +29,26 @@ func TestWatcher_RunningTotalIsNoUsage(t *testing.T) {
 		})
 	}
 }
+
+func TestWatcher_ResponseEndsWithItsBlankLine(t *testing.T) {
+	event := "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":1,\"output_tokens\":2,\"total_tokens\":3}}}\n"
+	w := Watch(Responses, WatchOptions{Stream: true})
+	w.Push([]byte(event))
+	if _, known := w.Usage(); w.Complete() || !known || !w.Terminal() {
+		t.Errorf("without its blank line: complete %v, usage known %v", w.Complete(), known)
+	}
+	w.Push([]byte("\n"))
+	if !w.Complete() {
+		t.Error("with its blank line it is not complete")
+	}
+	w = Watch(Responses, WatchOptions{Stream: true})
+	w.Push([]byte(event))
+	if tail := w.Close(); !w.Complete() || string(tail) != event {
+		t.Errorf("ended cleanly: complete %v, tail %q", w.Complete(), tail)
+	}
+	w = Watch(Chat, WatchOptions{Stream: true})
+	w.Push([]byte("data: [DONE]\n"))
+	if !w.Complete() {
+		t.Error("[DONE] needs no blank line")
+	}
+}

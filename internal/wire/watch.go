@@ -104,10 +104,12 @@ func (w *Watcher) Terminal() bool {
 
 // Complete reports that the answer ended as its format says: a stream by [DONE]
 // or by a response.completed, incomplete or failed event, JSON by the end of one
-// whole value. An answer whose connection ended before that is truncated.
+// whole value. An answer whose connection ended before that is truncated. The
+// last event of a response carries content, and SDKs act on it at its blank line:
+// until that has come, or Close says that none will, it is not complete.
 func (w *Watcher) Complete() bool {
 	if w.options.Stream {
-		return w.stream.ended
+		return w.stream.ended && !(w.endpoint == Responses && w.stream.open)
 	}
 	return w.t.done && !w.t.junk
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/uptrace/bun"
 )
 
+// What goes from a database, by wish or by age, and what is kept in it beside the records.
+
 // sliceRows is how much one slice of a deletion takes: milliseconds of the writer's time.
 const sliceRows = 1000
 
@@ -103,4 +105,16 @@ func (b *sqlBackend) loadPruned(ctx context.Context) error {
 	}
 	copy(b.pruned[:], data)
 	return nil
+}
+
+func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) error {
+	return b.inTx(ctx, "save state", func(ctx context.Context, tx bun.Tx) error {
+		_, err := putState(tx, name, data).Exec(ctx)
+		return err
+	})
+}
+
+func putState(tx bun.Tx, name string, data []byte) *bun.InsertQuery {
+	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
+	return tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").Returning("NULL")
 }
