@@ -58,6 +58,11 @@ func BenchmarkLimiter_AgainstRate(b *testing.B) {
 			rs := make([]Request, sessions)
 			for i := range rs {
 				rs[i] = Request{Model: "gpt-4o", Client: "web", Session: fmt.Sprint("agent-", i), Demand: Demand{Input: 100, Output: 100}}
+				le, err := l.Acquire(ctx, rs[i]) // makes the session
+				if err != nil {
+					b.Fatal(err)
+				}
+				le.Settle(Usage{Input: 90, Output: 80})
 			}
 			const turn = 1000
 			ours, theirs := time.Hour, time.Hour
