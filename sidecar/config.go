@@ -186,6 +186,10 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 		}
 	}
 	c.prices, _ = c.File.priceTable() // what is wrong with it, Validate says
+	if running != nil {
+		// Inherited sockets have addresses that no setting tells.
+		c.ListenAddr, c.AdminAddr = running.ListenAddr, running.AdminAddr
+	}
 	faults = append(faults, c.Validate()...)
 	if running != nil && c.File.Retention != running.File.Retention {
 		c.pending = append(c.pending, "retention")
@@ -197,6 +201,19 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 // literalDefault reports whether def is a value, rather than words about one.
 func (s setting) literalDefault() bool {
 	return s.def != "" && s.def != "none" && s.def != "learned" && s.def != "off" && !strings.Contains(s.def, " ")
+}
+
+// words lists the values of a setting that accepts a few words only, such as
+// "drain or cancel"; nil for any other.
+func (s setting) words() []string {
+	if !strings.Contains(s.form, " or ") {
+		return nil
+	}
+	words := strings.Split(strings.ReplaceAll(s.form, " or ", ", "), ", ")
+	if slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, ` "=`) }) {
+		return nil
+	}
+	return words
 }
 
 func (s setting) fault(value string) string {

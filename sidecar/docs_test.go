@@ -74,7 +74,7 @@ func TestDocs_NameWhatIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range append(pages, "../README.md", "../examples/monitoring/rules.yaml", "../examples/kubernetes/README.md") {
+	for _, page := range append(pages, "../README.md", "../examples/monitoring/rules.yaml", "../examples/monitoring/dashboard.json", "../examples/kubernetes/README.md") {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)

@@ -120,6 +120,7 @@ func start(t *testing.T, upstream string, settings ...string) *sidecar {
 		s := &sidecar{t: t, URL: "http://" + addr, log: log}
 		s.stop = sync.OnceValue(func() error { cancel(); return <-result })
 		t.Cleanup(func() {
+			http.DefaultClient.CloseIdleConnections() // whoever is connected is waited for
 			if err := s.stop(); err != nil {
 				t.Errorf("the sidecar ended with %v", err)
 			}

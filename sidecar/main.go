@@ -35,6 +35,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -53,6 +54,7 @@ const (
 )
 
 func main() {
+	harden()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
@@ -84,44 +86,75 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return root.ExecuteContext(ctx)
 }
 
-// runServe serves with the given settings until ctx ends.
-func runServe(ctx context.Context, cfg *Config, stderr io.Writer) error {
-	hangup, stop := notifyHangup()
-	defer stop()
+// runServe serves with the given settings until ctx ends. Beside them, getenv
+// tells of a service manager.
+func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stderr io.Writer) error {
+	hangup, ignoreHangup := notifyHangup()
+	defer ignoreHangup()
 	level := new(slog.LevelVar)
 	logger := newLogger(cfg, level, stderr)
-	s, err := build(ctx, cfg, logger, level)
+	main, admin, err := listen(cfg, getenv)
 	if err != nil {
 		return err
 	}
-	main, admin, err := listen(cfg)
-	if err != nil {
-		return errors.Join(err, s.close())
+	s, err := build(ctx, cfg, logger, level)
+	if err == nil {
+		if s.systemd, err = newSystemd(getenv); err != nil {
+			err = errors.Join(err, s.close())
+		}
 	}
+	if err != nil {
+		main.Close()
+		if admin != nil {
+			admin.Close()
+		}
+		return err
+	}
+	defer s.systemd.close()
 	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
-	go s.reloadOnHangup(ctx, hangup)
-	saving := make(chan struct{})
-	saved := make(chan struct{})
-	go func() { defer close(saved); s.saveRegularly(saving) }()
+	stop := make(chan struct{})
+	var helpers sync.WaitGroup
+	helpers.Go(func() { s.saveRegularly(stop) })
+	helpers.Go(func() { s.reloadOnHangup(stop, hangup) })
+	helpers.Go(func() { s.systemd.report(stop, s.statusLine) })
+	s.systemd.ready(s.statusLine())
 	err = s.serve(ctx, main, admin)
-	close(saving)
-	<-saved
+	close(stop)
+	helpers.Wait()
 	err = errors.Join(err, s.close())
 	logger.Info("stopped")
 	return err
 }
 
-func listen(cfg *Config) (main, admin net.Listener, err error) {
-	if main, err = net.Listen("tcp", cfg.ListenAddr); err != nil {
+// listen takes the sockets of a service manager, or opens those of cfg. The
+// addresses of inherited ones are put into cfg and meet the same rules.
+func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, err error) {
+	if main, admin, err = inherit(getenv); err != nil {
+		return nil, nil, &configError{[]string{err.Error()}}
+	}
+	if main != nil {
+		cfg.ListenAddr = main.Addr().String()
+		if admin != nil {
+			cfg.AdminAddr = admin.Addr().String()
+		}
+		if faults := cfg.Validate(); len(faults) > 0 {
+			err = &configError{faults}
+		}
+	} else if main, err = net.Listen("tcp", cfg.ListenAddr); err != nil {
 		return nil, nil, fmt.Errorf("listen: %w", err)
 	}
-	if cfg.AdminAddr == "" {
-		return main, nil, nil
+	if err == nil && admin == nil && cfg.AdminAddr != "" {
+		if admin, err = net.Listen("tcp", cfg.AdminAddr); err != nil {
+			err = fmt.Errorf("listen: %w", err)
+		}
 	}
-	if admin, err = net.Listen("tcp", cfg.AdminAddr); err != nil {
+	if err != nil {
 		main.Close()
-		return nil, nil, fmt.Errorf("listen: %w", err)
+		if admin != nil {
+			admin.Close()
+		}
+		return nil, nil, err
 	}
 	return main, admin, nil
 }
@@ -180,6 +213,7 @@ func newServer(d dependencies) *server {
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
+		clients:  newConnections(),
 	}
 	s.cfg.Store(d.Config)
 	s.key = newProviderKey(d.Config, d.Logger)
@@ -250,6 +284,16 @@ func (s *server) restore(ctx context.Context) {
 	}
 	for _, use := range recent {
 		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.PromptTokens, Output: use.CompletionTokens})
+	}
+	if !s.cfg.Load().File.limitsDays() {
+		return
+	}
+	today, err := s.ledger.Usage(ctx, ledger.UsageQuery{From: time.Now().Add(-24 * time.Hour), By: []string{"model"}})
+	if err != nil {
+		s.logger.Warn("use of the day not restored", "error", err.Error())
+	}
+	for _, use := range today {
+		s.limits.Prime(limit.Recent{Model: use.Model, RequestsDay: use.Requests, TokensDay: use.PromptTokens + use.CompletionTokens})
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"os"
 	"os/signal"
 	"reflect"
@@ -18,14 +17,16 @@ var needsRestart = []string{
 	"SQLITE_DSN", "POSTGRES_DSN", "LEDGER_JOURNAL", "LEDGER_DURABILITY", "SESSION_HEADER", "LOG_FORMAT", "CONFIG_FILE",
 }
 
-// reloadOnHangup reloads on every SIGHUP until ctx ends.
-func (s *server) reloadOnHangup(ctx context.Context, hangup <-chan os.Signal) {
+// reloadOnHangup reloads on every SIGHUP until stop is closed.
+func (s *server) reloadOnHangup(stop <-chan struct{}, hangup <-chan os.Signal) {
 	for {
 		select {
-		case <-ctx.Done():
+		case <-stop:
 			return
 		case <-hangup:
+			s.systemd.reloading()
 			s.reload()
+			s.systemd.ready(s.statusLine())
 		}
 	}
 }

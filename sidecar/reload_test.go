@@ -2,14 +2,21 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
 // hangup sends SIGHUP and waits until the program says what became of it.
@@ -302,4 +309,112 @@ func TestKeyFile_IsReadWhenARequestLeaves(t *testing.T) {
 	put("..8", "sk-canary-8")
 	up.good.Store("sk-canary-8")
 	ask(200, "sk-canary-8")
+}
+
+func TestReload_BudgetsAndPricesAct(t *testing.T) {
+	_, upstream := simulated(t, provider.Config{})
+	file := writeFile(t, "config.yaml", "sessions: [{match: \"agent-*\", budget: {tokens: 1, per: ever}}]\n")
+	s := start(t, upstream, "CONFIG_FILE", file)
+	ask := func() answer { return send(t, "POST", s.URL+"/v1/session/agent-1/chat/completions", chat) }
+	for range 2 { // the first may use it up, the next finds nothing left
+		if a := ask(); a.StatusCode == 402 && errorOf(t, a) != "budget_exceeded" {
+			t.Fatalf("refused with %s", a.body)
+		}
+	}
+	if a := ask(); a.StatusCode != 402 {
+		t.Fatalf("a used up budget answers %d", a.StatusCode)
+	}
+	costs := func() string { return send(t, "GET", s.URL+"/usage?by=model", "").body }
+	rewrite(t, file, "sessions: [{match: \"agent-*\", budget: {tokens: 1000000, per: ever}}]\n")
+	if line := s.hangup(true); fmt.Sprint(line["changed"]) != "[sessions]" {
+		t.Errorf("the log says %v", line)
+	}
+	if a := ask(); a.StatusCode != 200 {
+		t.Errorf("a raised budget answers %d: %s", a.StatusCode, a.body)
+	}
+	if got := costs(); strings.Contains(got, `"EUR"`) {
+		t.Errorf("there are no prices yet: %s", got)
+	}
+	rewrite(t, file, "currency: EUR\nprices: [{model: \"gpt-*\", input: \"1000\", output: \"2000\"}]\n")
+	s.hangup(true)
+	if got := costs(); !strings.Contains(got, `"EUR"`) {
+		t.Errorf("the new prices are not applied: %s", got)
+	}
+}
+
+// TestReload_ChangesTheRate raises and lowers a limit under waiting requests,
+// in virtual time.
+func TestReload_ChangesTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := writeFile(t, "config.yaml", "settings: {RATE_LIMIT_PER_MIN: 60}\n")
+		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "LEARN_LIMITS", "false")
+		defer b.stop()
+		b.server.level = new(slog.LevelVar)
+		began := time.Now()
+		batch := func(n int) (wait func() time.Duration) {
+			var calls sync.WaitGroup
+			for i := range n {
+				calls.Go(func() {
+					if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), chat); err != nil || status != 200 {
+						t.Errorf("call %d: %d %v %s", i, status, err, text)
+					}
+				})
+			}
+			return func() time.Duration { calls.Wait(); return time.Since(began) }
+		}
+		rate := func(text string) {
+			rewrite(t, file, "settings: {RATE_LIMIT_PER_MIN: "+text+"}\n")
+			if b.server.reload(); b.server.cfg.Load().texts["RATE_LIMIT_PER_MIN"] != Secret(text) {
+				t.Fatalf("%s was not taken up", text)
+			}
+		}
+		first := batch(150)
+		time.Sleep(20 * time.Second) // virtual: some have left, most wait
+		if n := b.server.limits.Waiting(); n < 50 || n > 140 {
+			t.Fatalf("%d wait", n)
+		}
+		rate("600")
+		if at := first(); at > 45*time.Second {
+			t.Errorf("the last of 150 was answered after %v: the queue did not speed up", at)
+		}
+		rate("60")
+		began = time.Now()
+		if at := batch(60)(); at < 30*time.Second {
+			t.Errorf("60 calls at 60 a minute, behind a full queue, took %v", at)
+		}
+	})
+}
+
+func TestReload_TellsSystemd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	next := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first, _, _ := strings.Cut(string(buf[:n]), "\n"); !strings.HasPrefix(first, "STATUS=") { // which comes by the clock
+				if first != want {
+					t.Errorf("told %q, want %s", buf[:n], want)
+				}
+				return
+			}
+		}
+	}
+	s := start(t, scripted(t, func(http.ResponseWriter, *http.Request) {}), "NOTIFY_SOCKET", path)
+	next("READY=1")
+	s.hangup(true)
+	next("RELOADING=1")
+	next("READY=1")
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	next("STOPPING=1")
 }

@@ -47,6 +47,9 @@ type server struct {
 	inFlight atomic.Int64 // answers under way
 	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
 
+	clients *connections
+	systemd *systemd // nil: no service manager asks
+
 	exchanges sync.WaitGroup
 	over      context.Context // ends with the grace: every exchange ends with it
 	endAll    context.CancelFunc
@@ -121,6 +124,9 @@ func (s *server) handlerFor(on listener) http.Handler {
 		rc := http.NewResponseController(w)
 		// The last answer on this connection may have left its deadline behind.
 		_ = rc.SetWriteDeadline(time.Time{})
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
 		// net/http reads what is left of a body, up to 256 KiB, at any pace.
 		defer func() { _ = rc.SetReadDeadline(time.Now().Add(bodyRest)) }()
 		mux.ServeHTTP(w, r)
@@ -260,7 +266,15 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
-	return s.drain(servers)
+	return s.drain(servers, func() {
+		main.Close()
+		if admin != nil {
+			admin.Close()
+		}
+		for range servers { // whatever was accepted is known now
+			<-failed
+		}
+	})
 }
 
 // rejectWaiting tells everybody who waits to come back.
@@ -275,32 +289,7 @@ func (s *server) httpServer(on listener) *http.Server {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		ConnState:         s.clients.note,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
-}
-
-// drain ends the service: readiness fails at once, nothing new is admitted,
-// what waits is served for as long as it can still finish, what is then left
-// is told to come back, and connections that outlast the grace are cut.
-func (s *server) drain(servers []*http.Server) error {
-	s.draining.Store(true)
-	s.limits.Drain()
-	grace := s.cfg.Load().ShutdownGrace
-	s.logger.Info("draining", "grace", grace.String())
-	last := grace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(grace-last, s.rejectWaiting)
-	defer reject.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	var failed error
-	// Websockets are not the servers' any more, who do not wait for them.
-	defer context.AfterFunc(ctx, s.endAll)()
-	for _, server := range servers {
-		if err := server.Shutdown(ctx); err != nil {
-			s.logger.Warn("grace is over, connections are cut")
-			failed = errors.Join(failed, server.Close())
-		}
-	}
-	s.exchanges.Wait() // their rows come before the ledger's end
-	return failed
 }

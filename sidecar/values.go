@@ -218,6 +218,9 @@ func setHosts(c *Config, v string) error {
 }
 
 func setClientKeys(c *Config, v string) error {
+	if len(splitList(v)) == 0 {
+		return errForm // a list without a key must not open the door
+	}
 	for i, entry := range splitList(v) {
 		name, key, named := strings.Cut(entry, "=")
 		if !named || key == "" && strings.HasSuffix(entry, "=") {

@@ -44,10 +44,10 @@ async function run(to, baseURL, key, denied) {
   to('chain-error-401', { error })
 }
 
-await run(report('direct', 'chain-js'), DIRECT_URL, UPSTREAM_KEY, open(DIRECT_URL, 'wrong'))
-await run(report('sidecar', 'chain-js'), `${SIDECAR_URL}/v1/session/chain-js`, 'unused', open(`${DENIED_URL}/v1`))
+await run(report('direct', 'langchain-js'), DIRECT_URL, UPSTREAM_KEY, open(DIRECT_URL, 'wrong'))
+await run(report('sidecar', 'langchain-js'), `${SIDECAR_URL}/v1/session/langchain-js`, 'unused', open(`${DENIED_URL}/v1`))
 
-await faults(report, 'chain-js', (base, maxRetries, timeout) => {
+await faults(report, 'langchain-js', (base, maxRetries, timeout) => {
   const model = open(base, 'unused', { maxRetries, timeout })
   return {
     chat: async () => said(await model.invoke(plan.question)),

@@ -88,22 +88,35 @@ def interrupt(verdict: Verdict, sidecar: Sidecar) -> dict:
     return {"sdk": "interrupt", "via": "sidecar", "session": "interrupted", "step": "long", "text": text, "usage": None}
 
 
+# The sessions of each example, and their requests: an agent, a user, a program each have one of their own.
+EXAMPLES = {
+    "chain": {"chain": 4},
+    "chat": {"chat": 1},
+    "many": {"ada": 2, "grace": 2, "linus": 2},
+    "stream": {"stream": 1},
+    "team": {"writer": 1, "critic-facts": 1, "critic-style": 1},
+    "vercel": {"vercel": 1},
+}
+
+
 def run_examples(verdict: Verdict, sidecar: Sidecar, logs: pathlib.Path, node: pathlib.Path) -> None:
     """Every example of the repository runs as its reader would run it. (The quickstarts: adoption.py.)"""
     env = os.environ | {"SIDECAR": sidecar.url, "MODEL": PLAN["model"]}
     commands = [[sys.executable, str(p)] for p in sorted((ROOT / "examples/python").glob("*.py"))]
     commands += [["node", p.name] for p in sorted((ROOT / "examples/javascript").glob("*.mjs"))]
-    commands = [command for command in commands if "quickstart" not in command[1]]
     for command in commands:
-        name = pathlib.Path(command[1]).name
-        before = sum(s["request_count"] for s in sidecar.get("/sessions/status").values())
+        path = pathlib.Path(command[1])
+        if path.stem == "quickstart":
+            continue
         started = time.monotonic()
         done = subprocess.run(command, cwd=node, env=env, capture_output=True, text=True, timeout=120)
-        (logs / f"example-{name}.log").write_text(done.stdout + done.stderr)
-        after = sum(s["request_count"] for s in sidecar.get("/sessions/status").values())
-        verdict.equal(f"exit code of {name}\n{done.stderr[-1500:]}", done.returncode, 0)
-        verdict.true(f"{name}: its calls are booked to its sessions", after > before)
-        print(f"  {name}: {after - before} calls in {time.monotonic() - started:.1f} s")
+        (logs / f"example-{path.name}.log").write_text(done.stdout + done.stderr)
+        verdict.equal(f"exit code of {path.name}\n{done.stderr[-1500:]}", done.returncode, 0)
+        status = sidecar.get("/sessions/status")
+        language = "py" if path.suffix == ".py" else "js"
+        want = {f"{session}-{language}": requests for session, requests in EXAMPLES.get(path.stem, {"no such example": 1}).items()}
+        verdict.equal(f"{path.name}: requests of its sessions", {s: status.get(s, {}).get("request_count") for s in want}, want)
+        print(f"  {path.name}: {sum(want.values())} calls in {time.monotonic() - started:.1f} s")
 
 
 def main() -> int:
@@ -114,6 +127,8 @@ def main() -> int:
     parser.add_argument("--node", required=True, type=pathlib.Path, help="folder with node_modules and the scripts")
     args = parser.parse_args()
     verdict = Verdict()
+    # A check that is stopped takes its programs with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
 
     with contextlib.ExitStack() as stack:
         logs = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="real-")))
@@ -171,8 +186,8 @@ def main() -> int:
             verdict.equal(f"{name} tokens that the model server counted", counted[name] - before[name], booked[name])
 
         print_sessions(again.get("/sessions/status"), want)
-        secrets = [text.encode() for text in (KEY, "sk-wrong", PLAN["question"], PLAN["long_question"])]
-        kept = [f for f in logs.iterdir() if f.is_file() and not f.name.startswith(("model", "example"))]
+        secrets = [text.encode() for text in (KEY, "sk-wrong", *(plan[q] for plan in (PLAN, simulated.PLAN) for q in ("question", "long_question")))]
+        kept = [f for f in logs.iterdir() if f.is_file() and not f.name.startswith(("model", "example", "simulated-plan"))]
         leaks = sorted(f.name for f in kept if any(secret in f.read_bytes() for secret in secrets))
         verdict.equal("logs and databases of the sidecar that hold a key or a prompt", leaks, [])
         if verdict.failed:

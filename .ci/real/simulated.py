@@ -42,20 +42,24 @@ class Provider:
         return collections.Counter(prompt=totals["PromptTokens"], completion=totals["CompletionTokens"])
 
 
-def size(provider: Provider, stream: bool) -> int:
+def size(provider: Provider, route: str, body: dict) -> int:
     """The bytes of an answer, as the provider sends it to the sidecar."""
-    body = {"model": PLAN["model"], "messages": [{"role": "user", "content": PLAN["question"]}], "max_tokens": PLAN["max_tokens"],
-            "stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
-    request = urllib.request.Request(f"{provider.url}/chat/completions", json.dumps(body).encode(),
+    request = urllib.request.Request(f"{provider.url}/{route}", json.dumps({"model": PLAN["model"]} | body).encode(),
                                      {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return len(answer.read())
 
 
-def places(end: int, dice: random.Random) -> str:
-    """Bytes from the first to the one before the last, spread, as a list for the environment."""
-    step = end / PLACES
-    return ",".join(str(min(end - 1, int(step * i + dice.random() * step))) for i in range(PLACES - 1)) + f",{end - 1}"
+def breaks(provider: Provider, dice: random.Random) -> dict[str, list[int]]:
+    """Where answers of each kind break: from the first byte to the one before the last, spread."""
+    chat = {"messages": [{"role": "user", "content": PLAN["question"]}], "max_tokens": PLAN["max_tokens"]}
+    ends = {
+        "chat": size(provider, "chat/completions", chat),
+        "stream": size(provider, "chat/completions", chat | {"stream": True, "stream_options": {"include_usage": True}}),
+        "response": size(provider, "responses", {"input": PLAN["question"]}),
+        "response stream": size(provider, "responses", {"input": PLAN["question"], "stream": True}),
+    }
+    return {kind: [int((i + dice.random()) * end / PLACES) for i in range(PLACES)] + [end - 1] for kind, end in ends.items()}
 
 
 def compare_faults(verdict: Verdict, lines: list[dict]) -> None:
@@ -63,10 +67,10 @@ def compare_faults(verdict: Verdict, lines: list[dict]) -> None:
     for line in lines:
         if line["via"] == "direct":
             continue
-        what, fault, kind = f"{line['sdk']} {line['step']}", line["step"].split()[0], line["step"]
-        twin = direct[line["sdk"], line["step"]]
-        whole = next(d["text"] for (sdk, step), d in direct.items()
-                     if sdk == line["sdk"] and step.startswith("whole ") and kind.endswith(step.removeprefix("whole")))
+        what, fault, twin = f"{line['sdk']} {line['step']}", line["step"].split()[0], direct[line["sdk"], line["step"]]
+        # The kind of call ends the step's name; "response stream" is not "stream".
+        whole = max((sound for sound in direct.values() if sound["sdk"] == line["sdk"] and sound["step"].startswith("whole ")
+                     and line["step"].endswith(sound["step"].removeprefix("whole"))), key=lambda sound: len(sound["step"]))["text"]
         if fault in ("refused", "timeout"):
             verdict.true(f"{what}: fails without the sidecar", twin.get("error"))
             verdict.equal(f"{what}: the same error as without the sidecar", line.get("error"), twin.get("error"))
@@ -101,9 +105,10 @@ def run(verdict: Verdict, stack: contextlib.ExitStack, args, logs: pathlib.Path,
     for i, command in enumerate(drivers):
         faulty = Provider(stack, args.provider, logs, "")
         behind = start(f"faulty-{i}", faulty)
-        at = {f"BROKEN_{kind}_AT": places(size(faulty, stream=kind == "STREAM"), dice) for kind in ("JSON", "STREAM")}
-        commands.append((command, env | at | {"CONTROL_URL": faulty.control, "FAULTY_URL": faulty.url, "FAULTY_SIDECAR_URL": behind.url}))
-    print(f"  SEED={seed} chooses where answers break, first at {at}", flush=True)
+        at = breaks(faulty, dice)
+        commands.append((command, env | {
+            "BROKEN_AT": json.dumps(at), "CONTROL_URL": faulty.control, "FAULTY_URL": faulty.url, "FAULTY_SIDECAR_URL": behind.url}))
+    print(f"  SEED={seed} chooses the bytes at which answers break, such as {at['stream']}", flush=True)
     with concurrent.futures.ThreadPoolExecutor(len(commands)) as pool:
         lines = [line for batch in pool.map(lambda job: drive(*job, logs, args.node), commands) for line in batch]
     faults = [line for line in lines if line.get("scene") == "faults"]

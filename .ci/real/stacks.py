@@ -119,11 +119,11 @@ def faulty_agents(base: str, retries: int, patience: float) -> dict:
 
 
 def main() -> None:
-    run_chain(Report(CHAIN, "direct", "chain-py"), DIRECT, KEY, chain(DIRECT, "wrong"))
-    run_chain(Report(CHAIN, "sidecar", "chain-py"), f"{SIDECAR}/v1/session/chain-py", "unused", chain(f"{DENIED}/v1"))
+    run_chain(Report(CHAIN, "direct", "langchain-py"), DIRECT, KEY, chain(DIRECT, "wrong"))
+    run_chain(Report(CHAIN, "sidecar", "langchain-py"), f"{SIDECAR}/v1/session/langchain-py", "unused", chain(f"{DENIED}/v1"))
     asyncio.run(run_agents(Report(AGENTS, "direct", "agents-py"), DIRECT, KEY))
     asyncio.run(run_agents(Report(AGENTS, "sidecar", "agents-py"), f"{SIDECAR}/v1/session/agents-py", "unused"))
-    faults.run(lambda via, session: Report(CHAIN, via, session), "chain-py", faulty_chain)
+    faults.run(lambda via, session: Report(CHAIN, via, session), "langchain-py", faulty_chain, broken=True)
     faults.run(lambda via, session: Report(AGENTS, via, session), "agents-py", faulty_agents)
 
 

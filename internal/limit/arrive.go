@@ -32,7 +32,16 @@ func (c *core) sessionFor(r *Request, now instant) *flow {
 	if g.learned > 0 && now.sub(g.learned) > learnedIdle {
 		c.unlearn(g, now)
 	}
-	return g.session(sessionKey{bandOf(r.Priority), r.Client, r.Session}, clampWeight(r.ClientWeight), clampWeight(r.Weight), now)
+	band, clientWeight, weight := bandOf(r.Priority), clampWeight(r.ClientWeight), clampWeight(r.Weight)
+	if client := g.recent; client != nil { // agents ask in bursts
+		s := client.recent
+		if s != nil && s.name == r.Session && client.name == r.Client && client.band == band {
+			s.reweigh(weight)
+			client.reweigh(clientWeight)
+			return s
+		}
+	}
+	return g.session(sessionKey{band, r.Client, r.Session}, clientWeight, weight, now)
 }
 
 // tryTake takes ch of g's limits and of the caps, if both let it go at once, and
@@ -44,7 +53,6 @@ func (c *core) tryTake(g *group, ch charge, now instant) (cost float64, ok bool)
 	own := 0.0
 	if g.lease != nil {
 		if at, _ := g.ready(now, ch); at > now {
-			g.want(now, ch)
 			return 0, false
 		}
 		own = g.share(ch)
@@ -202,23 +210,20 @@ func (c *core) reject(w *waiter, why Reason, now instant) {
 
 // patience is how long r may wait, all attempts together.
 func (c *core) patience(r *Request, now instant) time.Duration {
-	if r.Timeout > 0 {
-		return c.timeLeft(r, now)
-	}
-	if r.MaxWait > 0 {
-		return r.MaxWait
-	}
-	return c.cfg.MaxWait
-}
-
-// timeLeft is what the client's own clock leaves for waiting: it runs on while
-// the answer is made. A tenth is left whatever was learned: or slow answers
-// would forbid every try to be faster.
-func (c *core) timeLeft(r *Request, now instant) time.Duration {
 	wait := c.cfg.MaxWait
-	if r.MaxWait > 0 {
+	if r.MaxWait > 0 && r.MaxWait < wait {
 		wait = r.MaxWait
 	}
+	if r.Timeout > 0 {
+		return c.timeLeft(r, wait, now)
+	}
+	return wait
+}
+
+// timeLeft is what the client's own clock leaves of wait: it runs on while the
+// answer is made. A tenth is left whatever was learned: or slow answers would
+// forbid every try to be faster.
+func (c *core) timeLeft(r *Request, wait time.Duration, now instant) time.Duration {
 	usual := secondsDuration(c.groupFor(r.Model, now).service.value)
 	return min(wait, max(r.Timeout-usual, r.Timeout/10))
 }

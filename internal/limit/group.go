@@ -28,7 +28,8 @@ type group struct {
 	profile profile  // as configured
 	family  profile  // as used: for auto, the best guess so far
 	meters  meters
-	lease   *lease // stands in the place of meters; nil = nobody to lease from
+	lease   *lease             // stands in the place of meters; nil = nobody to lease from
+	taken   map[*waiter]*lease // by waiters that are granted and have not looked yet: lease may change meanwhile
 
 	bands    [numBands]*flow // high, normal, low
 	owed     [numBands]float64
@@ -36,6 +37,7 @@ type group struct {
 	recent   *flow // the client that came last
 	idle     *flow // the session that has been listed longest
 	idleLast *flow
+	known    int // sessions
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active

@@ -82,7 +82,7 @@ func (c *core) dispatch(w *waiter, band int, now instant) {
 	g.measure(w, now, &c.stats.forecastError)
 	c.alarms.clear(w)
 	c.unlink(w, now)
-	g.take(now, w.charge)
+	g.take(now, w)
 	c.global.take(now, w.charge)
 	c.book(g, cost, now)
 	w.state = granted

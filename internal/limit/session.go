@@ -12,22 +12,19 @@ type sessionKey struct {
 	client, session string
 }
 
+// maxSessions is how many sessions a group remembers before those idle the
+// longest go early: their names come from clients, and each is half a kilobyte.
+const maxSessions = 20_000
+
 // session finds or makes the flow of a session.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
-	client := g.recent // agents ask in bursts
+	client := g.recent
 	if client == nil || client.name != key.client || client.band != key.band {
 		client = g.clients[clientKey{key.band, key.client}]
 	}
 	if client != nil {
-		s := client.recent
-		if s == nil || s.name != key.session {
-			s = client.sessions[key.session]
-		}
-		if s != nil {
-			if g.recent != client {
-				g.recent = client
-			}
-			client.recent = s
+		if s := client.sessions[key.session]; s != nil {
+			g.recent, client.recent = client, s
 			s.reweigh(weight)
 			client.reweigh(clientWeight)
 			return s
@@ -36,7 +33,8 @@ func (g *group) session(key sessionKey, clientWeight, weight float64, now instan
 	return g.newSession(key, clientWeight, weight, now)
 }
 
-// newSession makes a session, and lets two that were idle for long go.
+// newSession makes a session, and lets two go that were idle for long or are
+// too many.
 func (g *group) newSession(key sessionKey, clientWeight, weight float64, now instant) *flow {
 	ck := clientKey{key.band, key.client}
 	client := g.clients[ck]
@@ -48,8 +46,9 @@ func (g *group) newSession(key sessionKey, clientWeight, weight float64, now ins
 	client.reweigh(clientWeight)
 	s := newFlow(client, key.session, weight)
 	client.sessions[key.session] = s
+	g.known++
 	for range 2 {
-		if s := g.idle; s != nil && now.sub(s.idleListed) > sessionIdle {
+		if s := g.idle; s != nil && (now.sub(s.idleListed) > sessionIdle || g.known > maxSessions) {
 			g.review(s, now)
 		}
 	}
@@ -64,7 +63,7 @@ func (g *group) review(s *flow, now instant) {
 	g.unlistIdle(s)
 	switch {
 	case s.queued > 0 || s.inflight > 0:
-	case now.sub(s.idleSince) <= sessionIdle:
+	case now.sub(s.idleSince) <= sessionIdle && g.known <= maxSessions:
 		g.listIdle(s, now)
 	default:
 		g.drop(s)
@@ -74,6 +73,7 @@ func (g *group) review(s *flow, now instant) {
 // drop forgets a session that nothing refers to, and its client when that was
 // the last one.
 func (g *group) drop(s *flow) {
+	g.known--
 	client := s.parent
 	if client.recent == s {
 		client.recent = nil

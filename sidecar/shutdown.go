@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// lameDuckShare and lameDuckMax bound how long connections are still taken
+	// after readiness has failed, for load balancers to notice.
+	lameDuckShare = 10
+	lameDuckMax   = 3 * time.Second
+	// lateComers is how long a connection that was taken in the last moment has
+	// to send its request.
+	lateComers = time.Second
+)
+
+// drain ends the service: readiness fails at once, connections are taken for a
+// short while more, what waits is served for as long as it can still finish,
+// what is then left is told to come back, and what outlasts the grace is cut.
+func (s *server) drain(servers []*http.Server, stopListening func()) error {
+	grace := s.cfg.Load().ShutdownGrace
+	s.draining.Store(true)
+	s.logger.Info("draining", "grace", grace.String())
+	s.systemd.stopping(grace + closeTimeout)
+	last := grace / 5 // for answers that are already on their way
+	reject := time.AfterFunc(grace-last, s.rejectWaiting)
+	defer reject.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	// Websockets are not the servers' any more, who do not wait for them.
+	defer context.AfterFunc(ctx, s.endAll)()
+
+	s.clients.await(min(grace/lameDuckShare, lameDuckMax), s.clients.none)
+	// A server that is shutting down drops the request of a connection it has
+	// just accepted. So nothing more is accepted first, and the last ones are heard.
+	stopListening()
+	s.clients.await(min(grace/lameDuckShare, lateComers), s.clients.noneNew)
+	var failed error
+	for _, server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			s.logger.Warn("grace is over, connections are cut")
+			failed = errors.Join(failed, server.Close())
+		}
+	}
+	s.exchanges.Wait() // their rows come before the ledger's end
+	return failed
+}
+
+// A connections knows the clients' connections. It is safe for concurrent use.
+type connections struct {
+	mu      sync.Mutex
+	states  map[net.Conn]http.ConnState
+	fresh   int           // that have not sent a request yet
+	changed chan struct{} // holds one token: something has changed
+}
+
+func newConnections() *connections {
+	return &connections{states: map[net.Conn]http.ConnState{}, changed: make(chan struct{}, 1)}
+}
+
+// note is an http.Server's ConnState.
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before, known := c.states[conn]; known && before == http.StateNew {
+		c.fresh--
+	}
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+		delete(c.states, conn)
+	default:
+		if state == http.StateNew {
+			c.fresh++
+		}
+		c.states[conn] = state
+	}
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (c *connections) none() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.states) == 0
+}
+
+func (c *connections) noneNew() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fresh == 0
+}
+
+// await waits until ok, for d at the longest. One goroutine at a time may wait.
+func (c *connections) await(d time.Duration, ok func() bool) {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for !ok() {
+		select {
+		case <-over.C:
+			return
+		case <-c.changed:
+		}
+	}
+}
