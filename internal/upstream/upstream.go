@@ -209,6 +209,8 @@ func kindOf(err error, nothingWritten bool) Kind {
 	switch {
 	case nothingWritten:
 		return NotSent
+	case strings.Contains(text, "; PROTOCOL_ERROR; received from peer"):
+		return Broken // the transport repeats these, but they say nothing of what was done
 	case strings.Contains(text, "cannot rewind body after connection loss"),
 		strings.Contains(text, "define Request.GetBody to avoid this error"):
 		// The transport would have retried had we let it: it does so without
