@@ -196,7 +196,7 @@ func TestClient_Requests(t *testing.T) {
 			{"request_id":"r1","started_at":"2026-01-02T03:04:05.678Z","session_id":"a:b@c","client":"web","route":"chat/completions",
 			 "model":"gpt-4o","answered_model":"gpt-4o-2024-08-06","stream":true,"metered":true,"status":200,"outcome":"complete",
 			 "usage_source":"exact","prompt_tokens":10,"completion_tokens":0,"cached_tokens":3,"reasoning_tokens":0,
-			 "estimated_prompt_tokens":11,"estimated_completion_tokens":40,"attempts":2,"queue_ms":1500,"first_byte_ms":300,"total_ms":2500},
+			 "estimated_prompt_tokens":11,"estimated_completion_tokens":40,"attempts":2,"queue_ms":1500,"first_byte_ms":300,"total_ms":2500,"cost":"0.000035"},
 			{"request_id":"r2","usage_source":"none","prompt_tokens":null,"completion_tokens":null,"cached_tokens":null,"reasoning_tokens":null}
 		],"next_cursor":null}`)
 	}})
@@ -207,14 +207,14 @@ func TestClient_Requests(t *testing.T) {
 		}
 		got = append(got, request)
 	}
-	count := func(n int64) *int64 { return &n }
+	count, cost := func(n int64) *int64 { return &n }, "0.000035"
 	want := []client.Request{
 		{
 			ID: "r1", StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC), SessionID: "a:b@c", Client: "web",
 			Route: "chat/completions", Model: "gpt-4o", AnsweredModel: "gpt-4o-2024-08-06", Stream: true, Metered: true,
 			Status: 200, Outcome: "complete", UsageSource: "exact",
 			PromptTokens: count(10), CompletionTokens: count(0), CachedTokens: count(3), ReasoningTokens: count(0),
-			EstimatedPromptTokens: 11, EstimatedCompletionTokens: 40, Attempts: 2, QueueMs: 1500, FirstByteMs: 300, TotalMs: 2500,
+			EstimatedPromptTokens: 11, EstimatedCompletionTokens: 40, Attempts: 2, QueueMs: 1500, FirstByteMs: 300, TotalMs: 2500, Cost: &cost,
 		},
 		{ID: "r2", UsageSource: "none"}, // unknown usage is nil, not zero
 	}
@@ -268,9 +268,9 @@ func TestClient_Usage(t *testing.T) {
 	var query string
 	c := start(t, map[string]http.HandlerFunc{"GET /usage": func(w http.ResponseWriter, r *http.Request) {
 		query = r.URL.RawQuery
-		io.WriteString(w, `{"from":"2026-01-01T00:00:00.000Z","to":"2026-01-02T00:00:00.000Z","by":["day","model"],"rows":[
+		io.WriteString(w, `{"from":"2026-01-01T00:00:00.000Z","to":"2026-01-02T00:00:00.000Z","by":["day","model"],"currency":"EUR","rows":[
 			{"time":"2026-01-01T00:00:00.000Z","model":"m","request_count":1,"unknown_usage_count":2,"prompt_tokens":3,
-			 "completion_tokens":4,"cached_tokens":5,"reasoning_tokens":6,"cost":null},
+			 "completion_tokens":4,"cached_tokens":5,"reasoning_tokens":6,"cost":null,"unpriced_tokens":7},
 			{"model":"n","request_count":10,"unknown_usage_count":20,"prompt_tokens":30,
 			 "completion_tokens":40,"cached_tokens":50,"reasoning_tokens":60,"cost":"0.0125"}]}`)
 	}})
@@ -286,9 +286,9 @@ func TestClient_Usage(t *testing.T) {
 		if want := "by=day%2Cmodel&from=2026-01-01T00%3A00%3A00Z&to=2026-01-02T00%3A00%3A00Z"; query != want {
 			t.Errorf("query = %s, want %s", query, want)
 		}
-		start, cost := from.UTC(), "0.0125"
-		want := client.Usage{From: from.UTC(), To: to.UTC(), By: []string{"day", "model"}, Rows: []client.UsageRow{
-			{Time: &start, Model: "m", Totals: client.Totals{RequestCount: 1, UnknownUsageCount: 2, PromptTokens: 3, CompletionTokens: 4, CachedTokens: 5, ReasoningTokens: 6}},
+		start, cost, currency := from.UTC(), "0.0125", "EUR"
+		want := client.Usage{From: from.UTC(), To: to.UTC(), By: []string{"day", "model"}, Currency: &currency, Rows: []client.UsageRow{
+			{Time: &start, Model: "m", Totals: client.Totals{RequestCount: 1, UnknownUsageCount: 2, PromptTokens: 3, CompletionTokens: 4, CachedTokens: 5, ReasoningTokens: 6}, UnpricedTokens: 7},
 			{Model: "n", Totals: client.Totals{RequestCount: 10, UnknownUsageCount: 20, PromptTokens: 30, CompletionTokens: 40, CachedTokens: 50, ReasoningTokens: 60}, Cost: &cost},
 		}}
 		if !reflect.DeepEqual(usage, want) {

@@ -14,6 +14,8 @@ import (
 const maxErrorBody = 64 << 10
 
 // Error is an answer of the sidecar other than 2xx. Use errors.As to get at it.
+// SDKs that call a model through the sidecar raise errors of their own with the
+// same status and code, such as 402 and "budget_exceeded".
 type Error struct {
 	StatusCode int    // HTTP status
 	Code       string // the sidecar's machine-readable code, "" if it gave none

@@ -153,9 +153,9 @@ func ExampleClient_DeleteSession() {
 
 func ExampleClient_Usage() {
 	sidecar := answers(map[string]string{
-		"GET /usage": `{"from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z","by":["model"],"rows":[
+		"GET /usage": `{"from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z","by":["model"],"currency":"USD","rows":[
 			{"model":"gpt-4o","request_count":7,"prompt_tokens":300,"completion_tokens":50,"cost":"0.00125"},
-			{"model":"local","request_count":1,"prompt_tokens":20,"completion_tokens":5,"cost":null}
+			{"model":"local","request_count":1,"prompt_tokens":20,"completion_tokens":5,"cost":null,"unpriced_tokens":25}
 		]}`,
 	})
 	defer sidecar.Close()
@@ -172,12 +172,12 @@ func ExampleClient_Usage() {
 	for _, row := range usage.Rows {
 		cost := "no price known"
 		if row.Cost != nil {
-			cost = *row.Cost
+			cost = *row.Cost + " " + *usage.Currency
 		}
 		fmt.Printf("%s: %d+%d tokens, %s\n", row.Model, row.PromptTokens, row.CompletionTokens, cost)
 	}
 	// Output:
-	// gpt-4o: 300+50 tokens, 0.00125
+	// gpt-4o: 300+50 tokens, 0.00125 USD
 	// local: 20+5 tokens, no price known
 }
 

@@ -59,6 +59,10 @@ type Request struct {
 	QueueMs     float64 `json:"queue_ms"`      // in the queue, over all attempts
 	FirstByteMs float64 `json:"first_byte_ms"` // until the answer's first byte
 	TotalMs     float64 `json:"total_ms"`
+
+	// An exact decimal in the sidecar's currency; nil where the usage or the model's price is
+	// unknown.
+	Cost *string `json:"cost"`
 }
 
 // Sessions returns all sessions, the most recently used first. It fetches them

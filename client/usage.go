@@ -17,10 +17,11 @@ type UsageQuery struct {
 
 // Usage is the answer to a [UsageQuery].
 type Usage struct {
-	From time.Time  `json:"from"`
-	To   time.Time  `json:"to"`
-	By   []string   `json:"by"`
-	Rows []UsageRow `json:"rows"`
+	From     time.Time  `json:"from"`
+	To       time.Time  `json:"to"`
+	By       []string   `json:"by"`
+	Currency *string    `json:"currency"` // of the rows' costs, such as "USD"; nil when the sidecar knows no prices
+	Rows     []UsageRow `json:"rows"`
 }
 
 // UsageRow is the usage of one group. Time, Model and Client are set when the
@@ -30,7 +31,11 @@ type UsageRow struct {
 	Model  string     `json:"model,omitempty"`
 	Client string     `json:"client,omitempty"`
 	Totals
-	Cost *string `json:"cost"` // decimal, in the currency of the prices; nil when unknown
+
+	// Cost is what the tokens with a known price cost, an exact decimal; nil when none
+	// has one. UnpricedTokens are the tokens that it leaves out.
+	Cost           *string `json:"cost"`
+	UnpricedTokens int64   `json:"unpriced_tokens"`
 }
 
 // Totals are sums over requests.

@@ -8,7 +8,9 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +27,11 @@ import (
 // the type lacks fails to decode, one that it has too many or spells differently
 // shows when encoded again.
 func TestClient_TypesEqualTheSidecars(t *testing.T) {
-	s := start(t, provider.Config{}, "MAX_CONCURRENT_REQUESTS=1", "TOKEN_LIMIT_PER_MIN=1000000")
+	file := filepath.Join(t.TempDir(), "prices.yaml")
+	if err := os.WriteFile(file, []byte(`prices: [{model: "gpt-4o", input: "2.50", output: "10.00"}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, provider.Config{}, "MAX_CONCURRENT_REQUESTS=1", "TOKEN_LIMIT_PER_MIN=1000000", "CONFIG_FILE="+file)
 	ctx := context.Background()
 
 	// One request of known usage, one of unknown, and one that is not metered.
@@ -39,9 +45,9 @@ func TestClient_TypesEqualTheSidecars(t *testing.T) {
 	sameJSON[client.SessionStatus](t, s, "/sessions/a/status", `session_id`)
 	sameJSON[client.SessionPage](t, s, "/sessions", `sessions.1.session_id`, `sessions.0.last_at`, `next_cursor`)
 	sameJSON[client.SessionPage](t, s, "/sessions?limit=1", `next_cursor`)
-	sameJSON[client.RequestPage](t, s, "/sessions/a/requests", `requests.1.usage_source`, `requests.0.total_ms`)
+	sameJSON[client.RequestPage](t, s, "/sessions/a/requests", `requests.1.usage_source`, `requests.0.total_ms`, `requests.*.cost`)
 	sameJSON[client.RequestPage](t, s, "/sessions/a/requests?limit=1", `next_cursor`)
-	sameJSON[client.Usage](t, s, "/usage", `rows.0.prompt_tokens`, `rows.0.cost`)
+	sameJSON[client.Usage](t, s, "/usage", `rows.0.prompt_tokens`, `rows.0.cost`, `rows.0.unpriced_tokens`, `currency`)
 	sameJSON[client.Usage](t, s, "/usage?by=hour,model,client", `rows.0.time`, `rows.0.model`, `rows.0.client`, `by.2`)
 	sameJSON[client.Queue](t, s, "/queue/status", `groups.0.limits.0.level`, `groups.*.limits.*.source`, `sessions`)
 
@@ -169,7 +175,7 @@ func sameJSON[T any](t *testing.T, s *stack, route string, members ...string) {
 }
 
 // mayBeNull names members whose being null is an answer.
-var mayBeNull = map[string]bool{"next_cursor": true, "rows.0.cost": true}
+var mayBeNull = map[string]bool{"next_cursor": true}
 
 // flatten maps the path of each value of a JSON document, containers included,
 // to its text. Times are put into one spelling.

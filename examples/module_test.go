@@ -33,18 +33,21 @@ func TestModules_RaiseNothingForTheirUsers(t *testing.T) {
 	tests := []struct {
 		name, requires, imports string
 		goVersion, bun          string
+		compiled                string // what the build takes from outside the standard library
 	}{
 		{
 			name:      "middleware and client raise neither",
 			requires:  self + "middleware v0.0.0\n" + self + "client v0.0.0",
 			imports:   "_ \"" + self + "middleware\"\n_ \"" + self + "client\"",
 			goVersion: "1.23", bun: "v1.2.0",
+			compiled: "example.com/user " + self + "client " + self + "middleware github.com/uptrace/bun",
 		},
 		{
 			name:      "one module for everything would raise both",
 			requires:  "example.com/monolith v1.0.0",
 			imports:   `_ "example.com/monolith"`,
 			goVersion: "1.26.0", bun: "v1.3.0",
+			compiled: "example.com/monolith example.com/user github.com/uptrace/bun",
 		},
 	}
 	for _, tt := range tests {
@@ -72,6 +75,11 @@ func TestModules_RaiseNothingForTheirUsers(t *testing.T) {
 			}
 			if got := run("list", "-m", "-f", "{{.Version}}", "github.com/uptrace/bun"); got != tt.bun {
 				t.Errorf("the user's bun is now %s, want %s", got, tt.bun)
+			}
+			packages := strings.Fields(run("list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "."))
+			slices.Sort(packages)
+			if got := strings.Join(packages, " "); got != tt.compiled {
+				t.Errorf("the user compiles %s, want %s", got, tt.compiled)
 			}
 		})
 	}

@@ -26,6 +26,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	// In the workspace, so that the checkout's own packages are the ones tested.
 	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
 		"../sidecar", "./openai-go", "./go-openai", "./multi-agent")
@@ -35,10 +36,13 @@ var programs = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// built is the folder of programs, once a test has needed them.
+var built string
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := programs(); err == nil {
-		os.RemoveAll(dir)
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(code)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
 
@@ -59,19 +60,21 @@ type requestRow struct {
 	QueueMS             float64 `json:"queue_ms"`
 	FirstByteMS         float64 `json:"first_byte_ms"`
 	TotalMS             float64 `json:"total_ms"`
+	Cost                *string `json:"cost"` // null where usage or price are unknown
 }
 
-type usageRow struct {
-	Time              string  `json:"time,omitempty"`
-	Model             *string `json:"model,omitempty"`
-	Client            *string `json:"client,omitempty"`
-	RequestCount      int64   `json:"request_count"`
-	UnknownUsageCount int64   `json:"unknown_usage_count"`
-	PromptTokens      int64   `json:"prompt_tokens"`
-	CompletionTokens  int64   `json:"completion_tokens"`
-	CachedTokens      int64   `json:"cached_tokens"`
-	ReasoningTokens   int64   `json:"reasoning_tokens"`
-	Cost              *string `json:"cost"` // null where no price is known
+type sessionPage struct {
+	Sessions   []sessionRow `json:"sessions"`
+	NextCursor *string      `json:"next_cursor"`
+}
+
+type requestPage struct {
+	Requests   []requestRow `json:"requests"`
+	NextCursor *string      `json:"next_cursor"`
+}
+
+func sessionRowOf(s ledger.Session) sessionRow {
+	return sessionRow{statusOf(s), s.CachedTokens, s.ReasoningTokens, s.UnknownUsage, timestamp(s.FirstAt), timestamp(s.LastAt)}
 }
 
 func statusOf(s ledger.Session) sessionStatus {
@@ -139,14 +142,9 @@ func (s *server) handleSessions(w http.ResponseWriter, r *http.Request, _ string
 	}
 	rows := make([]sessionRow, 0, len(page.Sessions))
 	for _, one := range page.Sessions {
-		rows = append(rows, sessionRow{
-			statusOf(one), one.CachedTokens, one.ReasoningTokens, one.UnknownUsage, timestamp(one.FirstAt), timestamp(one.LastAt),
-		})
+		rows = append(rows, sessionRowOf(one))
 	}
-	return writeJSON(w, struct {
-		Sessions   []sessionRow `json:"sessions"`
-		NextCursor *string      `json:"next_cursor"`
-	}{rows, optional(page.NextCursor)})
+	return writeJSON(w, sessionPage{rows, optional(page.NextCursor)})
 }
 
 func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string) error {
@@ -164,15 +162,12 @@ func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string
 	}
 	rows := make([]requestRow, 0, len(page.Records))
 	for _, record := range page.Records {
-		rows = append(rows, requestRowOf(record))
+		rows = append(rows, requestRowOf(record, s.cfg.Load().prices))
 	}
-	return writeJSON(w, struct {
-		Requests   []requestRow `json:"requests"`
-		NextCursor *string      `json:"next_cursor"`
-	}{rows, optional(page.NextCursor)})
+	return writeJSON(w, requestPage{rows, optional(page.NextCursor)})
 }
 
-func requestRowOf(r ledger.Record) requestRow {
+func requestRowOf(r ledger.Record, prices *price.Table) requestRow {
 	row := requestRow{
 		RequestID: r.ID.String(), StartedAt: timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
 		Route: r.Route, Model: r.Model, AnsweredModel: r.AnsweredModel, Stream: r.Stream, Metered: r.Metered,
@@ -184,6 +179,9 @@ func requestRowOf(r ledger.Record) requestRow {
 		row.UsageSource = "exact"
 		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
+		if rates, ok := prices.At(cmp.Or(r.Model, r.AnsweredModel), r.StartedAt); ok {
+			row.Cost = optional(rates.Cost(price.Usage{Prompt: r.Usage.Prompt, Cached: r.Usage.Cached, Completion: r.Usage.Completion}).String())
+		}
 	}
 	return row
 }
@@ -200,53 +198,6 @@ func (s *server) handleDeleteSession(w http.ResponseWriter, r *http.Request, _ s
 	return nil
 }
 
-func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) error {
-	query := r.URL.Query()
-	now := time.Now()
-	from, err := timeOf(query.Get("from"), now.Add(-24*time.Hour))
-	if err != nil {
-		return err
-	}
-	to, err := timeOf(query.Get("to"), now)
-	if err != nil {
-		return err
-	}
-	by := []string{}
-	for _, field := range strings.FieldsFunc(query.Get("by"), func(r rune) bool { return r == ',' }) {
-		if !slices.Contains([]string{"hour", "day", "model", "client"}, field) || slices.Contains(by, field) {
-			return invalid("invalid_query", "by: want a list of hour or day, model, client")
-		}
-		by = append(by, field)
-	}
-	totals, err := s.ledger.Usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by})
-	if err != nil {
-		return err
-	}
-	rows := make([]usageRow, 0, len(totals))
-	for _, t := range totals {
-		row := usageRow{
-			RequestCount: t.Requests, UnknownUsageCount: t.UnknownUsage, PromptTokens: t.PromptTokens,
-			CompletionTokens: t.CompletionTokens, CachedTokens: t.CachedTokens, ReasoningTokens: t.ReasoningTokens,
-		}
-		if slices.Contains(by, "hour") || slices.Contains(by, "day") {
-			row.Time = timestamp(t.Time)
-		}
-		if slices.Contains(by, "model") {
-			row.Model = &t.Model
-		}
-		if slices.Contains(by, "client") {
-			row.Client = &t.Client
-		}
-		rows = append(rows, row)
-	}
-	return writeJSON(w, struct {
-		From string     `json:"from"`
-		To   string     `json:"to"`
-		By   []string   `json:"by"`
-		Rows []usageRow `json:"rows"`
-	}{timestamp(from), timestamp(to), by, rows})
-}
-
 func (s *server) handleLive(w http.ResponseWriter, _ *http.Request, _ string) error {
 	return writeJSON(w, map[string]string{"status": "ok"})
 }
@@ -259,7 +210,7 @@ func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) e
 	}
 	if err := s.ledger.Ready(r.Context()); err != nil {
 		s.logger.Warn("ledger not ready", "error", err.Error())
-		if refusing := s.ledgerFit(); refusing != nil {
+		if refusing := s.ledgerFit(s.cfg.Load()); refusing != nil {
 			return refusing
 		}
 		return writeJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})
@@ -354,18 +305,6 @@ func pageOf(query url.Values) (limit int, cursor string, err error) {
 		}
 	}
 	return limit, query.Get("cursor"), nil
-}
-
-func timeOf(text string, otherwise time.Time) (time.Time, error) {
-	if text == "" {
-		return otherwise, nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, invalid("invalid_query", "from and to: want a time such as 2026-01-31T12:00:00Z, or a date")
 }
 
 func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }

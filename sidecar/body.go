@@ -66,9 +66,10 @@ func (h *heldBody) release() {
 
 // readBody takes in a metered body. Its bytes are reserved before they are
 // read, where a length was declared, and in steps where not.
-func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, error) {
+func (s *server) readBody(x *exchange) (*heldBody, error) {
+	w, r, most := x.w, x.r, x.cfg.MaxBodyBytes
 	h := &heldBody{budget: s.bodies}
-	if r.ContentLength > min(s.cfg.MaxBodyBytes, s.bodies.max) {
+	if r.ContentLength > min(most, s.bodies.max) {
 		w.Header().Set("Connection", "close") // or the server would read on to the end
 		return nil, errBodySize
 	}
@@ -86,7 +87,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 	buf := make([]byte, 0, capacity)
 	for r.ContentLength < 0 || int64(len(buf)) < r.ContentLength {
 		if len(buf) == cap(buf) { // only where no length was declared
-			more := min(int64(cap(buf)), s.cfg.MaxBodyBytes+1-int64(cap(buf)))
+			more := min(int64(cap(buf)), most+1-int64(cap(buf)))
 			if more <= 0 {
 				h.release()
 				w.Header().Set("Connection", "close")
@@ -114,7 +115,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*heldBody, er
 			return nil, &apiError{status: http.StatusBadRequest, code: "body_unreadable", cause: err, message: "the body ended early or came too slowly"}
 		}
 	}
-	if int64(len(buf)) > s.cfg.MaxBodyBytes {
+	if int64(len(buf)) > most {
 		h.release()
 		return nil, errBodySize
 	}
@@ -131,8 +132,8 @@ func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
 	switch n := x.r.ContentLength; {
 	case n == 0:
 		return nil
-	case n > 0 && n <= min(smallBody, s.cfg.MaxBodyBytes):
-		held, err := s.readBody(x.w, x.r)
+	case n > 0 && n <= min(smallBody, x.cfg.MaxBodyBytes):
+		held, err := s.readBody(x)
 		if err != nil {
 			return err
 		}

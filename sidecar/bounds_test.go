@@ -73,10 +73,11 @@ func TestBody_DeadlineGrowsWithItsBytes(t *testing.T) {
 }
 
 func TestLimitRequest_SaysWhatTheFileAndTheHintsAllow(t *testing.T) {
-	s := &server{seed: maphash.MakeSeed(), cfg: &Config{File: File{
+	s := &server{seed: maphash.MakeSeed()}
+	cfg := &Config{File: File{
 		Clients:  map[string]ClientRule{"web": {4, "normal"}, "vip": {1, "high"}},
 		Sessions: []SessionRule{{Match: "agent-*", Weight: 2}},
-	}}}
+	}}
 	request := func(client string, who session.Identity, headers ...string) limit.Request {
 		r := &http.Request{Header: http.Header{}}
 		for i := 0; i+1 < len(headers); i += 2 {
@@ -86,7 +87,7 @@ func TestLimitRequest_SaysWhatTheFileAndTheHintsAllow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s.limitRequest(&exchange{s: s, r: r, who: who, client: client, endpoint: wire.Chat, req: req})
+		return s.limitRequest(&exchange{s: s, cfg: cfg, r: r, who: who, client: client, endpoint: wire.Chat, req: req})
 	}
 	got := request("web", session.Identity{Session: "agent-7", Priority: "high"})
 	if got.ClientWeight != 4 || got.Weight != 2 || got.Priority != limit.Normal || got.Model != "gpt-4o" {
@@ -229,9 +230,9 @@ func TestClient_QueuedUploadThatLeavesIsNotSent(t *testing.T) {
 }
 
 func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
-	s := &server{cfg: &Config{DisconnectPolicy: "drain"}}
+	s := &server{}
 	for _, first := range []string{"leave", "end"} {
-		x := &exchange{s: s, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
+		x := &exchange{s: s, cfg: &Config{DisconnectPolicy: "drain"}, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
 		x.sent.Store(true)
 		if first == "end" {
 			x.settleDrain()

@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -50,8 +49,14 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		}
 		name := strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
 		flags[s.name] = root.PersistentFlags().String(name, "", s.doc)
+		if words := s.words(); words != nil {
+			_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+		}
 	}
-	config := &cobra.Command{Use: "config", Short: "Check or show the settings", Args: noArgs}
+	config := &cobra.Command{
+		Use: "config", Short: "Check or show the settings", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }, // without it an unknown word would pass for help
+	}
 	config.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "Say what is wrong with the settings", Args: noArgs,
@@ -67,7 +72,30 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 			Use: "print", Short: "Show every setting and where it comes from", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error { return printConfig(stdout, given(), getenv) },
 		},
+		&cobra.Command{
+			Use: "reference", Short: "Print the reference of all settings, as Markdown", Args: noArgs,
+			RunE: func(*cobra.Command, []string) error { return writeReference(stdout) },
+		},
 	)
+	live := false
+	health := &cobra.Command{
+		Use: "healthcheck", Short: "Exit 0 if the sidecar of these settings is ready", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil) // wrong settings have kept the sidecar from starting
+			path := "/readyz"
+			if live {
+				path = "/livez"
+			}
+			return ask(cmd.Context(), cfg, cfg.ListenAddr, path, nil)
+		},
+	}
+	health.Flags().BoolVar(&live, "live", false, "whether it answers at all, ready or not: for a probe that restarts it")
+	asJSON := false
+	versions := &cobra.Command{
+		Use: "version", Short: "Print the version", Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return printVersion(stdout, asJSON) },
+	}
+	versions.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	root.AddCommand(
 		config,
 		&cobra.Command{Use: "serve", Short: "Serve (the default)", Args: noArgs, RunE: serve},
@@ -75,34 +103,20 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 			Use: "demo", Short: "See it work, without a key or a network", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), stdout) },
 		},
-		&cobra.Command{
-			Use: "healthcheck", Short: "Exit 0 if the sidecar of these settings is ready", Args: noArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(given(), getenv) // wrong settings have kept the sidecar from starting
-				return ask(cmd.Context(), cfg, cfg.ListenAddr, "/readyz", nil)
-			},
-		},
+		health,
+		versions,
 		&cobra.Command{
 			Use: "queue", Short: "Show the queue of a running sidecar", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(given(), getenv)
+				cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
 				return printQueue(cmd.Context(), stdout, cfg)
 			},
 		},
-		&cobra.Command{
-			Use: "usage", Short: "Show the sessions of a running sidecar", Args: noArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(given(), getenv)
-				return printUsage(cmd.Context(), stdout, cfg)
-			},
-		},
-		&cobra.Command{
-			Use: "version", Short: "Print the version", Args: noArgs,
-			RunE: func(*cobra.Command, []string) error {
-				_, err := fmt.Fprintln(stdout, "llm-queue-proxy", version())
-				return err
-			},
-		},
+		usageCommand(func() *Config {
+			cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
+			return cfg
+		}, stdout),
+		pricesCommand(stdout, stderr),
 	)
 	return root
 }
@@ -114,33 +128,42 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return &usageError{fmt.Errorf("%s: unknown command %q; see --help", cmd.CommandPath(), args[0])}
 }
 
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown)"
-	}
-	return info.Main.Version
+// versionInfo is what version --json prints.
+type versionInfo struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+	Commit   string `json:"commit,omitempty"`
+	Modified bool   `json:"modified,omitempty"` // built from a tree with changes
 }
 
-// printConfig shows each setting with its value and its origin.
-func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
-	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
-	for _, s := range settings {
-		value, origin := s.def, "default"
-		switch {
-		case flags[s.name] != "":
-			value, origin = flags[s.name], "flag"
-		case getenv(s.name) != "":
-			value, origin = getenv(s.name), "environment"
-		case s.secret && getenv(s.name+"_FILE") != "":
-			value, origin = redacted, s.name+"_FILE"
-		}
-		if s.secret && origin != "default" {
-			value = redacted
-		}
-		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
+func version() versionInfo {
+	v := versionInfo{Version: "(unknown)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
 	}
-	return out.Flush()
+	if info.Main.Version != "" {
+		v.Version = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			v.Commit = s.Value
+		case "vcs.modified":
+			v.Modified = s.Value == "true"
+		}
+	}
+	return v
+}
+
+func printVersion(stdout io.Writer, asJSON bool) error {
+	v := version()
+	if asJSON {
+		return json.NewEncoder(stdout).Encode(v)
+	}
+	_, err := fmt.Fprintln(stdout, "llm-queue-proxy", v.Version, v.Go, v.Platform)
+	return err
 }
 
 // ask gets JSON from the sidecar that listens on address.
@@ -203,20 +226,6 @@ func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
 	fmt.Fprintln(out, "\nPOSITION\tCLIENT\tSESSION\tGROUP\tWAITING\tWEIGHT")
 	for _, q := range status.Sessions {
 		fmt.Fprintf(out, "%d\t%s\t%s\t%s\t%d\t%g\n", q.Position, q.Client, q.SessionID, q.Group, q.Waiting, q.Weight)
-	}
-	return out.Flush()
-}
-
-func printUsage(ctx context.Context, stdout io.Writer, cfg *Config) error {
-	var status map[string]sessionStatus
-	if err := ask(ctx, cfg, cfg.adminAddr(), "/sessions/status", &status); err != nil {
-		return err
-	}
-	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "SESSION\tREQUESTS\tPROMPT\tCOMPLETION\tTOTAL\t")
-	for _, id := range slices.Sorted(maps.Keys(status)) {
-		v := status[id]
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t\n", id, v.RequestCount, v.PromptTokens, v.CompletionTokens, v.TotalTokens)
 	}
 	return out.Flush()
 }

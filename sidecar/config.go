@@ -1,14 +1,15 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
 // Config is every setting of the program, read and checked. The zero value of
@@ -43,6 +44,7 @@ type Config struct {
 	RepositoryType   string // memory, sqlite, postgres
 	SQLiteDSN        string
 	PostgresDSN      Secret
+	LedgerJournal    string // "" = the ledger finds a place, "off" = none
 	LedgerDurability string // full, normal, async
 	LedgerOnFailure  string // serve, refuse
 
@@ -52,6 +54,12 @@ type Config struct {
 	LogLevel         string // debug, info, warn, error
 
 	File File
+
+	prices     *price.Table      // of File; nil: none are known
+	sources    sources           // where all of this came from, to be read again
+	texts      map[string]Secret // each setting as it was written, "" = not set
+	apiKeyFile string            // where APIKey came from, if from a file
+	pending    []string          // settings that have changed but need a restart
 }
 
 // A ClientKey lets one client in.
@@ -97,13 +105,14 @@ var settings = []setting{
 	{"SQLITE_DSN", "sessions.db", "a path or SQLite URI", "database file of REPOSITORY_TYPE=sqlite", false, text(func(c *Config) *string { return &c.SQLiteDSN })},
 	{"POSTGRES_DSN", "none", "a Postgres connection URL", "database of REPOSITORY_TYPE=postgres", true, secretText(func(c *Config) *Secret { return &c.PostgresDSN })},
 	{"DISCONNECT_POLICY", "drain", "drain or cancel", "client left mid-answer: read on for a while to learn its usage, or cancel", false, oneOf(func(c *Config) *string { return &c.DisconnectPolicy }, "drain", "cancel")},
+	{"LEDGER_JOURNAL", "none for memory, beside the SQLite file, for postgres in the state folder", `a path, or "off"`, "file where records wait while the database is down; each process has its own", false, text(func(c *Config) *string { return &c.LedgerJournal })},
 	{"LEDGER_DURABILITY", "full", "full, normal or async", "what a crash may cost", false, oneOf(func(c *Config) *string { return &c.LedgerDurability }, "full", "normal", "async")},
 	{"LEDGER_ON_FAILURE", "serve", "serve or refuse", "when no record can be written: serve and log it, or refuse new requests", false, oneOf(func(c *Config) *string { return &c.LedgerOnFailure }, "serve", "refuse")},
 	{"SESSION_HEADER", "X-Session-Id", "a header name", "header that carries the session when the path does not", false, setHeaderName},
 	{"LOG_FORMAT", "auto", "auto, text or json", "text on a terminal, JSON elsewhere", false, oneOf(func(c *Config) *string { return &c.LogFormat }, "auto", "text", "json")},
 	{"LOG_LEVEL", "info", "debug, info, warn or error", "least severe level that is logged", false, oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 	{"SHUTDOWN_GRACE", "25s", "a positive duration", "how long SIGTERM lets queue and streams finish", false, duration(func(c *Config) *time.Duration { return &c.ShutdownGrace }, 1)},
-	{"CONFIG_FILE", "none", "a path", "YAML file of per-model limits, clients, sessions, prices and retention", false, nil},
+	{"CONFIG_FILE", "none", "a path", "YAML file of settings, per-model limits, clients, sessions, prices and retention", false, nil},
 }
 
 // A configError is every fault of the settings at once. It ends the program
@@ -116,32 +125,46 @@ func (e *configError) Error() string { return strings.Join(e.faults, "\n") }
 // the file that CONFIG_FILE names, then the defaults. The error is a
 // *configError with one line for each fault.
 func LoadConfig(flags map[string]string, getenv func(string) string) (*Config, error) {
-	c, faults := readConfig(flags, getenv)
+	c, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
 	if len(faults) > 0 {
 		return nil, &configError{faults}
 	}
 	return c, nil
 }
 
-// readConfig returns what can be read, and what is wrong with it.
-func readConfig(flags map[string]string, getenv func(string) string) (*Config, []string) {
+// readConfig returns what can be read, and what is wrong with it. With the
+// settings of a running program, those that need a restart stay as they are
+// there, and pending names them.
+func readConfig(src sources, running *Config) (*Config, []string) {
 	c := &Config{
 		LearnedRequests: true, RequestsPerMinute: defaultRequestsPerMinute, LearnedTokens: true,
 		QueueMaxBytes: memoryLimit() / 4,
+		sources:       src, texts: map[string]Secret{},
 	}
 	var faults []string
+	file, _ := settingNamed("CONFIG_FILE")
+	if path, _, _ := src.lookup(file); path != "" {
+		faults = append(faults, c.File.load(path)...)
+		src.file = c.File.Settings
+		c.sources.file = src.file
+	}
 	port := "8080"
 	for _, s := range settings {
-		value, fault := lookup(s, flags, getenv)
+		value, origin, fault := src.lookup(s)
 		if fault != "" {
 			faults = append(faults, fault)
 			continue
 		}
+		if running != nil && slices.Contains(needsRestart, s.name) && running.texts[s.name] != Secret(value) {
+			if value != "" && s.set != nil && s.set(new(Config), value) != nil {
+				faults = append(faults, s.fault(value))
+			}
+			c.pending = append(c.pending, s.name)
+			value = string(running.texts[s.name])
+		}
+		c.texts[s.name] = Secret(value)
 		switch {
 		case s.name == "CONFIG_FILE":
-			if value != "" {
-				faults = append(faults, c.File.load(value)...)
-			}
 			continue
 		case value == "" && s.name == "OPENAI_API_KEY":
 			faults = append(faults, s.name+": not set; want "+s.form)
@@ -158,9 +181,21 @@ func readConfig(flags map[string]string, getenv func(string) string) (*Config, [
 			faults = append(faults, s.fault(value))
 		case s.name == "PORT":
 			port = value
+		case s.name == "OPENAI_API_KEY" && origin == "OPENAI_API_KEY_FILE":
+			c.apiKeyFile = src.getenv(origin)
 		}
 	}
-	return c, append(faults, c.Validate()...)
+	c.prices, _ = c.File.priceTable() // what is wrong with it, Validate says
+	if running != nil {
+		// Inherited sockets have addresses that no setting tells.
+		c.ListenAddr, c.AdminAddr = running.ListenAddr, running.AdminAddr
+	}
+	faults = append(faults, c.Validate()...)
+	if running != nil && c.File.Retention != running.File.Retention {
+		c.pending = append(c.pending, "retention")
+		c.File.Retention = running.File.Retention
+	}
+	return c, faults
 }
 
 // literalDefault reports whether def is a value, rather than words about one.
@@ -168,35 +203,24 @@ func (s setting) literalDefault() bool {
 	return s.def != "" && s.def != "none" && s.def != "learned" && s.def != "off" && !strings.Contains(s.def, " ")
 }
 
+// words lists the values of a setting that accepts a few words only, such as
+// "drain or cancel"; nil for any other.
+func (s setting) words() []string {
+	if !strings.Contains(s.form, " or ") {
+		return nil
+	}
+	words := strings.Split(strings.ReplaceAll(s.form, " or ", ", "), ", ")
+	if slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, ` "=`) }) {
+		return nil
+	}
+	return words
+}
+
 func (s setting) fault(value string) string {
 	if s.secret {
 		return fmt.Sprintf("%s: value not accepted; want %s", s.name, s.form)
 	}
 	return fmt.Sprintf("%s=%q: want %s", s.name, value, s.form)
-}
-
-// lookup finds a setting's text: flag, then variable, then for a secret the
-// file that X_FILE names.
-func lookup(s setting, flags map[string]string, getenv func(string) string) (value, fault string) {
-	value = flags[s.name]
-	if value == "" {
-		value = getenv(s.name)
-	}
-	path := ""
-	if s.secret {
-		path = getenv(s.name + "_FILE")
-	}
-	switch {
-	case path == "":
-		return value, ""
-	case value != "":
-		return "", fmt.Sprintf("%s and %s_FILE are both set; want one of them", s.name, s.name)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Sprintf("%s_FILE=%q: %v", s.name, path, errors.Unwrap(err))
-	}
-	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), ""
 }
 
 // Validate checks what settings mean together; each fault is one line.
@@ -213,6 +237,10 @@ func (c *Config) Validate() []string {
 	}
 	if c.RepositoryType == "postgres" && c.PostgresDSN == "" {
 		faults = append(faults, "POSTGRES_DSN: not set; want a Postgres connection URL with REPOSITORY_TYPE=postgres")
+	} else if c.RepositoryType == "postgres" {
+		if err := ledger.CheckPostgresDSN(string(c.PostgresDSN)); err != nil {
+			faults = append(faults, "POSTGRES_DSN: "+err.Error())
+		}
 	}
 	return append(faults, c.File.validate(c.ClientKeys)...)
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +63,7 @@ func TestLoadConfig_NamesEveryFaultAtOnce(t *testing.T) {
 			t.Errorf("not one line with the accepted form: %q", line)
 		}
 	}
-	free := map[string]bool{"SQLITE_DSN": true, "POSTGRES_DSN": true} // any text may be right
+	free := map[string]bool{"SQLITE_DSN": true, "POSTGRES_DSN": true, "LEDGER_JOURNAL": true} // any text may be right
 	for _, s := range settings {
 		if !named[s.name] && !free[s.name] {
 			t.Errorf("no fault names %s", s.name)
@@ -146,7 +148,8 @@ clients:
 sessions:
   - match: "agent-*"
     weight: 2
-    budget: {tokens: 1000000, money: "5.00 USD", per: day, action: reject}
+    budget: {tokens: 1000000, money: "5.00 USD", per: day, action: reject, each: session}
+currency: USD
 prices:
   - {model: "gpt-4o", from: 2026-01-01, input: "2.50", cached_input: "1.25", output: "10.00"}
 retention: {requests: 90d, hourly: 90d}
@@ -163,7 +166,8 @@ func TestLoadConfig_ReadsTheWholeFile(t *testing.T) {
 			RequestsPerDay: 10000, TokensPerDay: 1000000, Concurrent: 8, Profile: "openai",
 		}},
 		Clients:   map[string]ClientRule{"web": {4, "high"}, "batch": {1, "low"}},
-		Sessions:  []SessionRule{{"agent-*", 2, &Budget{1000000, "5.00 USD", "day", "reject"}}},
+		Sessions:  []SessionRule{{"agent-*", 2, &Budget{1000000, "5.00 USD", "day", "reject", "session"}}},
+		Currency:  "USD",
 		Prices:    []Price{{"gpt-4o", "2026-01-01", "2.50", "1.25", "10.00"}},
 		Retention: Retention{"90d", "90d"},
 	}
@@ -180,9 +184,16 @@ limits:
   - {model: m, requests_per_minute: 9, requests_per_day: 3, profile: x}
 clients: {webb: {weight: 0.01}, web: {priority: urgent}}
 sessions:
-  - {match: a, weight: 1000, budget: {per: week, money: "5 dollars", action: shout}}
+  - {match: a, weight: 1000, budget: {per: week, money: "5 dollars", action: shout, each: day}}
+  - {match: b, budget: {money: "0.00 USD"}}
+  - {match: c, budget: {money: "5.00 EUR"}}
+  - {match: d, budget: {tokens: -1}}
+currency: Dollar
 prices:
   - {model: m, from: yesterday, input: "1e3"}
+  - {model: "[", input: "1", output: "1", cached_input: x}
+  - {model: m, from: 2026-01-01, input: "1", output: "1"}
+  - {model: m, from: 2026-01-01, input: "1", output: "1"}
 retention: {requests: long}
 `))
 	var faults *configError
@@ -193,7 +204,8 @@ retention: {requests: long}
 	for _, path := range []string{
 		": limit: unknown key", ": limits[0].rpm: unknown key", "\nlimits[0].model=", "\nlimits[0].requests_per_minute=", "\nlimits[1].requests_per_minute=", "\nlimits[1].profile=",
 		`clients="webb"`, "\nclients.webb.weight=", "\nclients.web.priority=", "\nsessions[0].weight=", "\nsessions[0].budget.per=", "\nsessions[0].budget.money=",
-		"\nsessions[0].budget.action=", "\nprices[0].from=", "\nprices[0].input=", "\nprices[0].output=", "\nretention.requests=",
+		"\nsessions[0].budget.action=", "\nsessions[0].budget.each=", "\nsessions[1].budget.money=", "\nsessions[2].budget.money=", "\nsessions[3].budget.tokens=",
+		"\ncurrency=", "\nprices[1].model=", "\nprices[1].cached_input=", "\nprices[3].from=", "\nprices[0].from=", "\nprices[0].input=", "\nprices[0].output=", "\nretention.requests=",
 	} {
 		if !strings.Contains(all, path) {
 			t.Errorf("no fault for %s in:%s", path, all)
@@ -240,4 +252,25 @@ func FuzzFile(f *testing.F) {
 			file.validate(nil)
 		}
 	})
+}
+
+// TestCompletion_KnowsTheWords: what a shell is offered for a flag is what the
+// setting accepts.
+func TestCompletion_KnowsTheWords(t *testing.T) {
+	offered := 0
+	for _, s := range settings {
+		for _, word := range s.words() {
+			offered++
+			if err := s.set(new(Config), word); err != nil {
+				t.Errorf("%s is offered %q, which it does not accept", s.name, word)
+			}
+		}
+	}
+	if offered < 20 {
+		t.Errorf("%d words are offered", offered)
+	}
+	var out bytes.Buffer
+	if err := run(context.Background(), []string{"__complete", "--repository-type", ""}, func(string) string { return "" }, &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), "memory\nsqlite\npostgres\n") {
+		t.Errorf("completed with %v\n%s", err, &out)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,9 +15,11 @@ import (
 
 // File is what CONFIG_FILE holds: the settings that an environment is bad at.
 type File struct {
-	Limits    []ModelLimit          `yaml:"limits"`  // first match wins
-	Clients   map[string]ClientRule `yaml:"clients"` // by a name from CLIENT_API_KEYS
+	Settings  map[string]string     `yaml:"settings"` // by the names of the environment; this wins over a default only
+	Limits    []ModelLimit          `yaml:"limits"`   // first match wins
+	Clients   map[string]ClientRule `yaml:"clients"`  // by a name from CLIENT_API_KEYS
 	Sessions  []SessionRule         `yaml:"sessions"`
+	Currency  string                `yaml:"currency"` // of all prices and budgets; "" = USD
 	Prices    []Price               `yaml:"prices"`
 	Retention Retention             `yaml:"retention"`
 }
@@ -49,21 +50,23 @@ type SessionRule struct {
 	Budget *Budget `yaml:"budget"`
 }
 
-// A Budget bounds what a session may use in a period.
+// A Budget bounds what the sessions of its rule may use in a period: those of one
+// client together, or each for itself.
 type Budget struct {
-	Tokens int64  `yaml:"tokens"`
-	Money  string `yaml:"money"`
-	Per    string `yaml:"per"`
-	Action string `yaml:"action"`
+	Tokens int64  `yaml:"tokens"` // 0 = not limited in tokens
+	Money  string `yaml:"money"`  // such as "5.00 USD"; "" = not limited in money
+	Per    string `yaml:"per"`    // hour, day, month or ever, of UTC; "" = day
+	Action string `yaml:"action"` // reject or warn; "" = reject
+	Each   string `yaml:"each"`   // client or session; "" = client
 }
 
 // A Price is in decimal strings per million tokens, valid from a date on.
 type Price struct {
-	Model       string `yaml:"model"`
-	From        string `yaml:"from"`
-	Input       string `yaml:"input"`
-	CachedInput string `yaml:"cached_input"`
-	Output      string `yaml:"output"`
+	Model       string `yaml:"model"`        // a name, or a pattern
+	From        string `yaml:"from"`         // midnight UTC of this day; "" = since ever
+	Input       string `yaml:"input"`        //
+	CachedInput string `yaml:"cached_input"` // "" = as input
+	Output      string `yaml:"output"`       //
 }
 
 // Retention says for how long rows are kept, as "90d" or a Go duration.
@@ -96,7 +99,7 @@ func (f *File) parse(name string, data []byte) []string {
 	if err := doc.Content[0].Decode(f); err != nil {
 		faults = append(faults, fmt.Sprintf("%s: %s", name, oneLine(err)))
 	}
-	return faults
+	return append(faults, f.settingsFaults(name)...)
 }
 
 // oneLine folds an error of the YAML library into one line.
@@ -146,8 +149,6 @@ func fieldByTag(t reflect.Type, key string) (reflect.Type, bool) {
 	}
 	return nil, false
 }
-
-var decimal = regexp.MustCompile(`^\d{1,9}(\.\d{1,9})?$`)
 
 // validate checks values; each fault names the key by its path.
 func (f *File) validate(keys []ClientKey) []string {
@@ -200,36 +201,8 @@ func (f *File) validate(keys []ClientKey) []string {
 		if rule.Weight != 0 && (rule.Weight < 0.1 || rule.Weight > 100) {
 			bad(at+"weight", rule.Weight, "a number from 0.1 to 100")
 		}
-		if b := rule.Budget; b != nil {
-			amount, currency, _ := strings.Cut(b.Money, " ")
-			if b.Tokens < 0 || b.Tokens == 0 && b.Money == "" {
-				bad(at+"budget.tokens", b.Tokens, "a whole number above 0, or money instead")
-			}
-			if b.Money != "" && (!decimal.MatchString(amount) || len(currency) != 3) {
-				bad(at+"budget.money", b.Money, `an amount and a currency, such as "5.00 USD"`)
-			}
-			if !slices.Contains([]string{"", "hour", "day", "month", "ever"}, b.Per) {
-				bad(at+"budget.per", b.Per, "hour, day, month or ever")
-			}
-			if !slices.Contains([]string{"", "reject", "warn"}, b.Action) {
-				bad(at+"budget.action", b.Action, "reject or warn")
-			}
-		}
 	}
-	for i, p := range f.Prices {
-		at := fmt.Sprintf("prices[%d].", i)
-		if p.Model == "" {
-			bad(at+"model", p.Model, "a model's name")
-		}
-		if _, err := time.Parse(time.DateOnly, p.From); err != nil {
-			bad(at+"from", p.From, "a date such as 2026-01-01")
-		}
-		for key, value := range map[string]string{"input": p.Input, "cached_input": p.CachedInput, "output": p.Output} {
-			if value != "" && !decimal.MatchString(value) || value == "" && key != "cached_input" {
-				bad(at+key, value, `a decimal string per million tokens, such as "2.50"`)
-			}
-		}
-	}
+	f.validateMoney(bad)
 	for key, value := range map[string]string{"requests": f.Retention.Requests, "hourly": f.Retention.Hourly} {
 		if _, err := parseRetention(value); err != nil {
 			bad("retention."+key, value, `days such as "90d", or a duration; "0" keeps for ever`)
@@ -253,20 +226,4 @@ func parseRetention(v string) (time.Duration, error) {
 		err = errForm
 	}
 	return d, err
-}
-
-// notYet lists the keys that this version reads and checks without acting on
-// them, so that nobody relies on what is not there.
-func (f *File) notYet() []string {
-	var keys []string
-	if slices.ContainsFunc(f.Sessions, func(r SessionRule) bool { return r.Budget != nil }) {
-		keys = append(keys, "sessions.budget")
-	}
-	if len(f.Prices) > 0 {
-		keys = append(keys, "prices")
-	}
-	if f.Retention != (Retention{}) {
-		keys = append(keys, "retention")
-	}
-	return keys
 }

@@ -114,7 +114,7 @@ func demoSidecar(ctx context.Context, base string) (s *server, address string, s
 
 // inProcess serves cfg on its own listener, without a log, until stop.
 func inProcess(ctx context.Context, cfg *Config) (s *server, address string, stop func() error, err error) {
-	if s, err = build(ctx, cfg, slog.New(slog.DiscardHandler)); err != nil {
+	if s, err = build(ctx, cfg, slog.New(slog.DiscardHandler), new(slog.LevelVar)); err != nil {
 		return nil, "", nil, err
 	}
 	listener, err := net.Listen("tcp", cfg.ListenAddr)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -91,6 +92,14 @@ var (
 		status: http.StatusServiceUnavailable, code: "ledger_unavailable", retryAfter: ledgerPause,
 		message: "usage cannot be recorded at the moment, and LEDGER_ON_FAILURE is refuse",
 	}
+	errNoPrice = &apiError{
+		status: http.StatusPaymentRequired, code: "price_unknown", final: true,
+		message: "the session has a budget in money, and the model has no price that it could be held to",
+	}
+	errBudgetHeld = &apiError{
+		status: http.StatusServiceUnavailable, code: "queue_timeout", retryAfter: time.Second,
+		message: "the request waited as long as it may for what other requests have reserved of its budget",
+	}
 	errUnknownSession = &apiError{
 		status: http.StatusNotFound, code: "unknown_session", final: true,
 		message: "no request of this session has been answered",
@@ -105,12 +114,17 @@ func toAPIError(err error) *apiError {
 		sent      *upstream.Error
 		hint      *session.HintError
 		duplicate *wire.DuplicateFieldError
+		exceeded  *budget.ExceededError
 	)
 	switch {
 	case errors.As(err, &api):
 		return api
 	case errors.As(err, &rejected):
 		return rejection(rejected)
+	case errors.As(err, &exceeded):
+		return usedUp(exceeded)
+	case errors.Is(err, budget.ErrClosed):
+		return errShuttingDown
 	case errors.As(err, &sent) && sent.Kind == upstream.Timeout:
 		return &apiError{status: http.StatusGatewayTimeout, code: "upstream_timeout", final: true, cause: err, message: "the provider did not answer in time; it may have done the work"}
 	case errors.As(err, &sent) && sent.Kind == upstream.NotSent:
@@ -154,6 +168,17 @@ func rejection(r *limit.Rejected) *apiError {
 		if !r.ResetAt.IsZero() {
 			e.message += " until " + r.ResetAt.UTC().Format(time.RFC3339)
 		}
+	}
+	return e
+}
+
+// usedUp words the refusal of a budget, with the honest time of its reset.
+func usedUp(b *budget.ExceededError) *apiError {
+	e := &apiError{status: http.StatusPaymentRequired, code: "budget_exceeded", final: true, cause: b}
+	e.message = fmt.Sprintf("the budget of the sessions %q is used up", b.Limit.Name)
+	if !b.ResetAt.IsZero() {
+		e.retryAfter = max(time.Until(b.ResetAt), time.Millisecond)
+		e.message += " until " + b.ResetAt.UTC().Format(time.RFC3339)
 	}
 	return e
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -27,13 +28,14 @@ const (
 	drainShare = 10 // one in so many answers under way
 )
 
-// statusClientGone is what a row says where no status was sent (nginx's 499).
+// statusClientGone is what the log says where the client left (nginx's 499).
 const statusClientGone = 499
 
 // An exchange is one request on its way, and what is known of it so far.
 // Its methods are called by the handler's goroutine, leave by any.
 type exchange struct {
 	s       *server
+	cfg     *Config // as it was when the request came, for all of its way
 	w       http.ResponseWriter
 	r       *http.Request
 	who     session.Identity
@@ -45,11 +47,15 @@ type exchange struct {
 	req      *wire.Request
 	body     *heldBody
 	spliced  bool // include_usage was added by us
+	rekeyed  bool // sent again with the key that is in the file by now
 	estimate tokens.Estimate
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
 	cancel context.CancelCauseFunc
 	stop   []func() bool // of leave and of the end of the grace
+
+	budget     *budget.Reservation // nil: it draws on none
+	budgetWait time.Duration       // before the queue, for others' reservations
 
 	lease     *limit.Lease
 	sentAt    time.Time // of the last attempt
@@ -72,7 +78,7 @@ type exchange struct {
 }
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
-	x := &exchange{s: s, w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+	x := &exchange{s: s, cfg: s.cfg.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),
@@ -91,7 +97,7 @@ func (x *exchange) leave() {
 	}
 	places := max(1, x.s.inFlight.Load()/drainShare)
 	switch {
-	case x.s.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
+	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
 		x.cancel(errClientGone)
 	case x.s.drains.Add(1) > places:
 		x.s.drains.Add(-1)
@@ -118,8 +124,8 @@ func (x *exchange) clientGone() bool { return x.left.Load() || x.r.Context().Err
 func (x *exchange) attempt(lease *limit.Lease) {
 	x.lease, x.sentAt = lease, time.Now()
 	x.row.Attempts++
-	x.row.QueueWait = lease.Waited()
-	if x.row.Attempts == 1 {
+	x.row.QueueWait = x.waited()
+	if !x.live {
 		x.live = true
 		x.s.inFlight.Add(1)
 		x.sent.Store(true)
@@ -128,6 +134,12 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	}
 	lease.Sent()
 }
+
+// waited is the time before the last attempt that the request was kept here.
+func (x *exchange) waited() time.Duration { return x.budgetWait + x.lease.Waited() }
+
+// unsent takes the last attempt back: nothing of it has left.
+func (x *exchange) unsent() { x.row.Attempts-- }
 
 func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
@@ -156,12 +168,17 @@ func (x *exchange) release() {
 // streamed reports whether the body has passed through and is gone.
 func (x *exchange) streamed(out *upstream.Request) bool { return out.Stream != nil && out.Length != 0 }
 
-// usage returns what the answer said of its cost.
+// usage returns what the answer said of its cost; a count beyond what the
+// ledger can hold is none.
 func (x *exchange) usage() (u wire.Usage, known bool) {
 	if x.watch == nil {
 		return wire.Usage{}, false
 	}
-	return x.watch.Usage()
+	u, known = x.watch.Usage()
+	if max(u.Prompt, u.Completion, u.Cached, u.Reasoning) > ledger.MaxTokens {
+		return wire.Usage{}, false
+	}
+	return u, known
 }
 
 // complete fills in the row's end.
@@ -171,13 +188,6 @@ func (x *exchange) complete(u wire.Usage, known bool, failure error) {
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
 		x.row.AnsweredModel = storable(x.watch.Model())
-	}
-	switch {
-	case x.row.Status != 0:
-	case x.clientGone():
-		x.row.Status = statusClientGone
-	case failure != nil:
-		x.row.Status = toAPIError(failure).status
 	}
 	x.row.Outcome = x.outcome(failure)
 }
@@ -272,7 +282,7 @@ func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	if x.spliced {
 		h.Del("Content-Length") // the usage chunk will be missing
 	}
-	queued := x.lease.Waited()
+	queued := x.waited()
 	h.Set("X-Queue-Wait-Ms", strconv.FormatInt(queued.Milliseconds(), 10))
 	h.Add("Server-Timing", fmt.Sprintf("queue;dur=%.1f, upstream;dur=%.1f", milliseconds(queued), milliseconds(time.Since(x.sentAt))))
 	if h.Get("X-Request-Id") == "" {

@@ -21,11 +21,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
-		goleak.Cleanup(func(status int) {
-			_ = os.RemoveAll(programDir) // "" is nothing
-			os.Exit(status)
-		}))
+	if path := os.Getenv(lockHolderEnv); path != "" {
+		os.Exit(holdLock(path)) // this process is the second one of a test, see store_fault_test.go
+	}
+	remove := goleak.Cleanup(func(code int) {
+		os.RemoveAll(programDir)
+		os.Exit(code)
+	})
+	goleak.VerifyTestMain(m, remove, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // A sidecar is the real program, run in this process on a free port.
@@ -41,12 +44,17 @@ type logBuffer struct {
 	mu      sync.Mutex
 	buf     bytes.Buffer
 	serving chan string
+	written chan struct{} // closed at the next line
 }
 
 func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf.Write(p)
+	if l.written != nil {
+		close(l.written)
+		l.written = nil
+	}
 	var line struct{ Msg, Addr string }
 	if json.Unmarshal(p, &line) == nil && line.Msg == "serving" {
 		l.serving <- line.Addr
@@ -72,6 +80,27 @@ func (l *logBuffer) lines(msg string) []map[string]any {
 		}
 	}
 	return found
+}
+
+// await returns the lines with the given message once there are n of them.
+func (l *logBuffer) await(t *testing.T, msg string, n int) []map[string]any {
+	t.Helper()
+	for {
+		l.mu.Lock()
+		if l.written == nil {
+			l.written = make(chan struct{})
+		}
+		written := l.written
+		l.mu.Unlock()
+		if found := l.lines(msg); len(found) >= n {
+			return found
+		}
+		select {
+		case <-written:
+		case <-t.Context().Done():
+			t.Fatalf("%q was not logged %d times", msg, n)
+		}
+	}
 }
 
 // start runs the program against upstream. More settings come as NAME, value pairs.

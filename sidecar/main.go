@@ -8,9 +8,11 @@
 //	llm-queue-proxy demo          see it work, without a key or a network
 //	llm-queue-proxy config check  say what is wrong with the settings
 //	llm-queue-proxy config print  show every setting and where it comes from
+//	llm-queue-proxy config reference  print docs/configuration.md
 //	llm-queue-proxy healthcheck   exit 0 if the sidecar of these settings is ready
 //	llm-queue-proxy queue         show the queue of a running sidecar
-//	llm-queue-proxy usage         show the sessions of a running sidecar
+//	llm-queue-proxy usage         show what sessions, models, days or clients used
+//	llm-queue-proxy prices import make prices for the file from a public list
 //	llm-queue-proxy version
 //	llm-queue-proxy completion    scripts for bash, zsh, fish and PowerShell
 //
@@ -37,6 +39,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -77,7 +80,7 @@ func exitStatus(err error) int {
 // run is the program without its process: everything it uses comes in.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	root := commands(getenv, stdout, stderr)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
@@ -86,15 +89,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // runServe serves with the given settings until ctx ends. Beside them, getenv
 // tells of a service manager.
 func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stderr io.Writer) error {
-	logger := newLogger(cfg, stderr)
-	for _, key := range cfg.File.notYet() {
-		logger.Warn("this version checks the key but does not act on it", "key", key)
-	}
+	hangup, ignoreHangup := notifyHangup()
+	defer ignoreHangup()
+	level := new(slog.LevelVar)
+	logger := newLogger(cfg, level, stderr)
 	main, admin, err := listen(cfg, getenv)
 	if err != nil {
 		return err
 	}
-	s, err := build(ctx, cfg, logger)
+	s, err := build(ctx, cfg, logger, level)
 	if err == nil {
 		if s.systemd, err = newSystemd(getenv); err != nil {
 			err = errors.Join(err, s.close())
@@ -108,11 +111,12 @@ func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stde
 		return err
 	}
 	defer s.systemd.close()
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", cfg.repositoryText())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
 	stop := make(chan struct{})
 	var helpers sync.WaitGroup
 	helpers.Go(func() { s.saveRegularly(stop) })
+	helpers.Go(func() { s.reloadOnHangup(stop, hangup) })
 	helpers.Go(func() { s.systemd.report(stop, s.statusLine) })
 	s.systemd.ready(s.statusLine())
 	err = s.serve(ctx, main, admin)
@@ -156,13 +160,13 @@ func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, 
 }
 
 // build makes every part and puts them together.
-func build(ctx context.Context, cfg *Config, logger *slog.Logger) (*server, error) {
+func build(ctx context.Context, cfg *Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
 	store, err := openLedger(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Ledger: store,
+		Config: cfg, Logger: logger, Level: level, Ledger: store,
 		Limits:  limit.New(limitConfig(cfg, logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
@@ -179,6 +183,7 @@ func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	s.limits.Close()
+	s.budgets.Close()
 	s.save(ctx)
 	if err := s.ledger.Close(ctx); err != nil {
 		return fmt.Errorf("close ledger: %w", err)
@@ -191,6 +196,7 @@ func (s *server) close() error {
 type dependencies struct {
 	Config   *Config
 	Logger   *slog.Logger
+	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
@@ -202,13 +208,15 @@ func newServer(d dependencies) *server {
 	name := make([]byte, 6)
 	_, _ = rand.Read(name) // never fails
 	s := &server{
-		cfg: d.Config, logger: d.Logger, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
+		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
 		upstream: d.Upstream, ledger: d.Ledger,
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 		clients:  newConnections(),
 	}
+	s.cfg.Store(d.Config)
+	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
 		if d.Config.Profile == "azure" {
@@ -216,28 +224,43 @@ func newServer(d dependencies) *server {
 		}
 		s.upstream = upstream.New(upstream.Config{
 			Base: d.Config.BaseURL, KeyHeader: keyHeader,
-			Key:     func() string { return string(d.Config.APIKey) },
+			Key:     s.key.current,
 			Private: append(session.Headers(), d.Config.SessionHeader),
 			Via:     "1.1 " + s.instance,
 		})
 	}
+	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
 	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s
 }
 
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
-	store, err := ledger.Open(ctx, ledger.Config{
-		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN),
-		Durability: cfg.LedgerDurability, Logger: logger,
-	})
-	if err == nil {
+	store, err := ledger.Open(ctx, ledgerConfig(cfg, logger))
+	switch {
+	case err == nil:
 		return store, nil
-	}
-	if cfg.RepositoryType == "sqlite" {
+	case errors.Is(err, ledger.ErrJournal):
+		return nil, &configError{[]string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
+	case cfg.RepositoryType == "sqlite":
 		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
+		return nil, err // the setting may well be right, and the server down
+	case cfg.RepositoryType == "postgres":
+		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
 	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+}
+
+// ledgerConfig is the ledger's part of the settings.
+func ledgerConfig(cfg *Config, logger *slog.Logger) ledger.Config {
+	// Both were checked with the file; an empty text is the default.
+	keepRequests, _ := parseRetention(cfg.File.Retention.Requests)
+	keepHourly, _ := parseRetention(cfg.File.Retention.Hourly)
+	return ledger.Config{
+		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN), JournalPath: cfg.LedgerJournal,
+		Durability: cfg.LedgerDurability, KeepRequests: keepRequests, KeepHourly: keepHourly, Logger: logger,
+	}
 }
 
 const calibrationState = "calibration"
@@ -261,6 +284,16 @@ func (s *server) restore(ctx context.Context) {
 	}
 	for _, use := range recent {
 		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.PromptTokens, Output: use.CompletionTokens})
+	}
+	if !s.cfg.Load().File.limitsDays() {
+		return
+	}
+	today, err := s.ledger.Usage(ctx, ledger.UsageQuery{From: time.Now().Add(-24 * time.Hour), By: []string{"model"}})
+	if err != nil {
+		s.logger.Warn("use of the day not restored", "error", err.Error())
+	}
+	for _, use := range today {
+		s.limits.Prime(limit.Recent{Model: use.Model, RequestsDay: use.Requests, TokensDay: use.PromptTokens + use.CompletionTokens})
 	}
 }
 
@@ -288,8 +321,7 @@ func (s *server) save(ctx context.Context) {
 	}
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
@@ -328,11 +360,4 @@ func (c *Config) limitsText() string {
 		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func (c *Config) repositoryText() string {
-	if c.RepositoryType == "sqlite" {
-		return "sqlite " + c.SQLiteDSN
-	}
-	return c.RepositoryType
 }

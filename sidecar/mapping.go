@@ -4,7 +4,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/http"
-	"path"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -93,16 +93,6 @@ func priority(granted, asked string) limit.Priority {
 	return p
 }
 
-// sessionWeight is the weight the file gives a session; 0 = none given.
-func (f *File) sessionWeight(id string) float64 {
-	for _, rule := range f.Sessions {
-		if ok, _ := path.Match(rule.Match, id); ok {
-			return rule.Weight
-		}
-	}
-	return 0
-}
-
 // patience is how long the client's SDK waits for an answer, queue included;
 // 0 = it does not say.
 func patience(h http.Header) time.Duration {
@@ -138,6 +128,11 @@ func retryHint(x *exchange) (key uint64, count int) {
 	_ = h.WriteByte(0)
 	_, _ = h.Write(x.req.Raw)
 	return h.Sum64(), count
+}
+
+// limitsDays tells whether some model has a limit per day.
+func (f *File) limitsDays() bool {
+	return slices.ContainsFunc(f.Limits, func(l ModelLimit) bool { return l.RequestsPerDay > 0 || l.TokensPerDay > 0 })
 }
 
 // limitConfig is the limiter's part of the settings.

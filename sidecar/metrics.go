@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -28,6 +29,10 @@ type metrics struct {
 	unknown     *prometheus.CounterVec   // metered answers without usage, by reason
 	left        *prometheus.CounterVec   // clients that left, by phase
 	unrecorded  prometheus.Counter
+	reloaded    prometheus.Gauge // 1 unless the last reload met faults
+	reloadedAt  prometheus.Gauge // Unix seconds
+
+	budgetPassed *prometheus.CounterVec // requests that passed a used-up budget, by rule of the file
 
 	mu     sync.Mutex
 	models map[string]bool // that have a label of their own
@@ -57,7 +62,16 @@ func newMetrics() *metrics {
 	m.usage = counters("tokens_total", "Exact tokens as the provider reported them.", "model", "type")
 	m.unknown = counters("usage_missing_total", "Metered answers whose usage stayed unknown, by outcome.", "outcome")
 	m.left = counters("client_disconnects_total", "Clients that left before their answer ended.", "phase")
+	m.budgetPassed = counters("budget_passed_total", "Requests that passed a budget that is used up, because it only warns.", "rule")
 	m.unrecorded = counter("records_failed_total", "Records that the ledger did not take; they are in the log.")
+	gauge := func(name, help string, value float64) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
+		m.registry.MustRegister(g)
+		g.Set(value)
+		return g
+	}
+	m.reloaded = gauge("config_last_reload_successful", "Whether the settings read last were fine: 0 while older ones stay in force.", 1)
+	m.reloadedAt = gauge("config_last_reload_success_timestamp_seconds", "When the settings in force were read.", float64(time.Now().Unix()))
 	m.queueWait = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: namespace, Name: "queue_wait_seconds", Help: "Time in the queue, of requests that were sent.",
 		Buckets: []float64{0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 240},
@@ -76,10 +90,18 @@ func (m *metrics) watch(limits *limit.Limiter, store *ledger.Store, s *server) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, read))
 	}
 	gauge("queue_depth", "Requests waiting.", func() float64 { return float64(limits.Waiting()) })
+	gauge("budget_waiting", "Requests waiting for what others have reserved of their budget.", func() float64 { return float64(s.budgets.Waiting()) })
 	gauge("in_flight", "Places granted: requests on their way upstream and answers under way.", func() float64 { return float64(limits.InFlight()) })
 	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(s.drains.Load()) })
 	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(s.bodies.used.Load()) })
 	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
+	gauge("ledger_journaled", "Records in the journal, waiting for the store.", func() float64 { return float64(store.Stats().Journaled) })
+	gauge("ledger_degraded", "1 while the store cannot be written.", func() float64 {
+		if store.Stats().Degraded {
+			return 1
+		}
+		return 0
+	})
 }
 
 // modelLabel bounds the label that clients choose.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -22,7 +24,7 @@ import (
 // more: the connection is cut instead.
 func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client string) (err error) {
 	// 1 Identify.
-	who, err := session.From(r, s.cfg.SessionHeader)
+	who, err := session.From(r, s.cfg.Load().SessionHeader)
 	if err != nil {
 		return err
 	}
@@ -35,14 +37,14 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	x := s.begin(w, r, who, client)
 	defer func() { x.end(err) }()
 
-	if err := s.ledgerFit(); err != nil {
+	if err := s.ledgerFit(x.cfg); err != nil {
 		return err
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
 	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
-		held, err := s.readBody(w, r)
+		held, err := s.readBody(x)
 		if err != nil {
 			return err
 		}
@@ -68,14 +70,20 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		x.estimate = s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
 	}
 
-	// 4 Wait for a place.
+	// 4 Reserve what it may cost in the budgets of its session.
+	if x.budget, err = s.reserve(x); err != nil {
+		return x.refused(err)
+	}
+	defer x.budget.Release() // harmless once settled
+
+	// 5 Wait for a place.
 	lease, err := s.limits.Acquire(r.Context(), s.limitRequest(x))
 	if err != nil {
 		return x.refused(err)
 	}
 	defer lease.Release() // harmless once settled
 
-	// 5 Send; a 429 or a safe fault goes back to 4 with its place kept.
+	// 6 Send; a 429 or a safe fault goes back to 5 with its place kept.
 	defer func() { x.depart(err) }() // from here on there is something to record
 	resp, err := s.send(x, lease, &out)
 	x.closeInterim()
@@ -93,10 +101,10 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		return err
 	}
 
-	// 6 Stream the answer, observing its usage; the terminal event is kept back.
+	// 7 Stream the answer, observing its usage; the terminal event is kept back.
 	tail, err := s.relay(x, resp)
 
-	// 7 Settle the charge.
+	// 8 Settle the charge.
 	usage, known := x.usage()
 	if known {
 		lease.Settle(limit.Usage{Input: usage.Prompt, Cached: usage.Cached, Output: usage.Completion})
@@ -105,13 +113,14 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		}
 	}
 
-	// 8 Record, before the client has the whole answer.
+	// 9 Record, before the client has the whole answer; the budgets settle with
+	// the row.
 	x.record(usage, known, err)
 	if err != nil {
 		return err
 	}
 
-	// 9 The terminal event leaves with the end of the body, in one write: SDKs
+	// 10 The terminal event leaves with the end of the body, in one write: SDKs
 	// stop reading at [DONE], and an unread end costs them the connection.
 	return x.finish(tail)
 }
@@ -128,8 +137,12 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if !notSent(err) {
 				return nil, err
 			}
+			x.unsent()
+			if x.ctx.Err() != nil {
+				return nil, err // nobody waits for another try
+			}
 			s.metrics.attempts.WithLabelValues("not_sent").Inc()
-			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "attempt", x.row.Attempts, "error", err.Error())
+			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "unsent", unsent, "error", err.Error())
 			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
 				return nil, err
 			}
@@ -168,6 +181,13 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if err := lease.Retry(queue, pause); err != nil {
 				return nil, err
 			}
+		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed(out) && s.key.replaced(s.upstream.KeyOf(resp)):
+			s.metrics.attempts.WithLabelValues("key_replaced").Inc()
+			x.rekeyed = true
+			x.discard(resp)
+			if err := lease.Retry(queue, 0); err != nil {
+				return nil, err
+			}
 		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
 			// Our own splice was refused: this provider is asked without it from now on.
 			s.plain.add(x.req.Model)
@@ -196,7 +216,7 @@ func (s *server) upstreamBody(x *exchange) []byte {
 
 // limitRequest says what the queue has to know of a request.
 func (s *server) limitRequest(x *exchange) limit.Request {
-	rule := s.cfg.File.Clients[x.client]
+	rule := x.cfg.File.Clients[x.client]
 	r := limit.Request{
 		Model:        x.req.Model,
 		Client:       x.client,
@@ -211,15 +231,23 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 		MaxWait: x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
 		Timeout: patience(x.r.Header),
 	}
+	if x.budgetWait > 0 { // one patience for both waits
+		r.MaxWait = max(min(cmp.Or(r.MaxWait, x.cfg.QueueMaxWait), x.cfg.QueueMaxWait)-x.budgetWait, time.Millisecond)
+		if r.Timeout > 0 {
+			r.Timeout = max(r.Timeout-x.budgetWait, time.Millisecond)
+		}
+	}
 	if x.body != nil {
 		r.Bytes = int64(len(x.body.bytes))
 	}
 	if r.Weight == 0 {
-		r.Weight = s.cfg.File.sessionWeight(x.who.Session)
+		if rule := x.cfg.File.sessionRule(x.who.Session); rule != nil {
+			r.Weight = rule.Weight
+		}
 	}
 	r.RetryKey, r.RetryCount = retryHint(x)
-	if s.cfg.QueueHeartbeat > 0 && x.req.Stream {
-		r.Every, r.OnWait = s.cfg.QueueHeartbeat, x.beat
+	if x.cfg.QueueHeartbeat > 0 && x.req.Stream {
+		r.Every, r.OnWait = x.cfg.QueueHeartbeat, x.beat
 	}
 	return r
 }
@@ -272,9 +300,9 @@ func (x *exchange) discard(resp *http.Response) {
 // record was lost; the next one through tries the ledger again.
 const ledgerPause = 5 * time.Second
 
-func (s *server) ledgerFit() error {
+func (s *server) ledgerFit(cfg *Config) error {
 	lost := s.lostAt.Load()
-	if s.cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
+	if cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
 		return errLedger
 	}
 	return nil
@@ -295,16 +323,23 @@ func (x *exchange) record(usage wire.Usage, known bool, failure error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), recordTimeout)
 	defer cancel()
 	if err := x.s.ledger.Record(ctx, x.row); err != nil {
-		x.s.lostAt.Store(time.Now().UnixNano())
+		if !errors.Is(err, ledger.ErrInvalid) { // the others' records are not concerned
+			x.s.lostAt.Store(time.Now().UnixNano())
+		}
 		x.s.metrics.unrecorded.Inc()
 		x.s.logger.Error("usage not recorded", "error", err.Error(), "record", ledgerRow(x.row))
 	}
+	x.settleBudget()
 }
 
-// depart records an exchange that ended before its answer was relayed.
+// depart records an exchange that ended before its answer was relayed. One
+// that was never sent has no row.
 func (x *exchange) depart(failure error) {
-	if x.row.Attempts > 0 {
+	switch {
+	case x.row.Attempts > 0:
 		x.record(wire.Usage{}, false, failure)
+	case x.live:
+		x.s.ledger.Forget(x.id)
 	}
 }
 

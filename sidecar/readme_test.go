@@ -22,3 +22,15 @@ func TestReadme_ListsEverySetting(t *testing.T) {
 		}
 	}
 }
+
+// TestReadme_IsShort: two screens of forty lines come before the settings.
+func TestReadme_IsShort(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, found := strings.Cut(string(readme), "| variable |")
+	if lines := strings.Count(before, "\n"); !found || lines > 80 {
+		t.Errorf("%d lines come before the settings table, want at most 80", lines)
+	}
+}

@@ -63,7 +63,7 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 			forward = x.watch.Push(forward)
 			if over && x.watch.Terminal() && len(forward) > 0 {
 				// So much follows the end that it cannot be held: the record comes first.
-				usage, known := x.watch.Usage()
+				usage, known := x.usage()
 				x.record(usage, known, nil)
 			}
 		}

@@ -25,7 +25,7 @@ func TestRepeats_AreAShareOfTheTraffic(t *testing.T) {
 	}
 	now = now.Add(2 * time.Second)
 	if got := spend(1000); got != 2*repeatPerSecond {
-		t.Errorf("%d after two seconds, want %d", got, 2*repeatPerSecond)
+		t.Errorf("%d after two seconds, want %v", got, 2*repeatPerSecond)
 	}
 	for range 200 {
 		b.earn()

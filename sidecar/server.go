@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -25,13 +26,17 @@ import (
 
 // A server holds every dependency of the handlers; nothing else is global.
 type server struct {
-	cfg      *Config
+	cfg      atomic.Pointer[Config] // never changed in place: a reload stores another
+	key      *providerKey
+	level    *slog.LevelVar // of logger
 	logger   *slog.Logger
 	metrics  *metrics
 	limits   *limit.Limiter
 	tokens   *tokens.Estimator
 	upstream *upstream.Client
 	ledger   *ledger.Store
+	budgets  *budget.Book
+	lineage  *budget.Lineage
 	bodies   *byteBudget
 	instance string // our entry in the Via header
 	seed     maphash.Seed
@@ -75,7 +80,7 @@ type route struct {
 // the API and health only.
 func (s *server) routes() []route {
 	admin := bothListeners
-	if s.cfg.AdminAddr != "" {
+	if s.cfg.Load().AdminAddr != "" {
 		admin = adminListener
 	}
 	return []route{
@@ -102,9 +107,9 @@ func (s *server) routes() []route {
 // handlerFor serves the routes of one listener.
 func (s *server) handlerFor(on listener) http.Handler {
 	mux := http.NewServeMux()
-	address := s.cfg.ListenAddr
+	address := s.cfg.Load().ListenAddr
 	if on == adminListener {
-		address = s.cfg.AdminAddr
+		address = s.cfg.Load().AdminAddr
 	}
 	for _, route := range s.routes() {
 		if route.on&on != 0 {
@@ -177,16 +182,17 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 	if open {
 		return "", nil
 	}
-	if !s.hostAllowed(address, r.Host) {
+	cfg := s.cfg.Load()
+	if !cfg.hostAllowed(address, r.Host) {
 		return "", errHost
 	}
 	if origin := r.Header.Get("Origin"); origin != "" {
 		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || !s.hostAllowed(address, u.Host) {
+		if err != nil || u.Host == "" || !cfg.hostAllowed(address, u.Host) {
 			return "", errOrigin
 		}
 	}
-	if len(s.cfg.ClientKeys) == 0 {
+	if len(cfg.ClientKeys) == 0 {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil {
 			return r.RemoteAddr, nil
@@ -202,7 +208,7 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 	}
 	// Digests have one length, so the comparison tells nothing of the keys'.
 	given := sha256.Sum256([]byte(key))
-	for _, k := range s.cfg.ClientKeys {
+	for _, k := range cfg.ClientKeys {
 		known := sha256.Sum256([]byte(string(k.Key)))
 		if subtle.ConstantTimeCompare(given[:], known[:]) == 1 {
 			client = k.Name
@@ -216,14 +222,14 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 
 // hostAllowed guards a listener on loopback against web pages whose name
 // resolves to 127.0.0.1 (DNS rebinding).
-func (s *server) hostAllowed(address, hostport string) bool {
+func (c *Config) hostAllowed(address, hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	if len(s.cfg.AllowedHosts) > 0 {
-		return slices.Contains(s.cfg.AllowedHosts, host) || slices.Contains(s.cfg.AllowedHosts, strings.ToLower(hostport))
+	if len(c.AllowedHosts) > 0 {
+		return slices.Contains(c.AllowedHosts, host) || slices.Contains(c.AllowedHosts, strings.ToLower(hostport))
 	}
 	if !loopback(address) {
 		return true
@@ -237,7 +243,7 @@ func (s *server) handleUnknown(http.ResponseWriter, *http.Request, string) error
 }
 
 // serve answers on the listeners until ctx ends, then lets queue and streams
-// finish for cfg.ShutdownGrace. main is required, admin may be nil.
+// finish for SHUTDOWN_GRACE. main is required, admin may be nil.
 func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	failed := make(chan error, 2)
 	var servers []*http.Server
@@ -253,7 +259,7 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	select {
 	case err := <-failed:
 		s.endAll()
-		s.limits.RejectWaiting()
+		s.rejectWaiting()
 		for _, server := range servers {
 			server.Close()
 		}
@@ -270,6 +276,12 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 			<-failed
 		}
 	})
+}
+
+// rejectWaiting tells everybody who waits to come back.
+func (s *server) rejectWaiting() {
+	s.budgets.RejectWaiting()
+	s.limits.RejectWaiting()
 }
 
 func (s *server) httpServer(on listener) *http.Server {

@@ -23,12 +23,12 @@ const (
 // short while more, what waits is served for as long as it can still finish,
 // what is then left is told to come back, and what outlasts the grace is cut.
 func (s *server) drain(servers []*http.Server, stopListening func()) error {
-	grace := s.cfg.ShutdownGrace
+	grace := s.cfg.Load().ShutdownGrace
 	s.draining.Store(true)
 	s.logger.Info("draining", "grace", grace.String())
 	s.systemd.stopping(grace + closeTimeout)
 	last := grace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(grace-last, s.limits.RejectWaiting)
+	reject := time.AfterFunc(grace-last, s.rejectWaiting)
 	defer reject.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

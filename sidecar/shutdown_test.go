@@ -121,39 +121,24 @@ func TestShutdown_QueueIsServedWhileItCanFinish(t *testing.T) {
 	})
 }
 
-// program builds the real program once. TestMain removes programDir.
-var program = sync.OnceValues(func() (path string, err error) {
-	if programDir, err = os.MkdirTemp("", "llm-queue-proxy"); err != nil {
-		return "", err
-	}
-	path = filepath.Join(programDir, "llm-queue-proxy")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
-	}
-	return path, err
-})
-
-var programDir string
-
-// A process is the real program in a process of its own.
-type process struct {
+// A launched is the real program in a process of its own.
+type launched struct {
 	cmd  *exec.Cmd
 	log  *logBuffer
 	done chan error
 }
 
 // launch starts the program; sockets are passed on as a service manager does.
-func launch(t *testing.T, base string, sockets []*os.File, settings ...string) *process {
+func launch(t *testing.T, base string, sockets []*os.File, settings ...string) *launched {
 	t.Helper()
 	if runtime.GOOS == "windows" {
 		t.Skip("signals and sockets are passed on otherwise there")
 	}
-	path, err := program()
+	path, err := programPath()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{log: &logBuffer{serving: make(chan string, 1)}, done: make(chan error, 1)}
+	p := &launched{log: &logBuffer{serving: make(chan string, 1)}, done: make(chan error, 1)}
 	p.cmd = exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, path)
 	p.cmd.Env = append(os.Environ(), "OPENAI_API_KEY=sk-upstream-canary", "OPENAI_BASE_URL="+base, "PORT=0", "RATE_LIMIT_PER_MIN=0", "SHUTDOWN_GRACE=5s", "LOG_FORMAT=json")
 	if len(sockets) > 0 {
@@ -194,7 +179,7 @@ func launch(t *testing.T, base string, sockets []*os.File, settings ...string) *
 }
 
 // serving waits for the program to serve, and returns its address.
-func (p *process) serving(t *testing.T) string {
+func (p *launched) serving(t *testing.T) string {
 	t.Helper()
 	select {
 	case address := <-p.log.serving:
@@ -205,8 +190,8 @@ func (p *process) serving(t *testing.T) string {
 	}
 }
 
-// socket is a listener as a service manager holds it, and its address.
-func socket(t *testing.T) (*os.File, string) {
+// passedSocket is a listener as a service manager holds it, and its address.
+func passedSocket(t *testing.T) (*os.File, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -225,8 +210,8 @@ func socket(t *testing.T) (*os.File, string) {
 // take the socket over, overlapping and with a gap between them.
 func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 	_, base := simulated(t, provider.Config{})
-	main, address := socket(t)
-	admin, adminAddress := socket(t)
+	main, address := passedSocket(t)
+	admin, adminAddress := passedSocket(t)
 	sockets := []*os.File{admin, main}
 	names := []string{"LISTEN_FDNAMES", "admin:api"}
 
@@ -268,7 +253,7 @@ func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 			<-time.After(time.Millisecond)
 		}
 	}
-	end := func(p *process) {
+	end := func(p *launched) {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		if err := <-p.done; err != nil {
 			t.Errorf("ended with %v\n%s", err, p.log)

@@ -41,13 +41,16 @@ func text(field func(*Config) *string) setter {
 
 func secretText(field func(*Config) *Secret) setter {
 	return func(c *Config, v string) error {
-		if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-			return errForm // a header could not carry it
+		if strings.ContainsFunc(v, unfitForHeader) {
+			return errForm
 		}
 		*field(c) = Secret(v)
 		return nil
 	}
 }
+
+// unfitForHeader finds what no header can carry.
+func unfitForHeader(r rune) bool { return r <= ' ' || r == 0x7f }
 
 func oneOf(field func(*Config) *string, allowed ...string) setter {
 	return func(c *Config, v string) error {
@@ -215,6 +218,9 @@ func setHosts(c *Config, v string) error {
 }
 
 func setClientKeys(c *Config, v string) error {
+	if len(splitList(v)) == 0 {
+		return errForm // a list without a key must not open the door
+	}
 	for i, entry := range splitList(v) {
 		name, key, named := strings.Cut(entry, "=")
 		if !named || key == "" && strings.HasSuffix(entry, "=") {

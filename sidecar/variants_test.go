@@ -31,7 +31,7 @@ func TestVariants_NoClientSeesA429(t *testing.T) {
 		share   float64 // of attempts that may meet a 429
 	}{
 		{"a: charged at admission", provider.AccountConfig{Variant: provider.Continuous, RPM: rpm, TPM: 120_000}, "openai", true, 0.001},
-		{"a': charged per fixed minute", provider.AccountConfig{Variant: provider.Window, RPM: rpm, TPM: 160_000, RPMQuantum: time.Second}, "azure", true, 0.003},
+		{"a': charged per fixed minute", provider.AccountConfig{Variant: provider.Window, RPM: rpm, TPM: 160_000, RPMQuantum: time.Second}, "azure", true, 0.001},
 		{"b: reserved and settled", provider.AccountConfig{Variant: provider.Reserve, RPM: rpm, TPM: 90_000}, "auto", false, 0.001},
 		{"c: charged by use", provider.AccountConfig{Variant: provider.PostPaid, RPM: rpm, TPM: 90_000}, "auto", false, 0.001},
 		{"requests judged by the second", provider.AccountConfig{Variant: provider.Reserve, RPM: rpm, TPM: 10_000_000, RPMQuantum: time.Second}, "auto", false, 0.001},

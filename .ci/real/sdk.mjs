@@ -2,6 +2,7 @@
 // the same steps and the same JSON lines.
 
 import { readFileSync } from 'node:fs'
+import { faults } from './faults.mjs'
 import OpenAI from 'openai'
 import { VERSION } from 'openai/version'
 
@@ -21,7 +22,9 @@ const usage = { stream_options: { include_usage: true } }
 const response = { model: plan.model, input: plan.question, max_output_tokens: plan.max_tokens, temperature: 0 }
 
 // busy tells whether the model is still generating: the proof that a stream is live.
+// It does not know where the model cannot be asked.
 async function busy() {
+  if (!METRICS_URL) return undefined
   const answer = await fetch(METRICS_URL, { headers: { Authorization: `Bearer ${UPSTREAM_KEY}` } })
   return (await answer.text()).includes('llamacpp:requests_processing 1')
 }
@@ -112,7 +115,7 @@ await runByHeader(report('direct', 'node-header'), open(DIRECT_URL, UPSTREAM_KEY
 await runByHeader(report('sidecar', 'node-header'), open(`${SIDECAR_URL}/v1`, 'unused', byHeader))
 
 // Where the upstream keeps to no standard. The client retries, as SDKs do unless told otherwise.
-for (const via of ['direct', 'sidecar']) {
+for (const via of ODD_URL ? ['direct', 'sidecar'] : []) {
   const at = (session) => {
     const baseURL = via === 'direct' ? `${ODD_URL}/v1` : `${ODD_SIDECAR_URL}/v1/session/${session}`
     return [report(via, session), open(baseURL, 'unused', { maxRetries: 2 })]
@@ -130,3 +133,20 @@ for (const via of ['direct', 'sidecar']) {
     await to.stream(step, client.responses.create({ ...response, model, stream: true }))
   }
 }
+
+async function joined(promise) {
+  let text = ''
+  for await (const event of await promise) text += delta(event)
+  return text
+}
+
+await faults((via, session) => report(via, session).write, 'node', (base, maxRetries, timeout) => {
+  const client = open(base, 'unused', { maxRetries, timeout })
+  return {
+    chat: async () => (await client.chat.completions.create(chat)).choices[0].message.content,
+    stream: () => joined(client.chat.completions.create({ ...chat, stream: true })),
+    response: async () => (await client.responses.create(response)).output_text,
+    'response stream': () => joined(client.responses.create({ ...response, stream: true })),
+    embedding: async () => String((await client.embeddings.create({ model: plan.model, input: plan.embed })).data.length),
+  }
+}, { broken: true })

@@ -12,16 +12,17 @@ import pathlib
 import sys
 import urllib.request
 
+import faults
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-PLAN = json.loads(pathlib.Path(__file__).with_name("plan.json").read_text())
+PLAN = json.loads(pathlib.Path(os.environ["PLAN_FILE"]).read_text())
 DIRECT = os.environ["DIRECT_URL"]  # the model server's base URL, ends in /v1
 SIDECAR = os.environ["SIDECAR_URL"]  # the sidecar's origin
 DENIED = os.environ["DENIED_URL"]  # a sidecar whose upstream key is wrong
 KEY = os.environ["UPSTREAM_KEY"]
-ODD = os.environ["ODD_URL"]  # the origin of an upstream that keeps to no standard
-ODD_SIDECAR = os.environ["ODD_SIDECAR_URL"]  # a sidecar before it
+ODD = os.environ.get("ODD_URL")  # the origin of an upstream that keeps to no standard
+ODD_SIDECAR = os.environ.get("ODD_SIDECAR_URL")  # a sidecar before it
 
 CHAT = {
     "model": PLAN["model"],
@@ -43,8 +44,10 @@ RESPONSE = {
 }
 
 
-def busy() -> bool:
-    """Whether the model is still generating: the proof that a stream is live."""
+def busy() -> bool | None:
+    """Whether the model is still generating: the proof that a stream is live. None if the model cannot be asked."""
+    if "METRICS_URL" not in os.environ:
+        return None
     request = urllib.request.Request(os.environ["METRICS_URL"], headers={"Authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as answer:
         return b"llamacpp:requests_processing 1" in answer.read()
@@ -166,6 +169,29 @@ async def run_async(report: Report, client: AsyncOpenAI) -> None:
         "chat", chat.choices[0].message.content, chat)
 
 
+def faulty_sync(base: str, retries: int, patience: float) -> dict:
+    client = OpenAI(base_url=base, api_key="unused").with_options(max_retries=retries, timeout=patience)
+    return {
+        "chat": lambda: client.chat.completions.create(**CHAT).choices[0].message.content,
+        "stream": lambda: "".join(delta(c) for c in client.chat.completions.create(**CHAT, stream=True)),
+        "response": lambda: client.responses.create(**RESPONSE).output_text,
+        "response stream": lambda: "".join(delta(c) for c in client.responses.create(**RESPONSE, stream=True)),
+        "embedding": lambda: str(len(client.embeddings.create(model=PLAN["model"], input=PLAN["embed"]).data)),
+    }
+
+
+def faulty_async(base: str, retries: int, patience: float) -> dict:
+    async def chat() -> str:
+        async with AsyncOpenAI(base_url=base, api_key="unused", max_retries=retries, timeout=patience) as client:
+            return (await client.chat.completions.create(**CHAT)).choices[0].message.content
+
+    async def stream() -> str:
+        async with AsyncOpenAI(base_url=base, api_key="unused", max_retries=retries, timeout=patience) as client:
+            return "".join([delta(c) async for c in await client.chat.completions.create(**CHAT, stream=True)])
+
+    return {"chat": lambda: asyncio.run(chat()), "stream": lambda: asyncio.run(stream())}
+
+
 def main() -> None:
     name = f"openai-python {openai.__version__}"
     plain = {"max_retries": 0, "timeout": 120}
@@ -180,8 +206,10 @@ def main() -> None:
     run_sync(Report(name, "sidecar", "py-sync"), sync_client(f"{SIDECAR}/v1/session/py-sync"), sync_client(f"{DENIED}/v1"))
     asyncio.run(run_async(Report(name, "direct", "py-async"), async_client(DIRECT, KEY)))
     asyncio.run(run_async(Report(name, "sidecar", "py-async"), async_client(f"{SIDECAR}/v1")))
-    for via in "direct", "sidecar":
+    for via in ("direct", "sidecar") if ODD else ():
         run_odd(name, via)
+    faults.run(lambda via, session: Report(name, via, session), "py-sync", faulty_sync, broken=True)
+    faults.run(lambda via, session: Report(name + " async", via, session), "py-async", faulty_async)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@
 
 import { readFileSync } from 'node:fs'
 import { createOpenAI } from '@ai-sdk/openai'
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, run, setTracingDisabled } from '@openai/agents'
 import { embedMany, generateText, streamText } from 'ai'
 import OpenAI from 'openai'
+import { faults } from './faults.mjs'
 
 const { DIRECT_URL, SIDECAR_URL, DENIED_URL, ODD_URL, ODD_SIDECAR_URL, ODD_CHAT, ODD_RESPONSES, UPSTREAM_KEY, PLAN_FILE } = process.env
 const plan = JSON.parse(readFileSync(PLAN_FILE))
@@ -62,22 +64,35 @@ await ai(report(sdk, 'direct', 'ai-path'), open(DIRECT_URL, UPSTREAM_KEY), open(
 await ai(report(sdk, 'sidecar', 'ai-path'), open(`${SIDECAR_URL}/v1/session/ai-path`), open(`${DENIED_URL}/v1`))
 await generate(report(sdk, 'sidecar', 'ai-header'), 'chat', open(`${SIDECAR_URL}/v1`, 'unused', { 'X-Session-Id': 'ai-header' }).chat(plan.model))
 
+// Its provider for servers like OpenAI's, which knows chat completions only.
+const compatible = (baseURL, apiKey = 'unused') => createOpenAICompatible({ name: 'sidecar', baseURL, apiKey, includeUsage: true })
+const compatibleSDK = version('@ai-sdk/openai-compatible')
+for (const [via, provider] of [['direct', compatible(DIRECT_URL, UPSTREAM_KEY)], ['sidecar', compatible(`${SIDECAR_URL}/v1/session/ai-compatible`)]]) {
+  const to = report(compatibleSDK, via, 'ai-compatible')
+  await generate(to, 'chat', provider(plan.model))
+  await stream(to, 'stream-usage', provider(plan.model))
+}
 
 // --- @openai/agents
 
 const models = { 'agent-response': OpenAIResponsesModel, 'agent-chat': OpenAIChatCompletionsModel }
 
+async function ask(client, Model, name, stream, take) {
+  const asked = new Agent({
+    name: 'asked', instructions: 'Answer in one sentence.', model: new Model(client, name),
+    modelSettings: { maxTokens: plan.max_tokens, temperature: 0 },
+  })
+  const result = await run(asked, plan.question, { stream })
+  if (stream) for await (const piece of result.toTextStream()) take(piece)
+  else take(result.finalOutput)
+  await result.completed
+  return result
+}
+
 async function agent(to, step, client, Model, name, stream) {
   const line = { text: '', usage: null }
   try {
-    const asked = new Agent({
-      name: 'asked', instructions: 'Answer in one sentence.', model: new Model(client, name),
-      modelSettings: { maxTokens: plan.max_tokens, temperature: 0 },
-    })
-    const result = await run(asked, plan.question, { stream })
-    if (stream) for await (const piece of result.toTextStream()) line.text += piece
-    else line.text = result.finalOutput
-    await result.completed
+    const result = await ask(client, Model, name, stream, (piece) => (line.text += piece))
     const { inputTokens, outputTokens, totalTokens } = result.state.usage
     line.usage = { prompt: inputTokens, completion: outputTokens, total: totalTokens }
   } catch (err) {
@@ -98,7 +113,7 @@ for (const [via, client] of [['direct', openAI(DIRECT_URL, UPSTREAM_KEY)], ['sid
 
 // --- both, where the upstream keeps to no standard
 
-for (const via of ['direct', 'sidecar']) {
+for (const via of ODD_URL ? ['direct', 'sidecar'] : []) {
   const base = (session) => (via === 'direct' ? `${ODD_URL}/v1` : `${ODD_SIDECAR_URL}/v1/session/${session}`)
   for (const [kind, names] of Object.entries({ chat: ODD_CHAT, response: ODD_RESPONSES })) {
     for (const name of names.split(',')) {
@@ -109,3 +124,42 @@ for (const via of ['direct', 'sidecar']) {
     }
   }
 }
+
+// --- both, where the upstream fails
+
+await faults((via, session) => report(sdk, via, session), 'ai', (base, maxRetries, timeout) => {
+  const provider = open(base)
+  const limits = () => ({ maxRetries, abortSignal: AbortSignal.timeout(timeout) })
+  const generated = async (model) => (await generateText({ ...settings, ...limits(), model })).text
+  const streamed = async (model) => {
+    let text = ''
+    const result = streamText({ ...settings, ...limits(), model, onError: () => undefined })
+    for await (const part of result.fullStream) {
+      if (part.type === 'error') throw part.error
+      if (part.type === 'abort') throw new Error('aborted')
+      if (part.type === 'text-delta') text += part.text
+    }
+    return text
+  }
+  return {
+    chat: () => generated(provider.chat(plan.model)),
+    stream: () => streamed(provider.chat(plan.model)),
+    response: () => generated(provider(plan.model)),
+    'response stream': () => streamed(provider(plan.model)),
+  }
+}, { broken: true })
+
+await faults((via, session) => report(agentSDK, via, session), 'agents', (baseURL, maxRetries, timeout) => {
+  const client = new OpenAI({ baseURL, apiKey: 'unused', maxRetries, timeout })
+  const asked = async (Model, stream) => {
+    let text = ''
+    await ask(client, Model, plan.model, stream, (piece) => (text += piece))
+    return text
+  }
+  return {
+    chat: () => asked(OpenAIChatCompletionsModel, false),
+    stream: () => asked(OpenAIChatCompletionsModel, true),
+    response: () => asked(OpenAIResponsesModel, false),
+    'response stream': () => asked(OpenAIResponsesModel, true),
+  }
+})

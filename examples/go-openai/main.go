@@ -42,9 +42,9 @@ func main() {
 }
 
 func ask(ctx context.Context, question string) error {
-	config := openai.DefaultConfig(*key)
-	// This line is all that an application changes.
-	config.BaseURL, config.HTTPClient = *sidecar, middleware.Client(*sidecar, nil)
+	config, baseURL := openai.DefaultConfig(*key), *sidecar
+	// This line and the session are all that an application changes.
+	config.BaseURL, config.HTTPClient = baseURL, middleware.Client(baseURL, nil)
 	llm := openai.NewClientWithConfig(config)
 	ctx = middleware.WithSession(ctx, *session)
 

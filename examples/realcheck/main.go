@@ -6,8 +6,10 @@
 //	DIRECT_URL    base URL of the model server, ends in /v1
 //	SIDECAR_URL   origin of the sidecar
 //	DENIED_URL    origin of a sidecar whose upstream key is wrong
-//	METRICS_URL   Prometheus page of the model server
+//	METRICS_URL   Prometheus page of the model server, if it has one
 //	UPSTREAM_KEY  key of the model server
+//	CONTROL_URL   takes the faults of a simulated provider; with it come
+//	              FAULTY_URL, FAULTY_SIDECAR_URL and REFUSALS, see faults.py
 //	PLAN_FILE     the questions, shared by the drivers of all languages
 package main
 
@@ -18,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime/debug"
 )
@@ -79,6 +82,7 @@ type line struct {
 	Via     string            `json:"via"`
 	Session string            `json:"session"`
 	Step    string            `json:"step"`
+	Scene   string            `json:"scene,omitempty"` // "faults" where the upstream fails on purpose
 	Text    string            `json:"text,omitempty"`
 	Usage   *usage            `json:"usage"`
 	Body    json.RawMessage   `json:"body,omitempty"`
@@ -108,8 +112,11 @@ func (r report) write(l line) error {
 }
 
 // busy reports whether the model is still generating: the proof that a stream
-// is live.
+// is live. Where the model cannot be asked, it never is.
 func busy(ctx context.Context) (bool, error) {
+	if os.Getenv("METRICS_URL") == "" {
+		return false, nil
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, os.Getenv("METRICS_URL"), nil)
 	if err != nil {
 		return false, err
@@ -122,6 +129,26 @@ func busy(ctx context.Context) (bool, error) {
 	defer resp.Body.Close()
 	page, err := io.ReadAll(resp.Body)
 	return bytes.Contains(page, []byte("llamacpp:requests_processing 1")), err
+}
+
+// control is where a simulated provider takes faults, "" if there is none.
+var control = os.Getenv("CONTROL_URL")
+
+// script lets the simulated provider's next request meet a fault.
+func script(ctx context.Context, fault string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, control+"/faults?"+url.Values{"fault": {fault}}.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("script %s: %s", fault, resp.Status)
+	}
+	return nil
 }
 
 // fresh opens a connection per request. llama.cpp's server closes each connection

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/option"
@@ -40,7 +41,17 @@ func runOpenAIGo(ctx context.Context, p plan, out io.Writer) error {
 	if err := d.chats(middleware.WithSession(ctx, d.report.session)); err != nil {
 		return fmt.Errorf("session by middleware: %w", err)
 	}
-	return nil
+
+	if control == "" {
+		return nil
+	}
+	d.report.via, d.client = "direct", open(os.Getenv("FAULTY_URL"), "unused")
+	if err := d.meetFaults(ctx); err != nil {
+		return fmt.Errorf("directly: %w", err)
+	}
+	faulty := os.Getenv("FAULTY_SIDECAR_URL") + "/v1"
+	d.report.via, d.client = "sidecar", open(faulty, "unused", option.WithMiddleware(middleware.New(faulty)))
+	return d.meetFaults(middleware.WithSession(ctx, d.report.session))
 }
 
 type openAIGo struct {
@@ -220,10 +231,37 @@ func (d openAIGo) faults(ctx context.Context, denied openai.Client) error {
 	return errors.Join(d.fault("error-400", badRequest), d.fault("error-404", notFound), d.fault("error-401", unauthorized))
 }
 
+// meetFaults makes one call for each fault of the provider, with none first.
+func (d openAIGo) meetFaults(ctx context.Context) error {
+	scenes := map[string]string{"whole chat": "sound", "throttled chat": "throttle 50"}
+	for _, fault := range strings.Split(os.Getenv("REFUSALS"), ",") {
+		scenes["refused "+fault+" chat"] = fault
+	}
+	for step, fault := range scenes {
+		if err := script(ctx, fault); err != nil {
+			return err
+		}
+		answer, err := d.client.Chat.Completions.New(ctx, d.chat())
+		if err == nil {
+			err = d.report.write(line{Scene: "faults", Step: step, Text: answer.Choices[0].Message.Content})
+		} else {
+			err = d.fault(step, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (d openAIGo) fault(step string, err error) error {
 	var e *openai.Error
 	if !errors.As(err, &e) {
 		return fmt.Errorf("%s: got %v, want an *openai.Error", step, err)
 	}
-	return d.report.write(line{Step: step, Error: &apiError{fmt.Sprintf("%T", e), e.StatusCode, e.Message, e.Type, e.Code}})
+	l := line{Step: step, Error: &apiError{fmt.Sprintf("%T", e), e.StatusCode, e.Message, e.Type, e.Code}}
+	if strings.HasSuffix(step, " chat") {
+		l.Scene = "faults"
+	}
+	return d.report.write(l)
 }

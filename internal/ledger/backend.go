@@ -20,15 +20,18 @@ type backend interface {
 	deleteSession(ctx context.Context, key string) (more bool, err error) // one slice
 	prune(ctx context.Context, h horizon) (more bool, err error)          // one slice
 	saveState(ctx context.Context, name string, data []byte) error
-	probe(ctx context.Context) error // could a write succeed now
+	// tend shows other processes that this one lives, and books as Interrupted what dead ones had in
+	// flight. The committer calls it at Open, and regularly.
+	tend(ctx context.Context) (booked int, err error)
 
+	probe(ctx context.Context) error // could a write succeed now; from anywhere, at any time
 	loadState(ctx context.Context, name string) ([]byte, error)
-	leftovers(ctx context.Context) ([]Record, error)
 	session(ctx context.Context, key string) (Session, error)
 	sessions(ctx context.Context, after *sessionCursor, limit int) ([]Session, error)
 	sessionsBySeq(ctx context.Context, after int64, limit int) ([]Session, error)
 	requests(ctx context.Context, key string, before *ID, limit int) ([]Record, error)
 	usage(ctx context.Context, p usagePlan) (usageSum, error)
+	budget(ctx context.Context, scope string, since time.Time) ([]BudgetUse, error)
 	recentUse(ctx context.Context, since time.Time) ([]ModelUse, error)
 
 	close(ctx context.Context) error
@@ -46,8 +49,11 @@ type batch struct {
 type horizon struct{ records, hours time.Time }
 
 // tooOld refuses records from before what retention has removed: nobody can tell any more whether
-// they were counted, and an id carries its time.
+// they were counted, and an id carries its time. A limit in the future comes from a clock that was wrong, and is none.
 func tooOld(records []Record, pruned ID) error {
+	if pruned.Time().After(time.Now()) {
+		return nil
+	}
 	for i := range records {
 		if compareIDs(records[i].ID, pruned) < 0 {
 			return fmt.Errorf("%w: record %s is older than what the ledger keeps", ErrInvalid, records[i].ID)
@@ -69,6 +75,10 @@ func (c *counters) add(d counters) {
 	c.Completion += d.Completion
 	c.Cached += d.Cached
 	c.Reasoning += d.Reasoning
+}
+
+func (c counters) negative() counters {
+	return counters{-c.Requests, -c.Unknown, -c.Prompt, -c.Completion, -c.Cached, -c.Reasoning}
 }
 
 // countersOf is what one record adds to its session and rollups.
@@ -105,15 +115,13 @@ type delta struct {
 	sums     map[rollupKey]counters
 }
 
-// sum adds up records that are new to the store. Rollups go by the model that was asked for,
+// sum adds up records that are new to the store, and takes off those that they replaced. Rollups go by the model that was asked for,
 // since prices do; and leave out refusals, so that invented model names
 // leave no trace in them.
-func sum(records []Record) delta {
+func sum(records, replaced []Record) delta {
 	sessions := map[string]*sessionDelta{}
 	d := delta{sums: map[rollupKey]counters{}}
-	for i := range records {
-		r := &records[i]
-		c := countersOf(r)
+	one := func(r *Record, c counters) {
 		startMs := r.StartedAt.UnixMilli()
 		if r.Session != "" {
 			s := sessions[r.Session]
@@ -127,7 +135,7 @@ func sum(records []Record) delta {
 			s.parent = cmp.Or(r.Parent, s.parent)
 		}
 		if c == (counters{}) {
-			continue
+			return
 		}
 		for _, g := range []grain{hourly, daily} {
 			k := rollupKey{g, g.floor(startMs), cmp.Or(r.Model, r.AnsweredModel), r.Client}
@@ -135,6 +143,12 @@ func sum(records []Record) delta {
 			line.add(c)
 			d.sums[k] = line
 		}
+	}
+	for i := range records {
+		one(&records[i], countersOf(&records[i]))
+	}
+	for i := range replaced {
+		one(&replaced[i], countersOf(&replaced[i]).negative())
 	}
 	for _, key := range slices.Sorted(maps.Keys(sessions)) {
 		d.sessions = append(d.sessions, *sessions[key])

@@ -71,6 +71,41 @@ func BenchmarkRecord_oneClientFull(b *testing.B) {
 	clients(b, 1, func(r Record) error { return s.Record(context.Background(), r) })
 }
 
+// Four sidecars on one Postgres, half of the traffic on one session; see .ci/postgres.
+func BenchmarkPostgres_group4Sidecars(b *testing.B) {
+	all := fourStores(b, postgresConfig(b))
+	var n atomic.Int64
+	b.ResetTimer()
+	clients(b, 400, func(Record) error {
+		i := int(n.Add(1))
+		return all[i%4].Record(context.Background(), hot(i/4))
+	})
+}
+
+// The same traffic, one transaction per request: each sidecar has eight connections that do nothing else.
+func BenchmarkPostgres_single4Sidecars(b *testing.B) {
+	cfg := postgresConfig(b)
+	free := make(chan *postgres, 32)
+	for range cap(free) {
+		own := cfg
+		own.JournalPath = NoJournal
+		free <- open(b, own).backend.(*postgres)
+	}
+	var n atomic.Int64
+	b.ResetTimer()
+	clients(b, 400, func(Record) error {
+		p := <-free
+		defer func() { free <- p }()
+		i := int(n.Add(1))
+		r, err := hot(i / 4).prepared()
+		if err != nil {
+			return err
+		}
+		_, err = p.apply(context.Background(), batch{records: []Record{r}})
+		return err
+	})
+}
+
 func BenchmarkRecord_memory500Clients(b *testing.B) {
 	s := open(b, Config{})
 	b.ResetTimer()

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,17 +52,22 @@ const (
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	pruneEvery   = time.Hour
+
+	// prunePatience is how long retention waits for an idle moment; then it takes its turns among the batches.
+	prunePatience = time.Minute
 )
 
-// outage is the committer's view of a store that does not take writes.
+// outage is the committer's view of a store that does not take writes. Whether it is back is asked
+// beside the committer, which meanwhile has records to put into the journal.
 type outage struct {
 	on      bool
 	backoff time.Duration
 	retryAt time.Time
+	asking  chan error // the answer to come; nil = nobody asks
 }
 
-func (o *outage) fail(now time.Time) {
-	o.backoff = min(max(2*o.backoff, firstBackoff), lastBackoff)
+func (o *outage) fail(now time.Time, last time.Duration) {
+	o.backoff = min(max(2*o.backoff, firstBackoff), last)
 	o.on, o.retryAt = true, now.Add(o.backoff)
 }
 
@@ -69,37 +75,62 @@ func (o *outage) fail(now time.Time) {
 // patience with a store that is down.
 func (s *Store) run() {
 	defer close(s.done)
+	asked, stopAsking := context.WithCancel(s.life)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var down outage
+	defer func() {
+		stopAsking()
+		if down.asking != nil {
+			<-down.asking
+		}
+	}()
 	nextPrune := time.Now() // the first slice runs at once
+	nextTend := nextPrune.Add(s.tendEvery())
 	for {
 		now := time.Now()
 		s.runControls(&down)
-		if down.on && !now.Before(down.retryAt) {
-			s.retry(&down)
+		if down.on && down.asking == nil && !now.Before(down.retryAt) {
+			down.asking = make(chan error, 1)
+			go func(answer chan<- error) { answer <- s.backend.probe(asked) }(down.asking)
+		}
+		if !down.on && !now.Before(nextTend) {
+			s.tend(&down)
+			nextTend = now.Add(s.tendEvery())
+		}
+		replaying := !down.on && s.journal.records() > 0
+		if replaying {
+			if err := s.replay(s.journal); err != nil {
+				s.outage(&down, err)
+			} else {
+				down = outage{}
+			}
 		}
 		notes, wait := s.flight.due(now, maxBatch)
-		blocked := false
+		stored, blocked := false, false
 		if work := s.queue.take(maxBatch); len(work) > 0 || len(notes) > 0 {
-			if s.commit(work, notes, &down) {
-				continue
-			}
-			blocked = true // neither store nor journal: wait for the next attempt
+			stored = s.commit(work, notes, &down)
+			blocked = !stored // neither store nor journal: wait for the next attempt
 		}
-		if s.queue.drained() || s.life.Err() != nil {
+		if s.life.Err() != nil || !stored && s.queue.drained() {
 			return
 		}
-		if !blocked && !down.on && !now.Before(nextPrune) && s.prune(now) {
+		// Retention waits for idle moments, but not for ever.
+		if late := now.Sub(nextPrune); !blocked && !down.on && late >= 0 && (!stored || late > prunePatience) && s.prune(now) {
 			nextPrune = now.Add(pruneEvery)
 		}
-		timer.Reset(s.sleep(now, wait, nextPrune, &down))
+		if stored || replaying && !down.on {
+			continue
+		}
+		timer.Reset(s.sleep(now, wait, earlier(nextPrune, nextTend), &down))
 		wake := s.queue.wake
 		if blocked {
 			wake = nil
 		}
 		select {
 		case <-wake:
+		case err := <-down.asking:
+			s.retry(&down, err)
 		case <-timer.C:
 		case <-s.life.Done():
 		}
@@ -108,16 +139,23 @@ func (s *Store) run() {
 
 // sleep is how long the committer may sleep when nobody wakes it. During an outage only the
 // next attempt counts: what else is due cannot be done, and would keep it spinning.
-func (s *Store) sleep(now time.Time, note time.Duration, nextPrune time.Time, down *outage) time.Duration {
+func (s *Store) sleep(now time.Time, note time.Duration, chores time.Time, down *outage) time.Duration {
+	if down.asking != nil {
+		return time.Hour // the answer wakes it
+	}
 	if down.on {
 		return max(down.retryAt.Sub(now), 0)
 	}
-	d := nextPrune.Sub(now)
+	d := chores.Sub(now)
 	if note > 0 {
 		d = min(d, note)
 	}
 	return max(d, 0)
 }
+
+// errStuck is what Record returns while neither store nor journal can be written: to wait would be no use. The
+// record stays in the queue, and is stored once that is possible.
+var errStuck = fmt.Errorf("%w: neither store nor journal can be written; the record waits in memory", ErrUnavailable)
 
 // commit stores a batch and finishes its records; while the store is down they go to the journal.
 // False means that neither took them: they are at the head of the queue again.
@@ -126,6 +164,7 @@ func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
 		left, err := s.apply(work, notes)
 		if err == nil {
 			*down = outage{}
+			s.stuck.Store(false)
 			return true
 		}
 		s.outage(down, err)
@@ -138,10 +177,16 @@ func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
 		err := s.journal.append(work)
 		if err == nil {
 			s.stats.spilled.Add(int64(len(work)))
+			s.stuck.Store(false)
 			s.queue.settle(work, nil)
 			return true
 		}
 		s.cfg.Logger.Error("journal not writable", slog.Any("error", err))
+		s.stuck.Store(true)
+		for _, p := range work {
+			p.finish(errStuck)
+			p.done = nil
+		}
 	}
 	s.queue.putBack(work)
 	return false
@@ -198,47 +243,75 @@ func (s *Store) apply(work []*pending, notes []Record) (left []*pending, err err
 
 // outage notes that a write failed for lack of the store.
 func (s *Store) outage(down *outage, err error) {
-	if !down.on && down.backoff == 0 {
+	if !down.on && down.backoff == 0 { // later ones are of the same outage
 		s.cfg.Logger.Error("ledger store not writable", slog.Any("error", err))
 	}
-	down.fail(time.Now())
+	down.fail(time.Now(), s.cfg.lastBackoff)
 }
 
-// retry looks whether the store is back: by replaying the journal, else by letting the next
-// batch try.
-func (s *Store) retry(down *outage) {
-	if err := s.replay(); err != nil {
+// retry goes by what the store answered.
+func (s *Store) retry(down *outage, err error) {
+	down.asking = nil
+	if err != nil {
+		s.health.end(err)
 		s.outage(down, err)
 		return
 	}
+	s.health.end(nil)
+	s.stuck.Store(false)
 	down.on = false
 }
 
-// replay stores what the journal holds, and empties it. A crash in between replays it again,
-// which changes nothing: records are known by their ids.
-func (s *Store) replay() error {
-	if s.journal.records() == 0 {
-		return nil
+// tendEvery leaves an instance that lives several beats before others may call it dead.
+func (s *Store) tendEvery() time.Duration { return s.cfg.DeadAfter / 4 }
+
+// tend has the backend look after this process and its neighbours.
+func (s *Store) tend(down *outage) {
+	s.health.begin()
+	booked, err := s.backend.tend(s.life)
+	s.health.end(err)
+	if booked > 0 {
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
-	total := 0
-	for chunk, err := range s.journal.chunks(maxBatch) {
-		if err != nil {
-			return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
-		}
-		work := make([]*pending, len(chunk))
-		for i, r := range chunk {
-			work[i] = &pending{record: r, noted: true, replayed: true}
-		}
+	if err != nil {
+		s.stats.retries.Add(1)
+		s.outage(down, err)
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// replay stores the next records of a journal, and empties it behind the last. It goes in steps, so that records
+// which come meanwhile need not wait for all of it. A crash in between replays it again,
+// which changes nothing: records are known by their ids.
+func (s *Store) replay(j *journal) error {
+	chunk, next, err := j.read(j.done, maxBatch)
+	if err != nil {
+		return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
+	}
+	work := make([]*pending, len(chunk))
+	for i, r := range chunk {
+		work[i] = &pending{record: r, noted: true, replayed: true}
+	}
+	if len(chunk) > 0 {
 		if _, err := s.apply(work, nil); err != nil {
 			return err
 		}
-		total += len(chunk)
+		j.stored(chunk, next)
+		s.stats.replayed.Add(int64(len(chunk)))
 	}
-	if err := s.journal.reset(); err != nil {
+	if next < j.end && len(chunk) > 0 {
+		return nil
+	}
+	if err := j.reset(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	s.stats.replayed.Add(int64(total))
-	s.cfg.Logger.Info("journal replayed into the ledger store", slog.Int("records", total))
+	s.cfg.Logger.Info("journal replayed into the ledger store")
 	return nil
 }
 
@@ -258,6 +331,7 @@ func (s *Store) runControls(down *outage) {
 
 // prune removes one slice of what is beyond its age, and tells whether it was the last.
 func (s *Store) prune(now time.Time) (finished bool) {
+	now = steady(s.opened, now.Sub(s.opened), now)
 	var h horizon
 	if s.cfg.KeepRequests > 0 {
 		h.records = now.Add(-s.cfg.KeepRequests)
@@ -265,13 +339,19 @@ func (s *Store) prune(now time.Time) (finished bool) {
 	if s.cfg.KeepHourly > 0 {
 		h.hours = now.Add(-s.cfg.KeepHourly)
 	}
-	if h == (horizon{}) {
-		return true
-	}
 	more, err := s.backend.prune(s.life, h)
 	if err != nil {
 		s.cfg.Logger.Warn("retention stopped", slog.Any("error", err))
 		return true
 	}
 	return !more
+}
+
+// steady is the present for retention: wall, unless the wall clock has run ahead of the time that went by
+// since opened. A clock that jumps a year forward must not empty the ledger.
+func steady(opened time.Time, since time.Duration, wall time.Time) time.Time {
+	if by := opened.Add(since).Round(0); by.Before(wall.Round(0)) {
+		return by
+	}
+	return wall
 }

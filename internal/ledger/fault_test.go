@@ -50,7 +50,7 @@ func startFaulty(t *testing.T, f *faulty, cfg Config) *Store {
 	if cfg.NoteAfter == 0 {
 		cfg.NoteAfter = time.Second
 	}
-	cfg.Durability = DurabilityFull
+	cfg.Durability, cfg.DeadAfter, cfg.lastBackoff = DurabilityFull, 20*time.Second, lastBackoff
 	s, err := start(t.Context(), cfg, f)
 	if err != nil {
 		t.Fatal(err)
@@ -204,6 +204,27 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 			closeStore(t, s)
 		})
 	})
+	t.Run("when the journal fails too nobody waits in vain", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "j.spill")
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		s.journal.file.Close() // a disk that is gone
+		f.down()
+		for range 5 {
+			if err := s.Record(context.Background(), testRecord("a")); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("record: %v; want ErrUnavailable", err)
+			}
+		}
+		f.up()
+		waitFor(t, func() bool { return s.Stats().Pending == 0 })
+		if got := session(t, s, "a"); got.Requests != 5 {
+			t.Errorf("requests = %d once the store is back; want 5", got.Requests)
+		}
+		record(t, s, testRecord("a"))
+		if err := s.Close(context.Background()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("close: %v; want that of the journal's file", err)
+		}
+	})
 	t.Run("close tells what it could not store", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFaulty()
@@ -297,11 +318,11 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 	cfg := Config{Type: "sqlite", SQLiteDSN: path, NoteAfter: time.Millisecond}
 	s := open(t, cfg)
 	cut, done := testRecord("a"), testRecord("a")
-	cut.Parent = "root"
+	cut.Parent, cut.Draws = "root", []Draw{{"team", budgetDay}, {"child", budgetDay}}
 	s.Start(cut)
 	s.Start(done)
 	waitFor(t, func() bool {
-		left, err := s.backend.(*sqlBackend).inflight(t.Context())
+		left, err := s.backend.(*sqlBackend).inflight(t.Context(), 0)
 		return err == nil && len(left) == 2
 	})
 	t.Run("a living process keeps its notes", func(t *testing.T) {
@@ -330,6 +351,11 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 			}
 			if got := session(t, s, "a"); got.UnknownUsage != 1 || got.Requests != 1 {
 				t.Errorf("session = %+v; want one request, one unknown", got)
+			}
+			for _, scope := range []string{"team", "child"} {
+				if got := budgetUse(t, s, scope, budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+					t.Errorf("drawn from %s: %+v; want the estimate of the interrupted one", scope, got)
+				}
 			}
 			closeStore(t, s)
 		}
@@ -370,19 +396,18 @@ func TestOpen_Refuses(t *testing.T) {
 		cfg  Config
 		want string
 	}{
-		"an unknown type":        {Config{Type: "mysql"}, `type "mysql" is none of`},
-		"an unknown durability":  {Config{Durability: "maybe"}, `durability "maybe" is none of`},
-		"a missing directory":    {Config{Type: "sqlite", SQLiteDSN: filepath.Join(dir, "no/x.db")}, "no such file or directory"},
-		"a directory":            {Config{Type: "sqlite", SQLiteDSN: dir}, "is a directory"},
-		"an empty path":          {Config{Type: "sqlite"}, "needs a path"},
-		"memory in SQLite":       {Config{Type: "sqlite", SQLiteDSN: ":memory:"}, "use the memory ledger"},
-		"memory in a URI":        {Config{Type: "sqlite", SQLiteDSN: "file:x?mode=memory&cache=shared"}, "use the memory ledger"},
-		"what is no database":    {Config{Type: "sqlite", SQLiteDSN: garbage}, "file is not a database"},
-		"a damaged database":     {Config{Type: "sqlite", SQLiteDSN: damaged}, "damaged"},
-		"a newer schema":         {Config{Type: "sqlite", SQLiteDSN: newer}, "newer than this program"},
-		"a read-only file":       {Config{Type: "sqlite", SQLiteDSN: "file:" + newer + "?mode=ro"}, ""},
-		"an unwritable journal":  {Config{JournalPath: filepath.Join(dir, "no/j")}, "journal"},
-		"postgres, for the time": {Config{Type: "postgres"}, "not supported by this build"},
+		"an unknown type":       {Config{Type: "mysql"}, `type "mysql" is none of`},
+		"an unknown durability": {Config{Durability: "maybe"}, `durability "maybe" is none of`},
+		"a missing directory":   {Config{Type: "sqlite", SQLiteDSN: filepath.Join(dir, "no/x.db")}, "no such file or directory"},
+		"a directory":           {Config{Type: "sqlite", SQLiteDSN: dir}, "is a directory"},
+		"an empty path":         {Config{Type: "sqlite"}, "needs a path"},
+		"memory in SQLite":      {Config{Type: "sqlite", SQLiteDSN: ":memory:"}, "use the memory ledger"},
+		"memory in a URI":       {Config{Type: "sqlite", SQLiteDSN: "file:x?mode=memory&cache=shared"}, "use the memory ledger"},
+		"what is no database":   {Config{Type: "sqlite", SQLiteDSN: garbage}, "file is not a database"},
+		"a damaged database":    {Config{Type: "sqlite", SQLiteDSN: damaged}, "damaged"},
+		"a newer schema":        {Config{Type: "sqlite", SQLiteDSN: newer}, "newer than this program"},
+		"a read-only file":      {Config{Type: "sqlite", SQLiteDSN: "file:" + newer + "?mode=ro"}, ""},
+		"an unwritable journal": {Config{JournalPath: filepath.Join(dir, "no/j")}, "journal"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Open(t.Context(), c.cfg)
@@ -428,6 +453,28 @@ func TestSQLite_Locked(t *testing.T) {
 	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
 	if got := session(t, s, "a"); got.Requests != 21 {
 		t.Errorf("requests = %d; want 21", got.Requests)
+	}
+}
+
+func TestSQLite_ReadOnly(t *testing.T) {
+	s, b := openFile(t)
+	readOnly := func(n int) { // what SQLite says then is what it says of a file system that became read-only
+		if err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+			_, err := b.write.ExecContext(ctx, fmt.Sprintf("PRAGMA query_only=%d", n))
+			return false, err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readOnly(1)
+	record(t, s, testRecord("a"), testRecord("a"))
+	if st := s.Stats(); st.Spilled != 2 || st.Rejected != 0 || !st.Degraded {
+		t.Errorf("stats = %+v; want 2 in the journal, degraded", st)
+	}
+	readOnly(0)
+	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
+	if got := session(t, s, "a"); got.Requests != 2 {
+		t.Errorf("requests = %d; want 2", got.Requests)
 	}
 }
 
@@ -477,5 +524,36 @@ func TestSQLite_BrokenSchemaIsNotTheRecordsFault(t *testing.T) {
 	waitFor(t, func() bool { return s.Stats().Journaled == 0 })
 	if got := session(t, s, "a"); got.Requests != 1 {
 		t.Errorf("requests = %d; want 1", got.Requests)
+	}
+}
+
+func TestJournal_IsOneProcessOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j.spill")
+	var stores []*Store
+	var faults []*faulty
+	for range 3 {
+		f := newFaulty()
+		s := startFaulty(t, f, Config{JournalPath: path})
+		f.down()
+		record(t, s, testRecord("a"))
+		stores, faults = append(stores, s), append(faults, f)
+	}
+	closeStore(t, stores[0])
+	closeStore(t, stores[2]) // its journal, the third, is nobody's now
+	f := newFaulty()
+	s := startFaulty(t, f, Config{JournalPath: path})
+	if got := session(t, s, "a"); got.Requests != 2 {
+		t.Errorf("requests = %d; want the two of the journals that nobody has", got.Requests)
+	}
+	faults[1].up()
+	waitFor(t, func() bool { return stores[1].Stats().Journaled == 0 })
+	if got := session(t, stores[1], "a"); got.Requests != 1 {
+		t.Errorf("requests = %d; want the one of the process that lives", got.Requests)
+	}
+	closeStore(t, s)
+	closeStore(t, stores[1])
+	left, err := filepath.Glob(path + "*")
+	if err != nil || len(left) != 2 {
+		t.Errorf("files %v, %v; want those of the two processes", left, err)
 	}
 }

@@ -44,6 +44,15 @@ func lockFile(ctx context.Context, path string, patience time.Duration) (_ *file
 	}
 }
 
+// tryLock takes f for this process alone, until f is closed; false when another one has it.
+func tryLock(f *os.File) (bool, error) {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // share lets others in.
 func (l *fileLock) share() error { return syscall.Flock(int(l.file.Fd()), syscall.LOCK_SH) }
 

@@ -26,6 +26,7 @@ type memory struct {
 	arrived []ID // ring, once it is full
 	next    int
 	rollups map[rollupKey]counters
+	budgets map[budgetKey]budgetCounters
 	notes   map[ID]Record
 	state   map[string][]byte
 	pruned  ID // records before this id are gone
@@ -38,7 +39,7 @@ func newMemory(maxSessions, maxRecords int) *memory {
 	return &memory{
 		maxSessions: maxSessions, maxRecords: maxRecords,
 		byKey: map[string]*list.Element{}, recent: list.New(),
-		records: map[ID]Record{}, rollups: map[rollupKey]counters{},
+		records: map[ID]Record{}, rollups: map[rollupKey]counters{}, budgets: map[budgetKey]budgetCounters{},
 		notes: map[ID]Record{}, state: map[string][]byte{},
 	}
 }
@@ -56,14 +57,20 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 		return 0, err
 	}
 	fresh := make([]Record, 0, len(b.records))
+	var replaced []Record
 	for _, r := range b.records {
-		if _, known := m.records[r.ID]; known {
+		switch have, known := m.records[r.ID]; {
+		case known && (have.Outcome != Interrupted || r.Outcome == Interrupted):
 			continue
+		case known:
+			m.records[r.ID] = r
+			replaced = append(replaced, have)
+		default:
+			m.keepLocked(r)
 		}
-		m.keepLocked(r)
 		fresh = append(fresh, r)
 	}
-	d := sum(fresh)
+	d := sum(fresh, replaced)
 	for _, s := range d.sessions {
 		m.addLocked(s)
 	}
@@ -73,6 +80,7 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 		m.rollups[k] = line
 	}
 	m.shrinkRollupsLocked()
+	m.addBudgetsLocked(fresh, replaced)
 	return len(fresh), nil
 }
 
@@ -192,7 +200,7 @@ func (m *memory) loadState(_ context.Context, name string) ([]byte, error) {
 
 func (m *memory) probe(context.Context) error { return nil }
 
-func (m *memory) leftovers(context.Context) ([]Record, error) { return nil, nil }
+func (m *memory) tend(context.Context) (int, error) { return 0, nil }
 
 func (m *memory) session(_ context.Context, key string) (Session, error) {
 	m.mu.RLock()
@@ -261,7 +269,7 @@ func (m *memory) usage(_ context.Context, p usagePlan) (usageSum, error) {
 	for k, c := range m.rollups {
 		for _, s := range p.spans {
 			if s.grain == k.grain && k.start >= s.from && k.start < s.to {
-				if err := out.add(p.key(k.start, k.model, k.client), c); err != nil {
+				if err := out.add(p.key(s, k.start, k.model, k.client), c, p.maxRows); err != nil {
 					return nil, err
 				}
 			}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"slices"
@@ -51,11 +52,17 @@ type RecordPage struct {
 type UsageQuery struct {
 	From, To time.Time
 	By       []string
+
+	// Cuts are instants at which the answer is cut apart besides, at whole days UTC: no row holds usage from
+	// both sides of a cut. What changes with the days, such as prices, can then be applied to rows.
+	Cuts    []time.Time
+	MaxRows int // a longer answer is ErrInvalid; 0 = 20,000
 }
 
 // UsageRow is one total. Fields that were not asked for in By are zero.
 type UsageRow struct {
 	Time                                                          time.Time // start of the hour or day, UTC
+	Part                                                          time.Time // the cut behind which all of it lies; zero: before the first
 	Model, Client                                                 string
 	Requests, UnknownUsage                                        int64
 	PromptTokens, CompletionTokens, CachedTokens, ReasoningTokens int64
@@ -137,15 +144,18 @@ func (g grain) floor(ms int64) int64 {
 
 func (g grain) ceil(ms int64) int64 { return g.floor(ms + int64(g) - 1) }
 
-// usageSpan is a part of a query that one rollup table answers: [from, to) in unix ms.
+// usageSpan is a part of a query that one rollup table answers: [from, to) in unix ms. part is the
+// cut that it lies behind, 0 for none.
 type usageSpan struct {
 	grain    grain
 	from, to int64
+	part     int64
 }
 
 // usagePlan is a checked UsageQuery.
 type usagePlan struct {
 	spans         []usageSpan
+	maxRows       int
 	step          grain // 0: no time in the answer
 	model, client bool
 }
@@ -156,6 +166,33 @@ const endOfTime = int64(253402300800000)
 // plan checks q and cuts its range into hours at the edges and whole days between,
 // so that a question about years reads days, and the hourly table may be short.
 func (q UsageQuery) plan() (p usagePlan, err error) {
+	if p, err = q.uncut(); err != nil {
+		return p, err
+	}
+	p.maxRows = cmp.Or(q.MaxRows, maxUsageRows)
+	cuts := make([]int64, len(q.Cuts))
+	for i, cut := range q.Cuts {
+		cuts[i] = daily.floor(cut.UnixMilli())
+	}
+	slices.Sort(cuts)
+	var spans []usageSpan
+	for _, s := range p.spans {
+		for _, cut := range cuts {
+			if s.from < cut && cut < s.to {
+				spans = append(spans, usageSpan{s.grain, s.from, cut, s.part})
+				s.from = cut
+			}
+			if cut <= s.from {
+				s.part = cut
+			}
+		}
+		spans = append(spans, s)
+	}
+	p.spans = spans
+	return p, nil
+}
+
+func (q UsageQuery) uncut() (p usagePlan, err error) {
 	for _, by := range q.By {
 		switch by {
 		case "hour":
@@ -184,15 +221,17 @@ func (q UsageQuery) plan() (p usagePlan, err error) {
 		return p, nil
 	}
 	if p.step == hourly {
-		p.spans = []usageSpan{{hourly, from, to}}
+		p.spans = []usageSpan{{grain: hourly, from: from, to: to}}
 		return p, nil
 	}
 	firstDay, lastDay := daily.ceil(from), daily.floor(to)
 	if firstDay > lastDay { // within one day
-		p.spans = []usageSpan{{hourly, from, to}}
+		p.spans = []usageSpan{{grain: hourly, from: from, to: to}}
 		return p, nil
 	}
-	for _, s := range []usageSpan{{hourly, from, firstDay}, {daily, firstDay, lastDay}, {hourly, lastDay, to}} {
+	for _, s := range []usageSpan{
+		{grain: hourly, from: from, to: firstDay}, {grain: daily, from: firstDay, to: lastDay}, {grain: hourly, from: lastDay, to: to},
+	} {
 		if s.from < s.to {
 			p.spans = append(p.spans, s)
 		}
@@ -202,15 +241,15 @@ func (q UsageQuery) plan() (p usagePlan, err error) {
 
 // usageKey is what rows of an answer are told apart by.
 type usageKey struct {
-	start         int64
+	part, start   int64
 	model, client string
 }
 
 // usageSum gathers rows of several spans into one answer.
 type usageSum map[usageKey]*counters
 
-func (p usagePlan) key(start int64, model, client string) usageKey {
-	k := usageKey{}
+func (p usagePlan) key(s usageSpan, start int64, model, client string) usageKey {
+	k := usageKey{part: s.part}
 	if p.step != 0 {
 		k.start = p.step.floor(start)
 	}
@@ -224,11 +263,11 @@ func (p usagePlan) key(start int64, model, client string) usageKey {
 }
 
 // add counts c under k, unless the answer has grown beyond its bound.
-func (s usageSum) add(k usageKey, c counters) error {
+func (s usageSum) add(k usageKey, c counters, most int) error {
 	have := s[k]
 	if have == nil {
-		if len(s) >= maxUsageRows {
-			return fmt.Errorf("usage: %w: more than %d rows, ask for a shorter time", ErrInvalid, maxUsageRows)
+		if len(s) >= most {
+			return fmt.Errorf("usage: %w: more than %d rows, ask for a shorter time", ErrInvalid, most)
 		}
 		have = new(counters)
 		s[k] = have
@@ -250,6 +289,9 @@ func (s usageSum) rows(p usagePlan) []UsageRow {
 		if p.step != 0 {
 			row.Time = time.UnixMilli(k.start).UTC()
 		}
+		if k.part != 0 {
+			row.Part = time.UnixMilli(k.part).UTC()
+		}
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b UsageRow) int {
@@ -259,7 +301,7 @@ func (s usageSum) rows(p usagePlan) []UsageRow {
 		if c := strings.Compare(a.Model, b.Model); c != 0 {
 			return c
 		}
-		return strings.Compare(a.Client, b.Client)
+		return cmp.Or(strings.Compare(a.Client, b.Client), a.Part.Compare(b.Part))
 	})
 	return rows
 }

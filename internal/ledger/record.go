@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -49,19 +48,6 @@ func (id *ID) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Value stores an ID as 16 bytes; it implements driver.Valuer.
-func (id ID) Value() (driver.Value, error) { return id[:], nil }
-
-// Scan reads 16 bytes; it implements sql.Scanner.
-func (id *ID) Scan(src any) error {
-	b, ok := src.([]byte)
-	if !ok || len(b) != len(id) {
-		return fmt.Errorf("scan request id: unexpected %T of the database", src)
-	}
-	copy(id[:], b)
-	return nil
-}
-
 // idFloor is the smallest ID that a request of instant t can have.
 func idFloor(t time.Time) (id ID) {
 	ms := max(t.UnixMilli(), 0)
@@ -103,6 +89,7 @@ type Record struct {
 
 	Session string // "" = none
 	Parent  string // session whose budget this one draws on, "" = none
+	Draws   []Draw // the budgets that it counts against
 	Client  string
 	Route   string // "chat/completions", …; "other" for what is not metered
 
@@ -150,13 +137,16 @@ func (r Record) prepared() (Record, error) {
 		return r, fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
 	case min(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) < 0:
 		return r, fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
-	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > maxTokens:
-		return r, fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(maxTokens))
+	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > MaxTokens:
+		return r, fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
 	}
 	for _, key := range []string{r.Session, r.Parent} {
 		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
 			return r, fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
 		}
+	}
+	if err := checkDraws(r.Draws); err != nil {
+		return r, fmt.Errorf("record %s: %w", r.ID, err)
 	}
 	if !r.UsageKnown {
 		r.Usage = Usage{}
@@ -170,8 +160,8 @@ func (r Record) prepared() (Record, error) {
 	return r, nil
 }
 
-// maxTokens keeps sums of nine million records inside an int64.
-const maxTokens = 1 << 40
+// MaxTokens bounds each count of a Record's usage. It keeps sums of nine million records inside an int64.
+const MaxTokens = 1 << 40
 
 func wholeMillis(d time.Duration) time.Duration { return max(d, 0).Truncate(time.Millisecond) }
 

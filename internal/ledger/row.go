@@ -1,13 +1,42 @@
 package ledger
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect"
+	"github.com/uptrace/bun/schema"
 )
 
 // The tables as bun sees them. The DDL is written by hand under migration/, because bun's own
 // knows neither STRICT nor WITHOUT ROWID.
+
+// AppendQuery writes an ID into a statement: as a uuid where the database has such a type, else as its 16
+// bytes. It implements bun's schema.QueryAppender.
+func (id ID) AppendQuery(gen schema.QueryGen, b []byte) ([]byte, error) {
+	if gen.Dialect().Name() == dialect.PG {
+		return gen.Dialect().AppendString(b, id.String()), nil
+	}
+	return gen.Dialect().AppendBytes(b, id[:]), nil
+}
+
+// Scan reads what the database makes of either; it implements sql.Scanner.
+func (id *ID) Scan(src any) (err error) {
+	switch src := src.(type) {
+	case string:
+		*id, err = ParseID(src)
+		return err
+	case []byte:
+		if len(src) == len(id) {
+			copy(id[:], src)
+			return nil
+		}
+		*id, err = ParseID(string(src))
+		return err
+	}
+	return fmt.Errorf("scan request id: unexpected %T of the database", src)
+}
 
 type nameRow struct {
 	bun.BaseModel `bun:"table:names"`
@@ -90,6 +119,23 @@ type measures struct {
 	Attempts        int   `bun:"attempts"`
 	StartedAt       int64 `bun:"started_at"`
 	QueueMs         int64 `bun:"queue_ms"`
+}
+
+// requestOf makes a row of r, given the numbers of names and sessions.
+func requestOf(r *Record, names, sessions map[string]int64) requestRow {
+	row := requestRow{
+		ID: r.ID, SessionID: sessions[r.Session],
+		ClientID: names[r.Client], RouteID: names[r.Route],
+		ModelID: names[r.Model], AnsweredID: names[r.AnsweredModel],
+		measures: measuresOf(r), Status: r.Status, Outcome: uint8(r.Outcome),
+		FirstByteMs: r.FirstByte.Milliseconds(), TotalMs: r.Total.Milliseconds(),
+	}
+	if r.UsageKnown {
+		u := r.Usage
+		row.PromptTokens, row.CompletionTokens = &u.Prompt, &u.Completion
+		row.CachedTokens, row.ReasoningTokens = &u.Cached, &u.Reasoning
+	}
+	return row
 }
 
 func measuresOf(r *Record) measures {

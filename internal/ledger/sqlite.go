@@ -49,8 +49,9 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.place = cfg.SQLiteDSN
 	db := &sqliteFile{path: path, lock: lock}
-	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, names: map[string]int64{}}
+	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, tidy: db.tidy, failed: db.makeRoom, names: map[string]int64{}}
 	defer func() {
 		if err != nil {
 			_ = db.close(ctx)
@@ -72,11 +73,14 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err := b.probe(ctx); err != nil {
 		return nil, err
 	}
+	if alone { // a courtesy to small disks: what a crash or a migration left in the log becomes free
+		_, _ = db.write.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	}
 	if err := b.loadPruned(ctx); err != nil {
 		return nil, err
 	}
 	if alone { // whoever wrote the notes is dead: see lockFile
-		if b.cut, err = b.inflight(ctx); err != nil {
+		if b.cut, err = b.inflight(ctx, 0); err != nil {
 			return nil, err
 		}
 		if err := lock.share(); err != nil {
@@ -85,6 +89,24 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	}
 	if cfg.JournalPath == "" {
 		cfg.JournalPath = path + ".spill"
+	}
+	return b, nil
+}
+
+// readSQLite opens the database file of cfg.SQLiteDSN for reading, beside whoever writes it.
+func readSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
+	path, params, err := parseSQLiteDSN(cfg.SQLiteDSN)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	params.Set("mode", "ro")
+	db, err := openPool(path, params, []string{busyPragma(), "query_only(1)"}, readers)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: sqlite %q: %w", path, err)
+	}
+	b := &sqlBackend{read: db, mapErr: sqliteErr, shut: func(context.Context) error { return db.Close() }}
+	if _, err := b.budget(ctx, "", time.Time{}); err != nil { // the newest table: is the schema up to date
+		return nil, errors.Join(fmt.Errorf("open ledger: sqlite %q: %w", path, err), db.Close())
 	}
 	return b, nil
 }
@@ -216,6 +238,41 @@ func waitBusy(ctx context.Context, act func() error) error {
 	}
 }
 
+// makeRoom gives the log's space back when the disk is full: on a small disk it may be that which fills it, long
+// before SQLite would empty it by itself.
+func (f *sqliteFile) makeRoom(ctx context.Context, err error) {
+	if code, ok := sqliteCode(err); ok && code == codeFull {
+		_, _ = f.write.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)") // at worst it is as full as before
+	}
+}
+
+// A slice of vacuumSlice pages is a few milliseconds of the writer's time.
+const (
+	vacuumSlice = 200
+	vacuumShare = 10 // vacuum while more than one page in so many is free
+)
+
+// tidy gives a slice of free pages back to the file system. Some stay: what retention frees in an hour is used
+// again in the next, and a vacuum moves pages.
+func (f *sqliteFile) tidy(ctx context.Context) (more bool, err error) {
+	var free, all int64
+	err = errors.Join(
+		f.write.NewRaw("PRAGMA freelist_count").Scan(ctx, &free),
+		f.write.NewRaw("PRAGMA page_count").Scan(ctx, &all))
+	if err != nil || free <= max(all/vacuumShare, vacuumSlice) {
+		return false, sqliteErr(err)
+	}
+	// Each step frees one page and is a row of the answer, so it has to be read to its end.
+	rows, err := f.write.QueryContext(ctx, "PRAGMA incremental_vacuum(200)") // vacuumSlice
+	if err != nil {
+		return false, sqliteErr(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+	}
+	return true, sqliteErr(rows.Err())
+}
+
 func (f *sqliteFile) close(ctx context.Context) error {
 	var errs []error
 	if f.read != nil {
@@ -234,6 +291,7 @@ func (f *sqliteFile) close(ctx context.Context) error {
 const (
 	codeError      = 1
 	codeBusy       = 5
+	codeFull       = 13
 	codeTooBig     = 18
 	codeConstraint = 19
 	codeMismatch   = 20

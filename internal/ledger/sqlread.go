@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,6 +17,8 @@ func (b *sqlBackend) readErr(what string, err error) error {
 }
 
 func (b *sqlBackend) session(ctx context.Context, key string) (Session, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var row sessionRow
 	if err := b.read.NewSelect().Model(&row).Where("key = ?", key).Scan(ctx); err != nil {
 		return Session{}, b.readErr("session", err)
@@ -23,6 +27,8 @@ func (b *sqlBackend) session(ctx context.Context, key string) (Session, error) {
 }
 
 func (b *sqlBackend) sessions(ctx context.Context, after *sessionCursor, limit int) ([]Session, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var rows []sessionRow
 	q := b.read.NewSelect().Model(&rows).Order("last_at DESC", "id DESC").Limit(int64(limit))
 	if after != nil {
@@ -35,6 +41,8 @@ func (b *sqlBackend) sessions(ctx context.Context, after *sessionCursor, limit i
 }
 
 func (b *sqlBackend) sessionsBySeq(ctx context.Context, after int64, limit int) ([]Session, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var rows []sessionRow
 	err := b.read.NewSelect().Model(&rows).Where("id > ?", after).Order("id").Limit(int64(limit)).Scan(ctx)
 	if err != nil {
@@ -52,6 +60,8 @@ func sessionsOf(rows []sessionRow) []Session {
 }
 
 func (b *sqlBackend) requests(ctx context.Context, key string, before *ID, limit int) ([]Record, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var session sessionRow
 	if err := b.read.NewSelect().Model(&session).Column("id").Where("key = ?", key).Scan(ctx); err != nil {
 		return nil, b.readErr("session", err)
@@ -71,15 +81,24 @@ func (b *sqlBackend) requests(ctx context.Context, key string, before *ID, limit
 	return out, nil
 }
 
+// sumsOfRollup casts, because Postgres makes numeric of a sum of bigint.
+var sumsOfRollup = func() string {
+	var sums []string
+	for _, c := range counterNames {
+		sums = append(sums, "CAST(sum(u."+c+") AS bigint) AS "+c)
+	}
+	return strings.Join(sums, ", ")
+}()
+
 func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	out := usageSum{}
 	for _, s := range p.spans {
 		q := b.read.NewSelect().TableExpr(rollupTable(s.grain)+" AS u").
 			Where("u.start >= ?", s.from).Where("u.start < ?", s.to).
-			ColumnExpr("sum(u.requests) AS requests, sum(u.unknown) AS unknown").
-			ColumnExpr("sum(u.prompt_tokens) AS prompt_tokens, sum(u.completion_tokens) AS completion_tokens").
-			ColumnExpr("sum(u.cached_tokens) AS cached_tokens, sum(u.reasoning_tokens) AS reasoning_tokens").
-			Having("count(*) > 0").Limit(maxUsageRows + 1)
+			ColumnExpr(sumsOfRollup).
+			Having("count(*) > 0").Limit(int64(p.maxRows) + 1)
 		if p.step != 0 {
 			q = q.ColumnExpr("u.start - u.start % ? AS start", int64(p.step)).GroupExpr("u.start - u.start % ?", int64(p.step))
 		}
@@ -99,7 +118,7 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 			return nil, b.readErr("usage", err)
 		}
 		for _, row := range rows {
-			if err := out.add(p.key(row.Start, row.Model, row.Client), row.counters()); err != nil {
+			if err := out.add(p.key(s, row.Start, row.Model, row.Client), row.counters(), p.maxRows); err != nil {
 				return nil, err
 			}
 		}
@@ -108,6 +127,8 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 }
 
 func (b *sqlBackend) recentUse(ctx context.Context, since time.Time) ([]ModelUse, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var rows []logRow
 	// The primary key is the time: no index of its own is needed.
 	if err := b.read.NewSelect().Model(&rows).Where("id >= ?", idFloor(since)).Scan(ctx); err != nil {
@@ -122,6 +143,8 @@ func (b *sqlBackend) recentUse(ctx context.Context, since time.Time) ([]ModelUse
 }
 
 func (b *sqlBackend) loadState(ctx context.Context, name string) ([]byte, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var row stateRow
 	if err := b.read.NewSelect().Model(&row).Where("name = ?", name).Scan(ctx); err != nil {
 		return nil, b.readErr("state", err)
@@ -129,17 +152,54 @@ func (b *sqlBackend) loadState(ctx context.Context, name string) ([]byte, error)
 	return row.Data, nil
 }
 
-// leftovers are the notes that were found at Open, if their writer was dead.
-func (b *sqlBackend) leftovers(context.Context) ([]Record, error) { return b.cut, nil }
+// tend books the notes that were found at Open, if their writer was dead.
+func (b *sqlBackend) tend(ctx context.Context) (int, error) {
+	cut := b.cut
+	if err := b.interrupt(ctx, cut); err != nil {
+		return 0, err
+	}
+	b.cut = nil
+	return len(cut), nil
+}
 
-func (b *sqlBackend) inflight(ctx context.Context) ([]Record, error) {
+// interrupt books notes as requests that were cut off, and removes them. Those from before what retention has removed
+// are only removed.
+func (b *sqlBackend) interrupt(ctx context.Context, notes []Record) error {
+	for part := range slices.Chunk(notes, maxBatch) {
+		var in batch
+		for i := range part {
+			in.clear = append(in.clear, part[i].ID)
+			if tooOld(part[i:i+1], b.pruned) == nil {
+				in.records = append(in.records, part[i])
+			}
+		}
+		if _, err := b.apply(ctx, in); err != nil {
+			return fmt.Errorf("mark interrupted requests: %w", err)
+		}
+	}
+	return nil
+}
+
+// inflight reads the notes of one instance.
+func (b *sqlBackend) inflight(ctx context.Context, instance int32) ([]Record, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
 	var rows []noteRow
-	if err := b.write.NewSelect().Model(&rows).Order("id").Scan(ctx); err != nil {
+	q := b.write.NewSelect().Model(&rows).Order("id")
+	if instance != 0 {
+		q = q.Where("instance = ?", instance)
+	}
+	if err := q.Scan(ctx); err != nil {
 		return nil, b.readErr("requests in flight", err)
+	}
+	draws, err := b.inflightDraws(ctx, rows)
+	if err != nil {
+		return nil, err
 	}
 	out := make([]Record, len(rows))
 	for i := range rows {
 		out[i] = rows[i].record()
+		out[i].Draws = draws[out[i].ID]
 	}
 	return out, nil
 }

@@ -20,8 +20,14 @@ type sqlBackend struct {
 	read   *bun.DB           // a few, read-only
 	mapErr func(error) error // driver errors to ErrUnavailable and ErrInvalid
 	shut   func(context.Context) error
+	failed func(context.Context, error)                 // what can be done about a driver's error before the next attempt; nil = nothing
+	tidy   func(context.Context) (more bool, err error) // a slice of what prune leaves to do; nil = nothing
 
-	cut    []Record         // see leftovers
+	patience time.Duration // for one transaction or query; 0 = the database's own is enough
+	rowLocks bool          // others write to the same database: lock rows, not only the file
+	instance int32         // who notes requests in flight; 0 = the file has one
+
+	cut    []Record         // see tend
 	pruned ID               // records before this id are gone; kept in the table of state
 	names  map[string]int64 // committed numbers of names; the committer's own
 }
@@ -29,19 +35,42 @@ type sqlBackend struct {
 // maxNames bounds the cache of names: models and clients are few, unless somebody plays.
 const maxNames = 10_000
 
+// within bounds one transaction or query, for a server that may never answer.
+func (b *sqlBackend) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if b.patience == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, b.patience)
+}
+
 // inTx runs act in one write transaction, and maps the error. act must use tx alone: the
 // pool has one connection, and waiting for a second would never end.
 func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Context, bun.Tx) error) error {
-	err := b.write.RunInTx(ctx, &sql.TxOptions{}, act)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, b.mapErr(err))
+	ctx, cancel := b.within(ctx)
+	defer cancel()
+	err := b.mapErr(b.write.RunInTx(ctx, &sql.TxOptions{}, act))
+	if err == nil {
+		return nil
 	}
-	return nil
+	if b.failed != nil {
+		b.failed(ctx, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
+
+// errConflict says that another writer of the same database came in between: the same batch
+// may be tried again at once.
+var errConflict = fmt.Errorf("%w: another writer was in the way", ErrUnavailable)
+
+// maxTries bounds how often a batch is tried again at once, before it counts as an outage.
+const maxTries = 4
 
 func (b *sqlBackend) apply(ctx context.Context, in batch) (int, error) {
 	warm := len(b.names) > 0
 	fresh, err := b.tryApply(ctx, in)
+	for n := 1; errors.Is(err, errConflict) && n < maxTries; n++ {
+		fresh, err = b.tryApply(ctx, in)
+	}
 	if errors.Is(err, ErrInvalid) && warm {
 		fresh, err = b.tryApply(ctx, in) // it may have been the cache
 	}
@@ -57,7 +86,7 @@ func (b *sqlBackend) apply(ctx context.Context, in batch) (int, error) {
 // tables tells whether all tables that apply writes are there.
 func (b *sqlBackend) tables(ctx context.Context) error {
 	for _, table := range [...]string{
-		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily",
+		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily", "budget_usage", "inflight_draws",
 	} {
 		if _, err := b.write.NewSelect().TableExpr(table).ColumnExpr("1").Limit(1).Exec(ctx); err != nil {
 			return fmt.Errorf("table %s: %w", table, err)
@@ -71,22 +100,29 @@ func (b *sqlBackend) tryApply(ctx context.Context, in batch) (int, error) {
 		return 0, err
 	}
 	var fresh []Record
-	var names map[string]int64
+	var names, sessions map[string]int64
 	err := b.inTx(ctx, "store records", func(ctx context.Context, tx bun.Tx) (err error) {
 		if names, err = b.nameIDs(ctx, tx, in.records); err != nil {
 			return err
 		}
-		if err = storeNotes(ctx, tx, in.notes); err != nil {
+		if err = b.storeNotes(ctx, tx, in.notes); err != nil {
 			return err
 		}
-		if fresh, err = storeRecords(ctx, tx, in.records, names); err != nil {
+		if sessions, err = sessionIDs(ctx, tx, in.records); err != nil {
 			return err
 		}
-		d := sum(fresh)
-		if err = addSessions(ctx, tx, d.sessions); err != nil {
+		var replaced []Record
+		if fresh, replaced, err = storeRecords(ctx, tx, in.records, names, sessions); err != nil {
+			return err
+		}
+		d := sum(fresh, replaced)
+		if err = addSessions(ctx, tx, d.sessions, sessions); err != nil {
 			return err
 		}
 		if err = addRollups(ctx, tx, d, names); err != nil {
+			return err
+		}
+		if err = addBudgets(ctx, tx, fresh, replaced, names); err != nil {
 			return err
 		}
 		return clearNotes(ctx, tx, in.clear)
@@ -110,12 +146,18 @@ func (b *sqlBackend) nameIDs(ctx context.Context, tx bun.Tx, records []Record) (
 	missing := map[string]bool{}
 	for i := range records {
 		r := &records[i]
-		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+		want := func(name string) {
 			if id, ok := b.names[name]; ok {
 				ids[name] = id
 			} else {
 				missing[name] = true
 			}
+		}
+		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+			want(name)
+		}
+		for _, d := range r.Draws {
+			want(d.Scope)
 		}
 	}
 	if len(missing) == 0 {
@@ -140,49 +182,85 @@ func (b *sqlBackend) nameIDs(ctx context.Context, tx bun.Tx, records []Record) (
 }
 
 // storeRecords inserts what is new and returns it: whoever counts only
-// these counts each id once, whatever was retried.
-func storeRecords(ctx context.Context, tx bun.Tx, records []Record, names map[string]int64) ([]Record, error) {
+// these counts each id once, whatever was retried. See replace for the second list.
+func storeRecords(ctx context.Context, tx bun.Tx, records []Record, names, sessions map[string]int64) (fresh, replaced []Record, err error) {
 	if len(records) == 0 {
-		return nil, nil
-	}
-	sessions, err := sessionIDs(ctx, tx, records)
-	if err != nil {
-		return nil, err
+		return nil, nil, nil
 	}
 	rows := make([]requestRow, len(records))
 	for i := range records {
-		r := &records[i]
-		rows[i] = requestRow{
-			ID: r.ID, SessionID: sessions[r.Session],
-			ClientID: names[r.Client], RouteID: names[r.Route],
-			ModelID: names[r.Model], AnsweredID: names[r.AnsweredModel],
-			measures: measuresOf(r), Status: r.Status, Outcome: uint8(r.Outcome),
-			FirstByteMs: r.FirstByte.Milliseconds(), TotalMs: r.Total.Milliseconds(),
-		}
-		if r.UsageKnown {
-			rows[i].PromptTokens, rows[i].CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
-			rows[i].CachedTokens, rows[i].ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
-		}
+		rows[i] = requestOf(&records[i], names, sessions)
 	}
-	var ids []ID // a list of its own: scanning into the model would cut rows down to the returned
-	err = tx.NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Returning("id").Scan(ctx, &ids)
+	isNew, err := insertRequests(ctx, tx, rows)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if len(ids) == len(records) {
-		return records, nil
+	if len(isNew) == len(records) {
+		return records, nil, nil
 	}
-	fresh := make([]Record, 0, len(ids))
-	isNew := make(map[ID]bool, len(ids))
-	for _, id := range ids {
-		isNew[id] = true
+	if replaced, err = replace(ctx, tx, rows, isNew); err != nil {
+		return nil, nil, err
 	}
+	fresh = make([]Record, 0, len(isNew))
 	for _, r := range records {
 		if isNew[r.ID] {
 			fresh = append(fresh, r)
 		}
 	}
-	return fresh, nil
+	return fresh, replaced, nil
+}
+
+// insertRequests inserts rows whose ids are not there, in the order of ids, and returns these ids.
+func insertRequests(ctx context.Context, tx bun.Tx, rows []requestRow) (map[ID]bool, error) {
+	slices.SortFunc(rows, func(a, b requestRow) int { return compareIDs(a.ID, b.ID) })
+	var ids []ID // a list of its own: scanning into the model would cut rows down to the returned
+	err := tx.NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Returning("id").Scan(ctx, &ids)
+	isNew := make(map[ID]bool, len(ids))
+	for _, id := range ids {
+		isNew[id] = true
+	}
+	return isNew, err
+}
+
+// replace puts rows that say how a request ended in the place of ones that were booked as interrupted, marks them
+// as new, and returns what they replaced. That happens where the process was taken for dead and was not: only
+// cut off from a database that it shares. Exact usage must not be lost to that.
+func replace(ctx context.Context, tx bun.Tx, rows []requestRow, isNew map[ID]bool) ([]Record, error) {
+	late := map[ID]requestRow{}
+	for _, row := range rows {
+		if !isNew[row.ID] && Outcome(row.Outcome) != Interrupted {
+			late[row.ID] = row
+		}
+	}
+	if len(late) == 0 {
+		return nil, nil
+	}
+	var old []logRow
+	err := tx.NewSelect().Model(&old).Where("id IN (?)", bun.List(slices.Collect(maps.Keys(late)))).
+		Where("outcome = ?", Interrupted).Scan(ctx)
+	if err != nil || len(old) == 0 {
+		return nil, err
+	}
+	ids := make([]ID, len(old))
+	again := make([]requestRow, len(old))
+	replaced := make([]Record, len(old))
+	for i := range old {
+		ids[i], again[i], replaced[i] = old[i].ID, late[old[i].ID], old[i].record()
+	}
+	res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", bun.List(ids)).
+		Where("outcome = ?", Interrupted).Exec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n != int64(len(ids)) {
+		return nil, errors.Join(errConflict, err)
+	}
+	inserted, err := insertRequests(ctx, tx, again)
+	if err == nil && len(inserted) != len(again) {
+		err = errConflict
+	}
+	maps.Copy(isNew, inserted)
+	return replaced, err
 }
 
 // sessionIDs returns the numbers of the sessions of records, made where they are new.
@@ -201,32 +279,38 @@ func sessionIDs(ctx context.Context, tx bun.Tx, records []Record) (map[string]in
 	if len(first) == 0 {
 		return ids, nil
 	}
-	rows := make([]sessionRow, 0, len(first))
-	for _, key := range slices.Sorted(maps.Keys(first)) {
-		rows = append(rows, sessionRow{Key: key, FirstAt: first[key], LastAt: first[key]})
+	keys := slices.Sorted(maps.Keys(first))
+	find := func() error {
+		var found []sessionRow
+		err := tx.NewSelect().Model(&found).Column("id", "key").Where("key IN (?)", bun.List(keys)).Scan(ctx)
+		for _, s := range found {
+			ids[s.Key] = s.ID
+		}
+		return err
 	}
-	var found []struct {
-		ID  int64  `bun:"id"`
-		Key string `bun:"key"`
+	if err := find(); err != nil || len(ids) > len(keys) {
+		return ids, err
 	}
-	// An update that changes nothing: DO NOTHING would not return the rows that exist.
-	err := tx.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").Set("key = excluded.key").
-		Returning("id, key").Scan(ctx, &found)
-	if err != nil {
+	var rows []sessionRow
+	for _, key := range keys {
+		if _, known := ids[key]; !known {
+			rows = append(rows, sessionRow{Key: key, FirstAt: first[key], LastAt: first[key]})
+		}
+	}
+	if _, err := tx.NewInsert().Model(&rows).On("CONFLICT (key) DO NOTHING").Returning("NULL").Exec(ctx); err != nil {
 		return nil, err
 	}
-	for _, s := range found {
-		ids[s.Key] = s.ID
-	}
-	return ids, nil
+	return ids, find() // not by RETURNING, which is silent about what another writer has just made
+}
+
+var counterNames = [...]string{
+	"requests", "unknown", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
 }
 
 // addTo spells `column = table.column + excluded.column` for the counters.
 func addTo(table string) string {
 	var set []string
-	for _, c := range [...]string{
-		"requests", "unknown", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
-	} {
+	for _, c := range counterNames {
 		set = append(set, c+" = "+table+"."+c+" + excluded."+c)
 	}
 	return strings.Join(set, ", ")
@@ -237,7 +321,9 @@ var (
 	addToRollup   = addTo("u")
 )
 
-func addSessions(ctx context.Context, tx bun.Tx, deltas []sessionDelta) error {
+// addSessions adds what the batch adds up to. ids are the numbers that its requests were stored under: another
+// writer may have ended the session since.
+func addSessions(ctx context.Context, tx bun.Tx, deltas []sessionDelta, ids map[string]int64) error {
 	if len(deltas) == 0 {
 		return nil
 	}
@@ -247,11 +333,20 @@ func addSessions(ctx context.Context, tx bun.Tx, deltas []sessionDelta) error {
 			Key: d.key, Parent: d.parent, counterColumns: columnsOf(d.counters), FirstAt: d.firstMs, LastAt: d.lastMs,
 		}
 	}
-	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").Set(addToSessions).
+	var stored []struct {
+		ID  int64  `bun:"id"`
+		Key string `bun:"key"`
+	}
+	err := tx.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").Set(addToSessions).
 		Set("parent = CASE WHEN excluded.parent <> '' THEN excluded.parent ELSE sessions.parent END").
 		Set("first_at = CASE WHEN excluded.first_at < sessions.first_at THEN excluded.first_at ELSE sessions.first_at END").
 		Set("last_at = CASE WHEN excluded.last_at > sessions.last_at THEN excluded.last_at ELSE sessions.last_at END").
-		Returning("NULL").Exec(ctx)
+		Returning("id, key").Scan(ctx, &stored)
+	for _, s := range stored {
+		if s.ID != ids[s.Key] {
+			return errConflict
+		}
+	}
 	return err
 }
 
@@ -284,7 +379,7 @@ func addRollups(ctx context.Context, tx bun.Tx, d delta, names map[string]int64)
 	return nil
 }
 
-func storeNotes(ctx context.Context, tx bun.Tx, notes []Record) error {
+func (b *sqlBackend) storeNotes(ctx context.Context, tx bun.Tx, notes []Record) error {
 	if len(notes) == 0 {
 		return nil
 	}
@@ -292,101 +387,26 @@ func storeNotes(ctx context.Context, tx bun.Tx, notes []Record) error {
 	for i := range notes {
 		rows[i] = noteOf(&notes[i])
 	}
-	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Returning("NULL").Exec(ctx)
-	return err
+	q := tx.NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Returning("NULL")
+	if b.instance != 0 {
+		q = q.Value("instance", "?", b.instance)
+	}
+	if _, err := q.Exec(ctx); err != nil {
+		return err
+	}
+	return storeDraws(ctx, tx, notes)
 }
 
 func clearNotes(ctx context.Context, tx bun.Tx, ids []ID) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	_, err := tx.NewDelete().Model((*noteRow)(nil)).Where("id IN (?)", bun.List(ids)).Exec(ctx)
-	return err
-}
-
-// sliceRows is how much one slice of a deletion takes: milliseconds of the writer's time.
-const sliceRows = 1000
-
-func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, err error) {
-	err = b.inTx(ctx, "delete session", func(ctx context.Context, tx bun.Tx) error {
-		var row sessionRow
-		if err := tx.NewSelect().Model(&row).Where("key = ?", key).Scan(ctx); err != nil {
+	for _, table := range []any{(*noteRow)(nil), (*drawRow)(nil)} {
+		if _, err := tx.NewDelete().Model(table).Where("id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
 			return err
 		}
-		slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").Where("session_id = ?", row.ID).Limit(sliceRows)
-		res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == sliceRows {
-			more = true
-			return err
-		}
-		_, err = tx.NewDelete().Model((*sessionRow)(nil)).Where("id = ?", row.ID).Exec(ctx)
-		return err
-	})
-	return more, err
-}
-
-func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error) {
-	pruned := b.pruned
-	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) error {
-		if !h.records.IsZero() {
-			if floor := idFloor(h.records); compareIDs(floor, pruned) > 0 {
-				pruned = floor
-				if err := putState(ctx, tx, prunedState, floor[:]); err != nil {
-					return err
-				}
-			}
-			slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").
-				Where("id < ?", idFloor(h.records)).Order("id").Limit(sliceRows)
-			res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
-			if err != nil {
-				return err
-			}
-			if n, err := res.RowsAffected(); err != nil || n == sliceRows {
-				more = true
-				return err
-			}
-		}
-		if h.hours.IsZero() {
-			return nil
-		}
-		_, err := tx.NewDelete().Model((*rollupRow)(nil)).ModelTableExpr("usage_hourly AS u").
-			Where("start < ?", h.hours.UnixMilli()).Exec(ctx)
-		return err
-	})
-	if err == nil {
-		b.pruned = pruned
 	}
-	return more, err
-}
-
-// prunedState is the name under which retention keeps how far it came. SaveState users
-// have names of their own.
-const prunedState = "ledger.pruned"
-
-// loadPruned reads how far retention came in earlier lives.
-func (b *sqlBackend) loadPruned(ctx context.Context) error {
-	data, err := b.loadState(ctx, prunedState)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	copy(b.pruned[:], data)
 	return nil
-}
-
-func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) error {
-	return b.inTx(ctx, "save state", func(ctx context.Context, tx bun.Tx) error {
-		return putState(ctx, tx, name, data)
-	})
-}
-
-func putState(ctx context.Context, tx bun.Tx, name string, data []byte) error {
-	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
-	_, err := tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").
-		Returning("NULL").Exec(ctx)
-	return err
 }
 
 // probe takes the write lock and lets it go.

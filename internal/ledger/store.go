@@ -5,21 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
 // Store is the ledger: one committer in front of one backend. It is safe for concurrent use.
 // Whoever opens it must Close it, after the last Record.
 type Store struct {
+	Reader
 	cfg     Config
-	backend backend
 	journal *journal // nil: none
 	queue   queue
 	flight  flight
 	stats   counts
 	health  health
+	opened  time.Time
+	stuck   atomic.Bool // neither store nor journal took the last batch
 
 	stop context.CancelFunc // ends the patience of the last commit
 	life context.Context    //nolint:containedctx // the committer's own, not a caller's
@@ -37,9 +39,16 @@ type Config struct {
 	// commits. "async": Record does not wait; a crash costs what was waiting.
 	Durability string
 
-	// JournalPath is where records go while the store cannot be written; "" puts the journal beside
-	// the SQLite file, and means none for other stores.
+	// JournalPath is where records go while the store cannot be written. "" puts the journal beside
+	// the SQLite file; for Postgres into the first of $STATE_DIRECTORY, $XDG_STATE_HOME/llm-queue-proxy,
+	// ~/.local/state/llm-queue-proxy and the working directory that can be written; and means none for memory. NoJournal
+	// means none: while the store is down, records wait in memory.
 	JournalPath string
+
+	// Postgres only. StartPatience is how long Open waits for a server that does not answer yet;
+	// 0 = 30 s. DeadAfter is how long another process on the same database must have been silent, as
+	// this one sees it, before its requests in flight are booked as Interrupted; 0 = 20 s.
+	StartPatience, DeadAfter time.Duration
 
 	// KeepRequests and KeepHourly are the ages at which records and hourly totals are removed;
 	// 0 keeps them. Sessions and daily totals stay for ever.
@@ -49,7 +58,16 @@ type Config struct {
 	MemorySessions int           // bound of the memory ledger; 0 = 100,000
 	MemoryRecords  int           // bound of the memory ledger; 0 = 20,000
 	Logger         *slog.Logger  // nil = discard
+
+	place       string        // of the database, for people
+	lastBackoff time.Duration // between attempts to reach the store that is down; 0 = lastBackoff
 }
+
+// ErrJournal says that there is no place for the journal: Config.JournalPath names another.
+var ErrJournal = errors.New("open ledger journal")
+
+// NoJournal is the JournalPath of a store without one.
+const NoJournal = "off"
 
 // Durability levels, as in Config.
 const (
@@ -58,13 +76,16 @@ const (
 	DurabilityAsync  = "async"
 )
 
-// Open opens the ledger, brings its schema up to date, books what an earlier crash left in the
-// journal, and marks the requests that it cut off as Interrupted. A store that cannot be
+// Open opens the ledger, brings its schema up to date, books what earlier processes left in their
+// journals, and marks the requests that it cut off as Interrupted. A store that cannot be
 // used at all is an error of one line; it names the DSN's path, never its password.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Type = cmp.Or(cfg.Type, "memory")
 	cfg.Durability = cmp.Or(cfg.Durability, DurabilityFull)
 	cfg.NoteAfter = cmp.Or(cfg.NoteAfter, time.Second)
+	cfg.StartPatience = cmp.Or(cfg.StartPatience, 30*time.Second)
+	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 20*time.Second)
+	cfg.lastBackoff = cmp.Or(cfg.lastBackoff, lastBackoff)
 	cfg.MemorySessions = cmp.Or(cfg.MemorySessions, 100_000)
 	cfg.MemoryRecords = cmp.Or(cfg.MemoryRecords, 20_000)
 	if cfg.Logger == nil {
@@ -89,25 +110,26 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 	case "sqlite":
 		return openSQLite(ctx, cfg)
 	case "postgres":
-		return nil, fmt.Errorf("open ledger: %w: postgres is not supported by this build", ErrInvalid)
+		return openPostgres(ctx, cfg)
 	}
 	return nil, fmt.Errorf("open ledger: %w: type %q is none of memory, sqlite, postgres", ErrInvalid, cfg.Type)
 }
 
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
-	s := &Store{cfg: cfg, backend: b, done: make(chan struct{})}
+	s := &Store{Reader: Reader{b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
+	var orphans []*journal
 	s.queue.init()
 	s.flight.init(cfg.NoteAfter, s.queue.ring)
-	if cfg.JournalPath != "" {
-		j, err := openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull)
-		if err != nil {
-			return nil, errors.Join(err, b.close(ctx))
+	if cfg.JournalPath != "" && cfg.JournalPath != NoJournal {
+		var err error
+		if s.journal, orphans, err = openJournal(cfg.JournalPath, cfg.Durability == DurabilityFull); err != nil {
+			_ = b.close(ctx)
+			return nil, err
 		}
-		s.journal = j
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.recover(ctx); err != nil {
+	if err := s.recover(ctx, orphans); err != nil {
 		s.stop()
 		return nil, errors.Join(err, s.journal.close(), b.close(ctx))
 	}
@@ -115,30 +137,57 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 	return s, nil
 }
 
-// recover books what the last process left behind: first its journal, which holds records
-// that clients were promised, then its notes, whose requests nobody will finish.
-func (s *Store) recover(ctx context.Context) error {
-	if err := s.replay(); err != nil {
-		return fmt.Errorf("open ledger: %w", err)
+// recover books what earlier processes left behind: first their journals, which hold records
+// that clients were promised, then their notes, whose requests nobody will finish. A store that cannot be written at
+// the moment is an outage like any other: all of it is left for later.
+func (s *Store) recover(ctx context.Context, orphans []*journal) error {
+	err := s.replayAll(s.journal)
+	for _, j := range orphans {
+		left := s.replayAll(j)
+		if left == nil {
+			left = j.remove()
+		} else {
+			left = errors.Join(left, j.close())
+		}
+		err = errors.Join(err, left)
 	}
-	cut, err := s.backend.leftovers(ctx)
+	if errors.Is(err, ErrUnavailable) {
+		s.cfg.Logger.Error("journal not replayed yet", slog.Any("error", err))
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	for len(cut) > 0 {
-		part := cut[:min(len(cut), maxBatch)]
-		cut = cut[len(part):]
-		b := batch{records: part}
-		for i := range part {
-			part[i].Outcome = Interrupted
-			b.clear = append(b.clear, part[i].ID)
-		}
-		if _, err := s.backend.apply(ctx, b); err != nil {
-			return fmt.Errorf("open ledger: mark interrupted requests: %w", err)
-		}
-		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", len(part)))
+	booked, err := s.backend.tend(ctx)
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		s.cfg.Logger.Error("requests in flight not looked after yet", slog.Any("error", err))
+	case err != nil:
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	if booked > 0 {
+		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))
 	}
 	return nil
+}
+
+func (s *Store) replayAll(j *journal) (err error) {
+	for err == nil && j.records() > 0 {
+		err = s.replay(j)
+	}
+	return err
+}
+
+// Place names where the records are, for people: never with a password.
+func (s *Store) Place() string {
+	place := s.cfg.Type
+	if s.cfg.place != "" {
+		place += " " + s.cfg.place
+	}
+	if s.journal != nil && s.cfg.Type == "postgres" {
+		place += ", journal " + s.journal.file.Name()
+	}
+	return place
 }
 
 // Start notes that the request of r was sent upstream. It never waits and never
@@ -186,6 +235,9 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 	if p.done == nil {
 		return nil
 	}
+	if s.stuck.Load() {
+		return fmt.Errorf("record %s: %w", r.ID, errStuck)
+	}
 	select {
 	case err := <-p.done:
 		return err
@@ -201,92 +253,6 @@ func (s *Store) lose(r *Record, cause error) {
 	s.cfg.Logger.Error("usage record not stored", slog.Any("error", cause), slog.Any("record", r))
 }
 
-// Session returns the totals of one session, or ErrNotFound.
-func (s *Store) Session(ctx context.Context, key string) (Session, error) {
-	return s.backend.session(ctx, key)
-}
-
-// Sessions returns a page of sessions, the most recently used first. A bad cursor is ErrInvalid.
-func (s *Store) Sessions(ctx context.Context, q SessionQuery) (SessionPage, error) {
-	after, err := parseSessionCursor(q.Cursor)
-	if err != nil {
-		return SessionPage{}, err
-	}
-	limit := pageSize(q.Limit)
-	found, err := s.backend.sessions(ctx, after, limit+1)
-	if err != nil {
-		return SessionPage{}, err
-	}
-	page := SessionPage{Sessions: found[:min(limit, len(found))]}
-	if len(found) > limit {
-		last := page.Sessions[limit-1]
-		page.NextCursor = sessionCursor{last.LastAt.UnixMilli(), last.seq}.String()
-	}
-	return page, nil
-}
-
-// Status walks over all sessions in the order of their creation, and ends at the first error. It reads
-// them in pages, so that neither memory nor a transaction is held while a slow client reads.
-func (s *Store) Status(ctx context.Context) iter.Seq2[Session, error] {
-	return func(yield func(Session, error) bool) {
-		for after := int64(0); ; {
-			page, err := s.backend.sessionsBySeq(ctx, after, maxPage)
-			if err != nil {
-				yield(Session{}, err)
-				return
-			}
-			for _, one := range page {
-				if !yield(one, nil) {
-					return
-				}
-				after = one.seq
-			}
-			if len(page) < maxPage {
-				return
-			}
-		}
-	}
-}
-
-// Requests returns a page of a session's records, the newest first. An unknown session is
-// ErrNotFound, a bad cursor ErrInvalid.
-func (s *Store) Requests(ctx context.Context, key string, q RecordQuery) (RecordPage, error) {
-	before, err := parseRecordCursor(q.Cursor)
-	if err != nil {
-		return RecordPage{}, err
-	}
-	limit := pageSize(q.Limit)
-	found, err := s.backend.requests(ctx, key, before, limit+1)
-	if err != nil {
-		return RecordPage{}, err
-	}
-	page := RecordPage{Records: found[:min(limit, len(found))]}
-	if len(found) > limit {
-		page.NextCursor = page.Records[limit-1].ID.String()
-	}
-	return page, nil
-}
-
-// Usage returns totals from the rollups; it never reads records. A question that cannot be
-// answered, or not within bounds, is ErrInvalid.
-func (s *Store) Usage(ctx context.Context, q UsageQuery) ([]UsageRow, error) {
-	p, err := q.plan()
-	if err != nil {
-		return nil, err
-	}
-	sums, err := s.backend.usage(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return sums.rows(p), nil
-}
-
-// RecentUse returns what was sent upstream since an instant, by model. It reads
-// the records of that time: ask for minutes.
-func (s *Store) RecentUse(ctx context.Context, since time.Time) ([]ModelUse, error) {
-	return s.backend.recentUse(ctx, since)
-}
-
 // DeleteSession removes a session's totals and records, a slice at a time; rollups stay. ErrNotFound
 // when there is none. When ctx ends halfway the session is still there, and may be deleted again.
 func (s *Store) DeleteSession(ctx context.Context, key string) error {
@@ -300,11 +266,6 @@ func (s *Store) SaveState(ctx context.Context, name string, data []byte) error {
 	return s.inTurn(ctx, func(ctx context.Context) (bool, error) {
 		return false, s.backend.saveState(ctx, name, data)
 	})
-}
-
-// LoadState returns a blob of SaveState, or ErrNotFound.
-func (s *Store) LoadState(ctx context.Context, name string) ([]byte, error) {
-	return s.backend.loadState(ctx, name)
 }
 
 // inTurn has the committer run act between two batches, again and again while there is more: the store has

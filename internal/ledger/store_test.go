@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,13 +15,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDirEnv); dir != "" {
 		os.Exit(crashChild(dir)) // this process is here to be killed, see crash_test.go
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if big.dir != "" {
+			os.RemoveAll(big.dir)
+		}
+		os.Exit(code)
+	}))
 }
 
 func testRecord(session string) Record {
@@ -33,12 +42,40 @@ func testRecord(session string) Record {
 	}
 }
 
-// stores runs a test against every kind of ledger; reopen closes and opens the same one, where it persists.
+// kinds is every kind of ledger; a config names a fresh one each time, and keeps naming it, where it persists.
+var kinds = []struct {
+	name   string
+	config func(t testing.TB) Config
+}{
+	{"memory", func(testing.TB) Config { return Config{Type: "memory"} }},
+	{"sqlite", func(t testing.TB) Config {
+		return Config{Type: "sqlite", SQLiteDSN: filepath.Join(t.TempDir(), "sessions.db")}
+	}},
+	{"postgres", postgresConfig},
+}
+
+// postgresConfig names a schema of the test's own, on the server of the environment; it skips t where there is none.
+func postgresConfig(t testing.TB) Config {
+	return Config{Type: "postgres", PostgresDSN: pgtest.DSN(t), JournalPath: filepath.Join(t.TempDir(), "j.spill")}
+}
+
+// stores runs a test against every kind of ledger.
 func stores(t *testing.T, test func(t *testing.T, cfg Config)) {
-	t.Run("memory", func(t *testing.T) { test(t, Config{Type: "memory"}) })
-	t.Run("sqlite", func(t *testing.T) {
-		test(t, Config{Type: "sqlite", SQLiteDSN: filepath.Join(t.TempDir(), "sessions.db")})
-	})
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) { test(t, kind.config(t)) })
+	}
+}
+
+// sqlOf is the SQL part of a store's backend.
+func sqlOf(t testing.TB, s *Store) *sqlBackend {
+	switch b := s.backend.(type) {
+	case *sqlBackend:
+		return b
+	case *postgres:
+		return b.sqlBackend
+	}
+	t.Fatalf("a %T has no SQL", s.backend)
+	return nil
 }
 
 func open(t testing.TB, cfg Config) *Store {
@@ -410,5 +447,248 @@ func TestStore_RecordRefusesWhatNoStoreCouldKeep(t *testing.T) {
 				t.Errorf("model = %q; want %q", got, want)
 			}
 		})
+	})
+}
+
+func TestStore_UsageByTime(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		day := time.Date(2026, 10, 5, 0, 0, 0, 0, time.UTC)
+		for hour := range 72 {
+			r := testRecord("a")
+			r.StartedAt = day.Add(time.Duration(hour)*time.Hour + 59*time.Minute)
+			r.Usage = Usage{Prompt: 1}
+			if hour%2 == 1 {
+				r.Model, r.Client = "small", "bob"
+			}
+			record(t, s, r)
+		}
+		sum := func(q UsageQuery) (n int64, rows []UsageRow) {
+			rows, err := s.Usage(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rows {
+				n += r.PromptTokens
+			}
+			return n, rows
+		}
+		for name, c := range map[string]struct {
+			q          UsageQuery
+			tokens     int64
+			rows       int
+			firstStart time.Time
+		}{
+			"all time":                 {UsageQuery{}, 72, 1, time.Time{}},
+			"by model":                 {UsageQuery{By: []string{"model"}}, 72, 2, time.Time{}},
+			"by day":                   {UsageQuery{By: []string{"day"}}, 72, 3, day},
+			"by hour, model":           {UsageQuery{By: []string{"hour", "model"}}, 72, 72, day},
+			"from noon, by day":        {UsageQuery{From: day.Add(12 * time.Hour), By: []string{"day"}}, 60, 3, day},
+			"odd edges widen to hours": {UsageQuery{From: day.Add(90 * time.Minute), To: day.Add(150 * time.Minute)}, 2, 1, time.Time{}},
+			"across days":              {UsageQuery{From: day.Add(20 * time.Hour), To: day.Add(50 * time.Hour), By: []string{"client"}}, 30, 2, time.Time{}},
+			"nothing":                  {UsageQuery{From: day.Add(1000 * time.Hour)}, 0, 0, time.Time{}},
+			"backwards":                {UsageQuery{From: day.Add(9 * time.Hour), To: day}, 0, 0, time.Time{}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				n, rows := sum(c.q)
+				if n != c.tokens || len(rows) != c.rows || len(rows) > 0 && !rows[0].Time.Equal(c.firstStart) {
+					t.Errorf("%d tokens in %d rows %+v; want %d in %d from %v", n, len(rows), rows, c.tokens, c.rows, c.firstStart)
+				}
+			})
+		}
+		for _, by := range [][]string{{"hour", "day"}, {"session"}} {
+			if _, err := s.Usage(t.Context(), UsageQuery{By: by}); !errors.Is(err, ErrInvalid) {
+				t.Errorf("by %v: err = %v; want ErrInvalid", by, err)
+			}
+		}
+	})
+}
+
+func TestStore_Retention(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		at := time.Now().Add(-100 * time.Hour)
+		aged := func(n int) Record {
+			r := testRecord("a")
+			r.ID, r.StartedAt = idFloor(at), at
+			r.ID[14], r.ID[15] = byte(n>>8), byte(n)
+			return r
+		}
+		var wg sync.WaitGroup
+		for n := range sliceRows + 1 { // two slices
+			wg.Go(func() { record(t, s, aged(n+1)) })
+		}
+		wg.Wait()
+		fresh := testRecord("a")
+		record(t, s, fresh)
+		limit := time.Now().Add(-48 * time.Hour)
+		slices := 0
+		err := s.inTurn(t.Context(), func(ctx context.Context) (bool, error) {
+			slices++
+			return s.backend.prune(ctx, horizon{records: limit, hours: limit})
+		})
+		if err != nil || cfg.Type != "memory" && slices < 2 {
+			t.Errorf("%d slices, %v; want at least 2", slices, err)
+		}
+		page, err := s.Requests(t.Context(), "a", RecordQuery{})
+		if err != nil || len(page.Records) != 1 || page.Records[0].ID != fresh.ID {
+			t.Errorf("%d records, %v; want the fresh one", len(page.Records), err)
+		}
+		if got := session(t, s, "a"); got.Requests != sliceRows+2 {
+			t.Errorf("requests = %d; want that totals stay", got.Requests)
+		}
+		for by, want := range map[string]int64{"hour": 1, "day": sliceRows + 2} {
+			rows, err := s.Usage(t.Context(), UsageQuery{By: []string{by}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := int64(0)
+			for _, row := range rows {
+				n += row.Requests
+			}
+			if n != want {
+				t.Errorf("%d requests by %s; want %d", n, by, want)
+			}
+		}
+		if err := s.Record(t.Context(), aged(1)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a late repetition: %v; want ErrInvalid", err)
+		}
+		if cfg.Type != "memory" {
+			closeStore(t, s)
+			again := open(t, cfg)
+			if err := again.Record(t.Context(), aged(1)); !errors.Is(err, ErrInvalid) {
+				t.Errorf("a late repetition after a restart: %v; want ErrInvalid", err)
+			}
+		}
+	})
+}
+
+// Whatever is recorded, repeated and deleted, every store tells the same as the memory ledger.
+func TestStore_EqualsMemory(t *testing.T) {
+	if testing.Short() {
+		if err := flag.Set("rapid.checks", "10"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, kind := range kinds[1:] {
+		t.Run(kind.name, func(t *testing.T) {
+			cfg := kind.config(t)
+			cfg.Durability = DurabilityNormal
+			rapid.Check(t, func(rt *rapid.T) { equalsMemory(t, rt, cfg) })
+		})
+	}
+}
+
+// empty removes all that a store of cfg holds.
+func empty(t testing.TB, cfg Config) {
+	t.Helper()
+	s := open(t, cfg)
+	for _, table := range []string{"requests", "inflight", "usage_hourly", "usage_daily", "sessions", "names", "state"} {
+		if _, err := sqlOf(t, s).write.Exec("DELETE FROM " + table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeStore(t, s)
+}
+
+func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
+	empty(t, cfg)
+	file, err := Open(t.Context(), cfg)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	defer file.Close(context.Background())
+	mem, err := Open(t.Context(), Config{})
+	if err != nil {
+		rt.Fatal(err)
+	}
+	defer mem.Close(context.Background())
+	ctx := t.Context()
+	base := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	keys := rapid.SampledFrom([]string{"", "a", "b", "it's:é"})
+	var past []Record
+	for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+		switch rapid.IntRange(0, 9).Draw(rt, "act") {
+		case 0:
+			key := keys.Draw(rt, "key")
+			e1, e2 := file.DeleteSession(ctx, key), mem.DeleteSession(ctx, key)
+			if errors.Is(e1, ErrNotFound) != errors.Is(e2, ErrNotFound) {
+				rt.Fatalf("delete: %v and %v", e1, e2)
+			}
+			continue
+		case 1, 2:
+			if len(past) > 0 {
+				r := rapid.SampledFrom(past).Draw(rt, "again")
+				if rapid.Bool().Draw(rt, "ends otherwise") { // heeded only where it was booked as interrupted
+					r.Outcome, r.Status, r.UsageKnown, r.Usage = Complete, 200, true, Usage{Prompt: 7, Completion: 9}
+				}
+				if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
+					rt.Fatal(e1, e2)
+				}
+			}
+			continue
+		}
+		n := func(label string, most int64) int64 { return rapid.Int64Range(0, most).Draw(rt, label) }
+		r := Record{
+			ID: NewID(), StartedAt: base.Add(time.Duration(n("at", 1e6)) * time.Second),
+			Session: keys.Draw(rt, "session"), Model: rapid.StringN(0, 5, 20).Draw(rt, "model"),
+			Client: rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "client"), Route: "embeddings",
+			Metered: rapid.Bool().Draw(rt, "metered"), Stream: rapid.Bool().Draw(rt, "stream"),
+			Status:  rapid.SampledFrom([]int{0, 200, 400, 500}).Draw(rt, "status"),
+			Outcome: Outcome(1 + n("outcome", 4)), UsageKnown: rapid.Bool().Draw(rt, "known"),
+			Usage: Usage{n("p", 1e9), n("c", 1e9), n("k", 1e9), n("r", 1e9)}, Total: time.Duration(n("total", 1e12)),
+		}
+		past = append(past, r)
+		if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
+			rt.Fatal(e1, e2)
+		}
+	}
+	view := func(s *Store) (out []any) {
+		page, err := s.Sessions(ctx, SessionQuery{})
+		out = append(out, page.Sessions, err)
+		for _, one := range page.Sessions {
+			records, err := s.Requests(ctx, one.ID, RecordQuery{})
+			out = append(out, records, err)
+		}
+		for _, q := range []UsageQuery{{}, {From: base.Add(30 * time.Hour), To: base.Add(200 * time.Hour), By: []string{"day", "model"}}} {
+			rows, err := s.Usage(ctx, q)
+			out = append(out, rows, err)
+		}
+		return out
+	}
+	if diff := cmp.Diff(view(mem), view(file), ignoreSeq); diff != "" {
+		rt.Fatalf("memory and store differ (-memory +store):\n%s", diff)
+	}
+}
+
+// A process that was taken for dead, and was not, has the last word on its requests.
+func TestStore_TheRealEndReplacesInterrupted(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		done := testRecord("a")
+		cut := done
+		cut.Outcome, cut.Status, cut.UsageKnown, cut.AnsweredModel = Interrupted, 0, false, ""
+		for range 2 {
+			record(t, s, cut)
+			if got := session(t, s, "a"); got.UnknownUsage != 1 || got.Requests != 0 {
+				t.Errorf("session = %+v; want one request whose usage is unknown", got)
+			}
+		}
+		for range 2 {
+			record(t, s, done, cut) // neither again changes anything
+			if got := session(t, s, "a"); got.UnknownUsage != 0 || got.Requests != 1 || got.PromptTokens != 10 {
+				t.Errorf("session = %+v; want one request with its tokens", got)
+			}
+		}
+		page, err := s.Requests(t.Context(), "a", RecordQuery{})
+		if err != nil || len(page.Records) != 1 || page.Records[0].Outcome != Complete {
+			t.Errorf("records = %+v, %v; want the one that ended", page.Records, err)
+		}
+		for _, by := range []string{"hour", "day"} {
+			rows, err := s.Usage(t.Context(), UsageQuery{By: []string{by}})
+			if err != nil || len(rows) != 1 || rows[0].UnknownUsage != 0 || rows[0].Requests != 1 || rows[0].PromptTokens != 10 {
+				t.Errorf("by %s: %+v, %v; want one request", by, rows, err)
+			}
+		}
 	})
 }

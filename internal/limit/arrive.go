@@ -10,14 +10,15 @@ func (c *core) seat(gr *grant, r *Request, now instant) bool {
 	}
 	s := c.sessionFor(r, now)
 	ch := s.group.admit(r.Demand)
-	if !c.fits(s.group, ch, now) {
+	cost, ok := c.tryTake(s.group, ch, now)
+	if !ok {
 		s.group.listIdle(s, now)
 		return false
 	}
 	c.seq++
 	gr.open(s, r.Model, r.Demand, ch, c.seq, now)
-	gr.cost = c.cost(s.group, ch)
-	c.serveIdle(s, ch, gr.cost, now)
+	gr.cost, gr.rates = cost, c.rates(s.group)
+	c.serveIdle(s, cost, now)
 	return true
 }
 
@@ -31,26 +32,50 @@ func (c *core) sessionFor(r *Request, now instant) *flow {
 	if g.learned > 0 && now.sub(g.learned) > learnedIdle {
 		c.unlearn(g, now)
 	}
-	return g.session(sessionKey{bandOf(r.Priority), r.Client, r.Session}, clampWeight(r.ClientWeight), clampWeight(r.Weight), now)
+	band, clientWeight, weight := bandOf(r.Priority), clampWeight(r.ClientWeight), clampWeight(r.Weight)
+	if client := g.recent; client != nil { // agents ask in bursts
+		s := client.recent
+		if s != nil && s.name == r.Session && client.name == r.Client && client.band == band {
+			s.reweigh(weight)
+			client.reweigh(clientWeight)
+			return s
+		}
+	}
+	return g.session(sessionKey{band, r.Client, r.Session}, clientWeight, weight, now)
 }
 
-// fits tells whether ch may be taken at once.
-func (c *core) fits(g *group, ch charge, now instant) bool {
+// tryTake takes ch of g's limits and of the caps, if both let it go at once, and
+// tells its cost.
+func (c *core) tryTake(g *group, ch charge, now instant) (cost float64, ok bool) {
 	if g.blocked(now) > now {
-		return false
+		return 0, false
 	}
-	if at, _ := g.budget.ready(now, ch); at > now {
-		return false
+	own := 0.0
+	if g.lease != nil {
+		if at, _ := g.ready(now, ch); at > now {
+			return 0, false
+		}
+		own = g.share(ch)
+	} else if g.meters.bounded() {
+		if own, ok = g.meters.tryTake(now, ch); !ok {
+			return 0, false
+		}
 	}
-	at, _ := c.caps.ready(now, ch)
-	return at <= now
+	all, ok := c.global.tryTake(now, ch)
+	switch {
+	case !ok && g.lease == nil:
+		g.meters.untake(g.meters[0].of.on, now, ch)
+	case ok && g.lease != nil:
+		g.lease.Take(time.Duration(now), ch.cost(1, 1))
+	}
+	return dominant(ch, own, all), ok
 }
 
-// serveIdle books ch on a session that finds no queue in front of it.
-func (c *core) serveIdle(s *flow, ch charge, cost float64, now instant) {
+// serveIdle books a request of s that finds no queue in front of it.
+func (c *core) serveIdle(s *flow, cost float64, now instant) {
 	s.serveIdle(cost)
 	s.parent.serveIdle(cost)
-	c.book(s.group, ch, cost, now)
+	c.book(s.group, cost, now)
 }
 
 // arrive decides about a newcomer: granted at once, queued, or refused.
@@ -65,11 +90,13 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 	w.state, w.seq, w.queuedAt = waiting, c.seq, now
 	w.demand = pack(r.Demand)
 	w.charge = g.admit(r.Demand)
-	if c.waiting == 0 && len(c.parked) == 0 && c.fits(g, w.charge, now) {
-		w.cost = float32(c.cost(g, w.charge))
-		c.serveIdle(s, w.charge, float64(w.cost), now)
-		w.state = granted
-		return nil
+	if c.waiting == 0 && len(c.parked) == 0 {
+		if cost, ok := c.tryTake(g, w.charge, now); ok {
+			w.cost = float32(cost)
+			c.serveIdle(s, cost, now)
+			w.state = granted
+			return nil
+		}
 	}
 	w.cost = float32(c.cost(g, w.charge))
 	raw, limit, isDaily := c.fluid(g, s, w, now)
@@ -107,7 +134,6 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 // tag it has, even below its client's clock: it had this turn before.
 func (c *core) link(w *waiter, now instant, old bool) {
 	g, s := w.session.group, w.session
-	g.unlistIdle(s)
 	s.insert(w)
 	c.waiting++
 	c.bytes += int64(w.bytes)
@@ -185,14 +211,19 @@ func (c *core) reject(w *waiter, why Reason, now instant) {
 // patience is how long r may wait, all attempts together.
 func (c *core) patience(r *Request, now instant) time.Duration {
 	wait := c.cfg.MaxWait
-	if r.MaxWait > 0 {
+	if r.MaxWait > 0 && r.MaxWait < wait {
 		wait = r.MaxWait
 	}
 	if r.Timeout > 0 {
-		// The client's clock runs on while the answer is made. A tenth is left
-		// whatever was learned: or slow answers would forbid every try to be faster.
-		usual := secondsDuration(c.groupFor(r.Model, now).service.value)
-		wait = min(wait, max(r.Timeout-usual, r.Timeout/10))
+		return c.timeLeft(r, wait, now)
 	}
 	return wait
+}
+
+// timeLeft is what the client's own clock leaves of wait: it runs on while the
+// answer is made. A tenth is left whatever was learned: or slow answers would
+// forbid every try to be faster.
+func (c *core) timeLeft(r *Request, wait time.Duration, now instant) time.Duration {
+	usual := secondsDuration(c.groupFor(r.Model, now).service.value)
+	return min(wait, max(r.Timeout-usual, r.Timeout/10))
 }

@@ -62,8 +62,12 @@ func BenchmarkLimiter_AgainstRate(b *testing.B) {
 			ours, theirs := time.Hour, time.Hour
 			for b.Loop() {
 				start := time.Now()
-				for i := range turn {
-					le, err := l.Acquire(ctx, rs[i%sessions])
+				next := 0
+				for range turn {
+					if next++; next == sessions {
+						next = 0
+					}
+					le, err := l.Acquire(ctx, rs[next])
 					if err != nil {
 						b.Fatal(err)
 					}

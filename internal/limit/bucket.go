@@ -15,9 +15,9 @@ const (
 	places                   // a place comes back when its request ends
 )
 
-// The controller's constants. limiter.md's derivations are in doc.go.
+// The controller's constants: doc.go says why.
 const (
-	guardMin      = 250 * time.Millisecond // of refill kept back: network jitter reorders requests by this much
+	guardLeast    = 0.25 // seconds of refill kept back: network jitter reorders requests by this much
 	guardMax      = time.Second
 	factorMin     = 0.3
 	factorRegain  = 0.02 / 60 // a second: a 2 % cut is forgotten in a minute, at any request rate
@@ -26,7 +26,7 @@ const (
 	coldRequests  = 3
 	pacedRate     = 0.975 // of a rate that is enforced in slices of a second
 	slidingSlots  = 240
-	slidingFill   = 0.985 // of a limit whose charges we can only estimate, and no header corrects
+	slidingFill   = 0.995 // of a limit whose charges we can only estimate, and no header corrects
 	coldPassShare = 0.125
 	reorderSpan   = 50 * time.Millisecond
 	foreignGuard  = 1.0  // seconds of foreign use kept back: it comes in lumps that headers report late
@@ -42,34 +42,34 @@ type bucket struct {
 	refill  refill
 	passes  int8 // requests of a cold start that need not wait for the level
 
-	dim  dimension
-	live *dimensions // of the meters it belongs to: those that are on; nil = it stands alone
-
 	limit float64 // what may be used per period: also the capacity
 	rate  float64 // limit per second
 	per   float64 // seconds of the limit that one takes: 1/rate, 0 where what was taken does not come back with time
 	level float64 // may be negative: a debt
 	at    instant // level is of then
-	reset instant // daily: when the level becomes the limit
 
-	spent            float64 // charges less refunds since the start: the ledger that headers are compared with
-	booked           float64 // charges alone, and as they stood at two marks, for late
+	factor  float64 // caution, in [factorMin, 1]
+	guard   float64 // seconds of refill kept back
+	foreign float64 // use by others of the same key, a second
+	spill   float64 // how much answers lately exceeded their charge: the provider books that before we hear of it
+	spent   float64 // charges less refunds since the start: the ledger that headers are compared with
+	booked  float64 // charges alone, and as they stood at two marks, for late
+	ring    *ring
+
+	dim dimension
+	of  *shape // of the meters it belongs to; nil = it stands alone
+
+	reset            instant // daily: when the level becomes the limit
 	mark, markBefore float64
 	markAt           instant
 	primed           float64 // use before the start
 
-	factor              float64 // caution, in [factorMin, 1]
-	guard               float64 // seconds of refill kept back
-	foreign             float64 // use by others of the same key, a second
-	spill               float64 // how much answers lately exceeded their charge: the provider books that before we hear of it
 	lastCut             instant // the last time the factor was cut; 429s of older requests say nothing new
 	mirrors             bool    // limit is the provider's own, so that its remaining is our level
 	dayHints, surprises int
 
 	seen   sample // the last header that moved the level
 	anchor sample // the last header that began a measurement of foreign use
-
-	ring *ring
 }
 
 // A sample is one remaining-header, with the ledger as it stood when its
@@ -79,6 +79,7 @@ type sample struct {
 	remaining float64
 	spent     float64
 	late      float64
+	family    profile // that spent was booked by
 	ok        bool
 }
 
@@ -86,8 +87,8 @@ type sample struct {
 // half full afterwards.
 func (b *bucket) configure(now instant, limit float64, kind refill, period time.Duration) {
 	if limit <= 0 {
-		*b = bucket{spent: b.spent, dim: b.dim, live: b.live}
-		b.live.set(b.dim, false)
+		*b = bucket{spent: b.spent, dim: b.dim, of: b.of}
+		b.of.set(b.dim, false)
 		return
 	}
 	if b.on && b.refill == kind {
@@ -103,14 +104,15 @@ func (b *bucket) configure(now instant, limit float64, kind refill, period time.
 			if b.per > 0 {
 				b.per = 1 / b.rate
 			}
+			b.of.set(b.dim, true)
 		}
 		return
 	}
 	*b = bucket{
 		on: true, refill: kind, limit: limit, rate: limit / period.Seconds(), at: now, spent: b.spent,
-		factor: 1, guard: guardMin.Seconds(), lastCut: -1, dim: b.dim, live: b.live,
+		factor: 1, guard: guardLeast, lastCut: -1, dim: b.dim, of: b.of,
 	}
-	b.live.set(b.dim, true)
+	b.of.set(b.dim, true)
 	if kind == continuous || kind == sliding {
 		b.per = 1 / b.rate
 	}
@@ -162,7 +164,11 @@ func (b *bucket) reserve() float64 {
 	if b.paced || b.refill != continuous {
 		return 0
 	}
-	return min(b.rate*b.guard+b.foreign*foreignGuard+b.spill, b.limit/4)
+	r := b.rate*b.guard + b.foreign*foreignGuard + b.spill
+	if most := b.limit / 4; r > most { // min() minds NaN, and this is done for every request
+		return most
+	}
+	return r
 }
 
 // effective is the refill we count on.
@@ -170,6 +176,10 @@ func (b *bucket) effective() float64 {
 	if b.factor == 1 && b.foreign == 0 && !b.paced {
 		return b.rate
 	}
+	return b.cautious()
+}
+
+func (b *bucket) cautious() float64 {
 	r := b.factor * (b.rate - b.foreign)
 	if b.paced {
 		r *= pacedRate
@@ -179,10 +189,21 @@ func (b *bucket) effective() float64 {
 
 // advance brings the level to now.
 func (b *bucket) advance(now instant) {
-	if now <= b.at {
+	if now > b.at {
+		b.refillTo(now)
+	}
+}
+
+func (b *bucket) refillTo(now instant) {
+	dt := float64(now-b.at) * 1e-9
+	if b.refill == continuous && b.factor == 1 && b.foreign == 0 && b.guard <= guardLeast && !b.paced {
+		// Most buckets at most times: nothing to be careful about.
+		b.at = now
+		if b.level += b.rate * dt; b.level > b.limit {
+			b.level = b.limit
+		}
 		return
 	}
-	dt := float64(now-b.at) * 1e-9
 	switch b.refill {
 	case continuous:
 		b.level += b.effective() * dt
@@ -199,11 +220,16 @@ func (b *bucket) advance(now instant) {
 		}
 	case places:
 	}
+	if b.foreign > 0 && now.sub(b.seen.sent) > staleAfter {
+		// What others use is known from headers only. When it is thought to be so
+		// much that nothing is sent, no header comes to deny it.
+		b.foreign *= math.Exp(-dt / foreignTau)
+	}
 	if b.factor < 1 {
 		b.factor = min(1, b.factor+factorRegain*dt)
 	}
-	if g := guardMin.Seconds(); b.guard > g {
-		b.guard = g + (b.guard-g)*math.Exp(-dt/60)
+	if b.guard > guardLeast {
+		b.guard = guardLeast + (b.guard-guardLeast)*math.Exp(-dt/60)
 	}
 	b.at = now
 }
@@ -261,33 +287,76 @@ func (b *bucket) wait(now instant, ahead, amount float64) float64 {
 	return missing / b.effective()
 }
 
-func (b *bucket) take(now instant, amount float64) {
-	b.advance(now)
+// take books amount. The level must have been brought to now.
+func (b *bucket) take(amount float64) {
 	b.spent += amount
 	b.booked += amount
+	b.level -= amount
+	if b.passes > 0 || b.ring != nil {
+		b.note(amount)
+	}
+}
+
+// note books a charge where it is not only the level that has it.
+func (b *bucket) note(amount float64) {
 	if b.passes > 0 {
 		b.passes--
+		b.of.passed |= 1 << b.dim
 	}
-	b.level -= amount
 	if b.ring != nil {
 		b.ring.add(amount)
+	}
+}
+
+// untake undoes the last take, which was at this very moment.
+func (b *bucket) untake(now instant, amount float64) {
+	b.spent -= amount
+	b.booked -= amount
+	b.level += amount
+	if b.of.passed&(1<<b.dim) != 0 {
+		b.passes++
+	}
+	if b.ring != nil {
+		b.ring.remove(amount, now)
 	}
 }
 
 // refund returns amount (or charges more, if negative) of what was taken at the
 // instant taken.
 func (b *bucket) refund(now instant, amount float64, taken instant) {
-	b.advance(now)
-	b.spent -= amount
-	if amount < 0 {
-		b.spill = max(b.spill*spillDecay, -amount)
-	}
 	switch {
+	case amount == 0 || b.refill == places: // a place comes back when its request ends
+	case b.refill == continuous && amount > 0:
+		b.giveBack(amount)
 	case b.refill == sliding:
+		b.advance(now)
+		b.spent -= amount
+		b.spilt(-amount)
 		b.ring.remove(amount, taken)
 		b.level = slidingFill*b.limit*b.factor - b.ring.sum
+	case b.refill == daily && taken < b.reset-instant(day): // a day that is over does not come back
 	default:
+		b.advance(now)
+		b.spent -= amount
+		b.spilt(-amount)
 		b.level = min(b.capacity(), b.level+amount)
+	}
+}
+
+// giveBack is a refund to a bucket that refills all the time. What comes in and
+// what comes back add up to the same in any order, and the capacity bounds every
+// sum, so the level need not be brought to now.
+func (b *bucket) giveBack(amount float64) {
+	b.spent -= amount
+	b.level += amount
+	if top := b.capacity(); b.level > top {
+		b.level = top
+	}
+}
+
+func (b *bucket) spilt(amount float64) {
+	if amount > 0 {
+		b.spill = max(b.spill*spillDecay, amount)
 	}
 }
 

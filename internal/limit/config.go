@@ -44,6 +44,15 @@ type Config struct {
 	MaxWaitingTokens int64         // their charges in tokens; 0 = no bound
 	MaxAttempts      int           // of a request, each turned away by the provider; 0 = 10
 
+	// Shared, when set, makes the Budget that stands in the place of a model's own
+	// buckets, for sidecars that lease from one engine. It is called with the lock
+	// held, once the model has answered, and again when l changes; l are the limits
+	// that are configured for the model (zero: the engine must learn them). nil as
+	// the answer means own buckets. Until a model has answered, its few requests
+	// are booked here; Global caps are this process's own. Reconfigure keeps the
+	// Shared that New was given.
+	Shared func(model string, l Limits, wake func()) Budget
+
 	Logger *slog.Logger // nil = discard
 }
 

@@ -24,7 +24,7 @@ func (c *core) sent(gr *grant, now instant) {
 		gr.way = g
 		g.onTheWay.add(gr.charge, 1)
 	}
-	gr.sent, gr.sentAt = true, now
+	gr.sent, gr.sentAt, gr.family = true, now, g.family
 	for d := range gr.spent {
 		gr.spent[d] = g.meters[d].spent
 		gr.late[d] = g.meters[d].late(now, gr.charge.amount(dimension(d), 1))
@@ -84,6 +84,10 @@ func (c *core) observe(gr *grant, s *Signal, now instant) {
 
 func (c *core) heed(g *group, gr *grant, s *Signal, now instant) {
 	c.hint(g, s.Profile, now)
+	if g.lease != nil {
+		gr.tell(s, false, now)
+		return
+	}
 	c.level(g, dimRequests, &s.Requests, gr, now)
 	c.level(g, dimTokens, &s.Tokens, gr, now)
 	c.level(g, dimInput, &s.Input, gr, now)
@@ -110,7 +114,7 @@ func (c *core) become(g *group, p profile, now instant) {
 	}
 	kind := p.refill() != g.family.refill()
 	g.family = p
-	if kind {
+	if kind && g.lease == nil {
 		_, limits, _ := c.configured(g.name)
 		g.meters.configure(now, limits.vector(), c.cfg.Share, p.refill())
 		g.paceByProfile()
@@ -120,7 +124,7 @@ func (c *core) become(g *group, p profile, now instant) {
 
 // recharge weighs those who wait in g anew.
 func (c *core) recharge(g *group) {
-	for _, s := range g.sessions {
+	for s := range g.sessions() {
 		for w := s.head; w != nil; w = w.next {
 			before := w.charge
 			w.charge = g.admit(w.demand.unpack())
@@ -152,7 +156,7 @@ func (c *core) learn(g *group, d dimension, limit float64, kind refill, period t
 	b.configure(now, limit, kind, period)
 	b.learned = configured != limit
 	if d == dimRequests && c.provisional {
-		c.provisional = false
+		c.provisional, c.lifted = false, true
 		c.global[dimRequests].configure(now, 0, continuous, time.Minute)
 	}
 }
@@ -200,7 +204,7 @@ func (c *core) level(g *group, d dimension, v *Level, gr *grant, now instant) {
 			c.become(g, p, now)
 		}
 	}
-	b.sync(now, sample{sent: gr.sentAt, remaining: float64(v.Remaining), spent: gr.spent[d], late: gr.late[d], ok: true}, fresh, c.cfg.Share == 1)
+	b.sync(now, sample{sent: gr.sentAt, remaining: float64(v.Remaining), spent: gr.spent[d], late: gr.late[d], family: gr.family, ok: true}, fresh, c.cfg.Share == 1)
 }
 
 // perDay weighs whether v, named per minute, is a limit per day: three answers
@@ -268,8 +272,10 @@ func (b *bucket) sync(now instant, s sample, fresh, whole bool) {
 // order their requests were sent: what went, less what we know of.
 func (b *bucket) measure(s sample) {
 	a := b.anchor
-	if !a.ok || a.remaining >= 0.9*b.limit || s.remaining >= 0.9*b.limit {
-		b.anchor = s // a bucket that is nearly full spills, and shows no use
+	if !a.ok || a.family != s.family || a.remaining >= 0.9*b.limit || s.remaining >= 0.9*b.limit {
+		// A bucket that is nearly full spills, and shows no use; and two ways of
+		// charging keep two ledgers.
+		b.anchor = s
 		return
 	}
 	dt := s.sent.sub(a.sent).Seconds()
@@ -314,7 +320,7 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 	}
 	if c.cfg.Learn && !g.nursery && g != c.plain {
 		c.hint(g, s.Profile, now)
-		if known && s.Limit > 0 {
+		if known && s.Limit > 0 && g.lease == nil {
 			kind, period := g.family.refill(), time.Minute
 			if d == dimRequestsDay || d == dimTokensDay {
 				kind, period = daily, day
@@ -327,7 +333,9 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 	}
 	b := g.bucketFor(d, &c.global)
 	pause := c.pauseOf(g, b, d, s, gr, now)
-	if b != nil {
+	if g.lease != nil {
+		gr.tell(s, true, now)
+	} else if b != nil {
 		b.refusedBy(s, gr, d, pause, now)
 	} else if gr.sentAt > g.windowCut {
 		g.windowCut = now

@@ -8,15 +8,18 @@ import "math"
 // decided waiters from done, and comes back at next.
 type core struct {
 	cfg    Config
-	global meters
-	caps   budget // over all groups: the global meters
+	global meters // caps over all groups
+	wake   func() // what a Budget calls when it has more; set by the shell
 
 	groups      map[string]*group // by model, aliases included
+	recent      *group            // the entry of groups that was asked for last, and its key
+	recentName  string
 	nurseries   map[string]*group // by pattern, "" for models that none matches
 	plain       *group            // requests without a model
 	active      []*group          // those with waiters: few, so scanned
 	clock       float64           // virtual time among groups
 	provisional bool              // the global request limit is a mere default
+	lifted      bool              // it was one, until the upstream's headers said better
 
 	waiting   int
 	bytes     int64
@@ -47,14 +50,17 @@ type grant struct {
 	demand  Demand
 	charge  charge
 	cost    float64
+	rates   uint64 // as they were when cost was worked out; 0 = unknown
 	seq     uint64
 	taken   instant
 	sentAt  instant
 	sent    bool
 	started bool
+	family  profile                // by which it was charged when it was sent
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
 	late    [dimOutput + 1]float64 // what was charged shortly before that
 	shadow  [numShadows]float64
+	lease   *lease  // that holds the charge; nil = the group's meters
 	way     *group  // whose sum of what is on the way has the charge
 	pending *Signal // headers seen before the model had a group
 }
@@ -62,7 +68,6 @@ type grant struct {
 func newCore(cfg Config, now instant) *core {
 	c := &core{groups: map[string]*group{}, nurseries: map[string]*group{}, dice: 0x9e3779b97f4a7c15}
 	c.global.attach()
-	c.caps = &c.global
 	c.plain = newGroup("", postpaid, now)
 	c.groups[""] = c.plain
 	c.reconfigure(cfg, now)
@@ -71,6 +76,9 @@ func newCore(cfg Config, now instant) *core {
 
 // reconfigure applies cfg: levels are scaled, waiters stay.
 func (c *core) reconfigure(cfg Config, now instant) {
+	if cfg.Provisional && c.lifted {
+		cfg.Global.RequestsPerMinute, cfg.Provisional = 0, false
+	}
 	c.cfg = cfg
 	c.provisional = cfg.Provisional
 	kind := continuous
@@ -94,6 +102,9 @@ func (c *core) reconfigure(cfg Config, now instant) {
 				g.family = reserve
 			}
 		}
+		if g.lease != nil && c.relet(g, limits) {
+			return
+		}
 		g.meters.configure(now, limits.vector(), cfg.Share, g.family.refill())
 		g.meters[dimConcurrent].level = g.meters[dimConcurrent].limit - float64(g.inflight)
 		g.paceByProfile()
@@ -109,18 +120,40 @@ func (c *core) reconfigure(cfg Config, now instant) {
 	}
 }
 
+// rates changes whenever cost would give another figure; 0 = it always may.
+func (c *core) rates(g *group) uint64 {
+	if g.lease != nil {
+		return 0
+	}
+	return g.meters[0].of.version + c.global[0].of.version
+}
+
 // cost is the dominant share of a charge (Ghodsi et al., Dominant Resource Fair
 // Queueing, SIGCOMM 2012), in seconds of the limit that it loads most. Where
 // nothing limits, a thousand tokens are one.
 func (c *core) cost(g *group, ch charge) float64 {
-	if s := max(g.budget.share(ch), c.caps.share(ch)); s > 0 {
-		return s
+	return dominant(ch, g.share(ch), c.global.share(ch))
+}
+
+func dominant(ch charge, own, all float64) float64 {
+	if all > own {
+		own = all
+	}
+	if own > 0 {
+		return own
 	}
 	return max(1, float64(ch.tokens)) / 1000
 }
 
 func clampWeight(w float64) float64 {
-	if w == 0 || math.IsNaN(w) {
+	if w == 0 || w == 1 {
+		return 1
+	}
+	return clamped(w)
+}
+
+func clamped(w float64) float64 {
+	if math.IsNaN(w) {
 		return 1
 	}
 	return min(max(w, 0.1), 100)

@@ -151,6 +151,26 @@ func TestCore_ReconfigureScalesLevelsAndKeepsTheQueue(t *testing.T) {
 	}
 }
 
+func TestCore_ReconfigureBringsNoDefaultBack(t *testing.T) {
+	cfg := Config{Global: Limits{RequestsPerMinute: 60}, Provisional: true, Learn: true, Share: 1}
+	c := newCore(cfg, 0)
+	g := c.confirm("m", 0)
+	if !c.global[dimRequests].on {
+		t.Fatal("there is no default to lift")
+	}
+	c.learn(g, dimRequests, 500, continuous, time.Minute, 0)
+	for _, again := range []Config{cfg, {Global: Limits{RequestsPerMinute: 60, TokensPerMinute: 7}, Provisional: true, Learn: true, Share: 1}} {
+		c.reconfigure(again, second)
+		if c.global[dimRequests].on {
+			t.Error("the default is a cap again, though the upstream has named its limit")
+		}
+	}
+	c.reconfigure(Config{Global: Limits{RequestsPerMinute: 60}, Share: 1}, second)
+	if !c.global[dimRequests].on {
+		t.Error("a cap that the user sets must hold")
+	}
+}
+
 func TestCore_PrimeOnlyLowers(t *testing.T) {
 	c := newCore(limitedTo(Limits{RequestsPerMinute: 60, TokensPerMinute: 60_000, RequestsPerDay: 1000}), 0)
 	c.prime(Recent{Model: "m", Requests: 1, Input: 1000, RequestsDay: 990}, 0)

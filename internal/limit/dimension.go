@@ -21,13 +21,22 @@ const (
 // a request passes all of them six times.
 type dimensions uint8
 
-func (s *dimensions) set(d dimension, in bool) {
-	switch {
-	case s == nil:
-	case in:
-		*s |= 1 << d
-	default:
-		*s &^= 1 << d
+// A shape is what the buckets of one meters have in common.
+type shape struct {
+	on      dimensions // those that hold
+	version uint64     // grows whenever a limit changes
+	passed  dimensions // where the last tryTake used up a pass
+}
+
+// set notes that bucket d has got another limit, or has none any more.
+func (s *shape) set(d dimension, on bool) {
+	if s == nil { // a bucket that stands alone
+		return
+	}
+	s.version++
+	s.on &^= 1 << d
+	if on {
+		s.on |= 1 << d
 	}
 }
 

@@ -21,12 +21,12 @@ func (c *core) forecast(r *Request, now instant) Forecast {
 // It is a lower bound in practice: those who come later are not in it.
 func (c *core) fluid(g *group, s *flow, w *waiter, now instant) (wait time.Duration, limit string, isDaily bool) {
 	ahead, n := g.ahead(s), g.aheadCount(s)
-	secs, d := g.budget.wait(now, ahead, n, w.charge)
+	secs, d := g.wait(now, ahead, n, w.charge)
 	total, all := c.sum, int64(c.waiting)
 	if total.tokens > ahead.tokens*2 && len(c.active) > 1 { // groups share the caps alike
 		total, all = ahead, n
 	}
-	if t, e := c.caps.wait(now, minCharge(total, ahead), min(all, n), w.charge); t > secs {
+	if t, e := c.global.wait(now, minCharge(total, ahead), min(all, n), w.charge); t > secs {
 		secs, d = t, e
 	}
 	if now < g.pausedUntil {

@@ -28,15 +28,16 @@ type group struct {
 	profile profile  // as configured
 	family  profile  // as used: for auto, the best guess so far
 	meters  meters
-	budget  budget
+	lease   *lease             // stands in the place of meters; nil = nobody to lease from
+	taken   map[*waiter]*lease // by waiters that are granted and have not looked yet: lease may change meanwhile
 
 	bands    [numBands]*flow // high, normal, low
 	owed     [numBands]float64
-	sessions map[sessionKey]*flow
 	clients  map[clientKey]*flow
-	idle     *flow // oldest idle session
+	recent   *flow // the client that came last
+	idle     *flow // the session that has been listed longest
 	idleLast *flow
-	recent   *flow // the session that came last
+	known    int // sessions
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active
@@ -70,16 +71,15 @@ func bandOf(p Priority) int8 {
 func newGroup(name string, p profile, now instant) *group {
 	g := &group{
 		name: name, profile: p, family: p, used: now, bias: 1, requestX: 1, windowCut: -1,
-		sessions: map[sessionKey]*flow{}, clients: map[clientKey]*flow{},
+		clients: map[clientKey]*flow{},
 	}
 	if p == auto {
 		g.family = reserve
 	}
 	g.meters.attach()
-	g.budget = &g.meters
 	for i, p := range []Priority{High, Normal, Low} {
 		g.bands[i] = newFlow(nil, p.String(), 1)
-		g.bands[i].priority, g.bands[i].group = p, g
+		g.bands[i].priority, g.bands[i].band, g.bands[i].group = p, int8(i), g
 	}
 	return g
 }
@@ -103,7 +103,15 @@ func (c *core) configured(model string) (pattern string, l Limits, p profile) {
 // nursery per pattern, and its limits: a name costs its inventor nothing, so it
 // must not buy a queue or a bucket either.
 func (c *core) groupFor(model string, now instant) *group {
+	if c.recent != nil && c.recentName == model {
+		return c.recent
+	}
+	return c.findGroup(model, now)
+}
+
+func (c *core) findGroup(model string, now instant) *group {
 	if g := c.groups[model]; g != nil {
+		c.recent, c.recentName = g, model
 		return g
 	}
 	pattern, limits, p := c.configured(model)
@@ -141,8 +149,14 @@ func (c *core) confirm(model string, now instant) *group {
 	if b := &g.meters[dimConcurrent]; b.on {
 		b.level = b.limit
 	}
+	_, limits, _ := c.configured(model)
+	if g.lease = c.shared(model, limits); g.lease != nil {
+		g.meters = meters{}
+		g.meters.attach()
+	}
 	g.tag = c.clock
 	c.groups[model] = g
+	c.recent = nil
 	parent.guests = slices.DeleteFunc(parent.guests, func(name string) bool { return name == model })
 	c.migrate(parent, now)
 	return g
@@ -165,6 +179,7 @@ func (c *core) alias(g *group, name string, now instant) *group {
 	if other == g {
 		return g
 	}
+	c.recent = nil
 	for n, h := range c.groups {
 		if h == g {
 			c.groups[n] = other
@@ -180,6 +195,9 @@ func (c *core) alias(g *group, name string, now instant) *group {
 		}
 	}
 	g.into = other
+	if g.lease != nil {
+		g.lease.Close()
+	}
 	c.migrate(g, now)
 	return other
 }
@@ -202,7 +220,7 @@ func (c *core) resolve(g *group, model string) *group {
 // keeping the order of arrival.
 func (c *core) migrate(from *group, now instant) {
 	var moving []*waiter
-	for _, s := range from.sessions {
+	for s := range from.sessions() {
 		for w := s.head; w != nil; w = w.next {
 			if c.groupFor(w.model, now) != from {
 				moving = append(moving, w)
@@ -212,7 +230,7 @@ func (c *core) migrate(from *group, now instant) {
 	slices.SortFunc(moving, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })
 	for _, w := range moving {
 		s := w.session
-		key := sessionKey{bandOf(s.priority), s.parent.name, s.name}
+		key := sessionKey{s.band, s.parent.name, s.name}
 		parked := s.parked
 		c.unlink(w, now)
 		w.session = c.groupFor(w.model, now).session(key, s.parent.weight, s.weight, now)
@@ -250,9 +268,13 @@ func (g *group) title() string {
 
 // forget drops groups that nobody has used for an hour.
 func (c *core) forget(now instant) {
+	c.recent = nil
 	for name, g := range c.groups {
 		if g != c.plain && !g.listed && g.inflight == 0 && now.sub(g.used) > groupIdle {
 			delete(c.groups, name)
+			if g.lease != nil && name == g.name {
+				g.lease.Close()
+			}
 		}
 	}
 }

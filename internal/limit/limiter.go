@@ -33,6 +33,7 @@ func New(cfg Config) *Limiter {
 	cfg = cfg.withDefaults()
 	l := &Limiter{epoch: time.Now(), armed: never}
 	l.core = newCore(cfg, 0)
+	l.core.wake = l.wake
 	if !l.core.global.bounded() && len(cfg.Models) == 0 {
 		cfg.Logger.Info("no limit is configured: everything passes until the upstream names one", "learn_limits", cfg.Learn)
 	}
@@ -143,6 +144,12 @@ func (l *Limiter) await(ctx context.Context, w *waiter, s *stay) (now instant, e
 // pump decides what can be decided, wakes those concerned and sets the timer.
 // It is called with the lock held, and gives it up between batches.
 func (l *Limiter) pump(now instant) {
+	if l.core.waiting > 0 || len(l.core.done) > 0 {
+		l.pumpAll(now)
+	}
+}
+
+func (l *Limiter) pumpAll(now instant) {
 	c := l.core
 	for {
 		if c.waiting == 0 && len(c.done) == 0 {
@@ -179,6 +186,15 @@ func (l *Limiter) arm(now instant) {
 	l.timer.Reset(wait)
 }
 
+// wake is called by a Budget that has more to give.
+func (l *Limiter) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.pump(l.now())
+	}
+}
+
 func (l *Limiter) tick() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -195,6 +211,7 @@ func (l *Limiter) Reconfigure(cfg Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
+	cfg.Shared = l.core.cfg.Shared
 	l.core.reconfigure(cfg.withDefaults(), now)
 	l.pump(now)
 	return nil
@@ -216,11 +233,15 @@ func (l *Limiter) RejectWaiting() {
 	l.pump(l.now())
 }
 
-// Close is RejectWaiting, and stops the timer. Leases may still end.
+// Close is RejectWaiting, closes every Budget and stops the timer. Leases may
+// still end.
 func (l *Limiter) Close() {
 	l.RejectWaiting()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.closed {
+		l.core.closeShared()
+	}
 	l.closed = true
 	if l.timer != nil {
 		l.timer.Stop()

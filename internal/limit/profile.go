@@ -83,7 +83,11 @@ func (p profile) admit(d Demand) charge {
 			guess = input
 		}
 		c.tokens = max(guess, d.MaxOutput)
-	case azure, anthropic, reserve:
+	case azure:
+		// It guesses the prompt when the request comes in, says its documentation,
+		// and not how: the larger of both counts is safe.
+		c.tokens, c.output = max(input, (d.Chars+3)/4)+limit, limit
+	case anthropic, reserve:
 		c.tokens, c.output = input+limit, limit
 	}
 	return c

@@ -186,7 +186,7 @@ func (h *history) check(t *rapid.T) {
 		t.Fatal("a wake-up is overdue after a pump")
 	}
 	if w, _ := g.head(); w != nil && g.blocked(h.now) <= h.now && c.global[dimConcurrent].wouldFit() {
-		if at, _ := g.budget.ready(h.now, w.charge); at < c.next() {
+		if at, _ := g.ready(h.now, w.charge); at < c.next() {
 			t.Fatalf("the head may go at %v, the next wake-up is at %v", at, c.next())
 		}
 	}
@@ -370,7 +370,7 @@ func TestCore_LagIsBounded(t *testing.T) {
 					got[w.session.name] += float64(actual[w.seq]) / w.session.weight
 				}
 				c.done = c.done[:0]
-				for _, s := range c.groupFor("m", now).sessions {
+				for s := range c.groupFor("m", now).sessions() {
 					if s.queued == 0 {
 						return // no longer all backlogged
 					}

@@ -26,8 +26,8 @@ func (c *core) refuse(why Reason, after time.Duration, limit string, position in
 // verdict builds the error of a waiter that was refused in the queue.
 func (c *core) verdict(w *waiter, now instant) *Rejected {
 	g := w.group()
-	seconds, d := g.budget.wait(now, g.ahead(w.session), 0, w.charge)
-	if s, e := c.caps.wait(now, c.sum, int64(c.waiting), w.charge); s > seconds {
+	seconds, d := g.wait(now, g.ahead(w.session), 0, w.charge)
+	if s, e := c.global.wait(now, c.sum, int64(c.waiting), w.charge); s > seconds {
 		seconds, d = s, e
 	}
 	wait := secondsDuration(seconds)
@@ -68,7 +68,7 @@ func (c *core) makeRoom(w *waiter, now instant) bool {
 		if v == nil {
 			return false
 		}
-		mine, theirs := bandOf(w.session.priority), bandOf(v.session.priority)
+		mine, theirs := w.session.band, v.session.band
 		if mine > theirs {
 			return false
 		}

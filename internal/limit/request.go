@@ -51,7 +51,7 @@ type Request struct {
 	Demand       Demand
 	Bytes        int64 // body bytes held while waiting
 
-	MaxWait time.Duration // total wait over all attempts together; 0 = Config.MaxWait
+	MaxWait time.Duration // total wait over all attempts together, at most Config.MaxWait; 0 = that
 	Timeout time.Duration // the client's own limit on wait and answer together; 0 = none. The model's usual service time is taken off.
 
 	RetryKey   uint64 // hash of body and session; 0 = none

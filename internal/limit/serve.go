@@ -47,7 +47,8 @@ func (c *core) pick(now instant) (best *waiter, bestBand int, at instant) {
 		if w == nil {
 			continue
 		}
-		if t, d := g.budget.ready(now, w.charge); t > now {
+		if t, d := g.ready(now, w.charge); t > now {
+			g.want(now, w.charge)
 			if (d == dimRequestsDay || d == dimTokensDay) && t > w.deadline {
 				return w, band, t
 			}
@@ -61,7 +62,7 @@ func (c *core) pick(now instant) (best *waiter, bestBand int, at instant) {
 	if best == nil {
 		return nil, 0, at
 	}
-	if t, d := c.caps.ready(now, best.charge); t > now {
+	if t, d := c.global.ready(now, best.charge); t > now {
 		if (d == dimRequestsDay || d == dimTokensDay) && t > best.deadline {
 			return best, bestBand, t
 		}
@@ -81,21 +82,21 @@ func (c *core) dispatch(w *waiter, band int, now instant) {
 	g.measure(w, now, &c.stats.forecastError)
 	c.alarms.clear(w)
 	c.unlink(w, now)
-	c.book(g, w.charge, cost, now)
+	g.take(now, w)
+	c.global.take(now, w.charge)
+	c.book(g, cost, now)
 	w.state = granted
 	c.done = append(c.done, w)
 }
 
-// book charges a request to its group and the caps.
-func (c *core) book(g *group, ch charge, cost float64, now instant) {
+// book counts a request that has been charged.
+func (c *core) book(g *group, cost float64, now instant) {
 	if c.clock < g.tag {
 		c.clock = g.tag
 	} else {
 		g.tag = c.clock
 	}
 	g.tag += cost
-	g.budget.take(now, ch)
-	c.caps.take(now, ch)
 	g.inflight++
 	g.used = now
 	c.inflight++

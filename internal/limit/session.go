@@ -1,5 +1,7 @@
 package limit
 
+import "iter"
+
 type clientKey struct {
 	band   int8
 	client string
@@ -10,59 +12,101 @@ type sessionKey struct {
 	client, session string
 }
 
-// session finds or makes the flow of a session, and lets two that were idle
-// for long go.
+// maxSessions is how many sessions a group remembers before those idle the
+// longest go early: their names come from clients, and each is half a kilobyte.
+const maxSessions = 20_000
+
+// session finds or makes the flow of a session.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
-	s := g.recent // agents ask in bursts
-	if s == nil || s.name != key.session || s.parent.name != key.client || bandOf(s.priority) != key.band {
-		s = g.sessions[key]
+	client := g.recent
+	if client == nil || client.name != key.client || client.band != key.band {
+		client = g.clients[clientKey{key.band, key.client}]
 	}
-	if s != nil {
-		g.recent = s
-		s.reweigh(weight)
-		s.parent.reweigh(clientWeight)
-		g.unlistIdle(s)
-		return s
-	}
-	for range 2 {
-		if s := g.idle; s != nil && now.sub(s.idleSince) > sessionIdle {
-			g.drop(s, key)
+	if client != nil {
+		if s := client.sessions[key.session]; s != nil {
+			g.recent, client.recent = client, s
+			s.reweigh(weight)
+			client.reweigh(clientWeight)
+			return s
 		}
 	}
+	return g.newSession(key, clientWeight, weight, now)
+}
+
+// newSession makes a session, and lets two go that were idle for long or are
+// too many.
+func (g *group) newSession(key sessionKey, clientWeight, weight float64, now instant) *flow {
 	ck := clientKey{key.band, key.client}
 	client := g.clients[ck]
 	if client == nil {
 		client = newFlow(g.bands[key.band], key.client, clientWeight)
+		client.sessions = map[string]*flow{}
 		g.clients[ck] = client
 	}
 	client.reweigh(clientWeight)
-	client.children++
-	s = newFlow(client, key.session, weight)
-	g.sessions[key] = s
+	s := newFlow(client, key.session, weight)
+	client.sessions[key.session] = s
+	g.known++
+	for range 2 {
+		if s := g.idle; s != nil && (now.sub(s.idleListed) > sessionIdle || g.known > maxSessions) {
+			g.review(s, now)
+		}
+	}
 	return s
 }
 
-// drop forgets an idle session, and its client when that was the last one.
-// keep names a session about to be made, whose client must stay.
-func (g *group) drop(s *flow, keep sessionKey) {
+// review looks at the session that has been listed longest. The list is not
+// kept in order while sessions come and go, which is with every request: one
+// that turns out to be busy is taken off (its end lists it again), and one that
+// was busy lately goes to the end.
+func (g *group) review(s *flow, now instant) {
 	g.unlistIdle(s)
-	if g.recent == s {
-		g.recent = nil
-	}
-	client := s.parent
-	band := bandOf(s.priority)
-	delete(g.sessions, sessionKey{band, client.name, s.name})
-	client.children--
-	if client.children == 0 && client.inflight == 0 && (client.name != keep.client || band != keep.band) {
-		delete(g.clients, clientKey{band, client.name})
+	switch {
+	case s.queued > 0 || s.inflight > 0:
+	case now.sub(s.idleSince) <= sessionIdle && g.known <= maxSessions:
+		g.listIdle(s, now)
+	default:
+		g.drop(s)
 	}
 }
 
+// drop forgets a session that nothing refers to, and its client when that was
+// the last one.
+func (g *group) drop(s *flow) {
+	g.known--
+	client := s.parent
+	if client.recent == s {
+		client.recent = nil
+	}
+	delete(client.sessions, s.name)
+	if len(client.sessions) == 0 && client.inflight == 0 {
+		if g.recent == client {
+			g.recent = nil
+		}
+		delete(g.clients, clientKey{client.band, client.name})
+	}
+}
+
+// sessions are those that g remembers, in no order.
+func (g *group) sessions() iter.Seq[*flow] {
+	return func(yield func(*flow) bool) {
+		for _, client := range g.clients {
+			for _, s := range client.sessions {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// listIdle notes that s may be idle from now on.
 func (g *group) listIdle(s *flow, now instant) {
-	if s.idleListed || s.queued > 0 || s.inflight > 0 {
+	s.idleSince = now
+	if s.idleListed != 0 || s.queued > 0 || s.inflight > 0 {
 		return
 	}
-	s.idleListed, s.idleSince = true, now
+	s.idleListed = max(now, 1)
 	s.idlePrev, s.idleNext = g.idleLast, nil
 	if g.idleLast != nil {
 		g.idleLast.idleNext = s
@@ -73,9 +117,6 @@ func (g *group) listIdle(s *flow, now instant) {
 }
 
 func (g *group) unlistIdle(s *flow) {
-	if !s.idleListed {
-		return
-	}
 	if s.idlePrev != nil {
 		s.idlePrev.idleNext = s.idleNext
 	} else {
@@ -86,5 +127,5 @@ func (g *group) unlistIdle(s *flow) {
 	} else {
 		g.idleLast = s.idlePrev
 	}
-	s.idlePrev, s.idleNext, s.idleListed = nil, nil, false
+	s.idlePrev, s.idleNext, s.idleListed = nil, nil, 0
 }

@@ -8,6 +8,9 @@ func (gr *grant) open(s *flow, model string, d Demand, ch charge, seq uint64, no
 	if gr.session != s { // a place often goes round in one session, and pointers cost a write barrier
 		gr.session, gr.group = s, s.group
 	}
+	if s.group.lease != nil {
+		gr.lease = s.group.lease
+	}
 	gr.model, gr.demand, gr.charge = model, d, ch
 	gr.seq, gr.taken = seq, now
 	gr.sent, gr.started = false, false
@@ -22,14 +25,17 @@ func (c *core) close(gr *grant, now instant) {
 		gr.way.onTheWay.add(gr.charge, -1)
 		gr.way = nil
 	}
-	gr.group.inflight--
-	gr.group.budget.leave()
-	c.caps.leave()
+	g, s := gr.group, gr.session
+	if gr.rates == 0 || (g.meters[0].of.on|c.global[0].of.on)&(1<<dimConcurrent) != 0 {
+		c.leave(gr, now)
+	}
 	c.inflight--
-	s := gr.session
+	g.inflight--
 	s.inflight--
 	s.parent.inflight--
-	gr.group.listIdle(s, now)
+	if s.idleSince = now; s.idleListed == 0 {
+		g.listIdle(s, now)
+	}
 }
 
 // correct moves the tags of gr's session and client by refund, in cost.
@@ -43,8 +49,7 @@ func (gr *grant) correct(refund float64) {
 // was sent keeps its charge, for the provider may have booked it.
 func (c *core) release(gr *grant, now instant) {
 	if !gr.sent {
-		c.resolve(gr.group, gr.model).budget.refund(now, gr.charge, 1, gr.taken)
-		c.caps.refund(now, gr.charge, 1, gr.taken)
+		c.refund(gr, gr.charge, 1, now)
 		gr.correct(gr.cost)
 	}
 	c.close(gr, now)
@@ -56,16 +61,17 @@ func (c *core) settle(gr *grant, u Usage, now instant) {
 	g, used := gr.group, exact(u)
 	back := gr.charge
 	back.add(g.family.settle(gr.charge, u), -1)
-	if back != (charge{}) {
-		// A group born meanwhile has inherited the charge, so it gets the refund.
-		c.resolve(g, gr.model).budget.refund(now, back, 0, gr.taken)
-		c.caps.refund(now, back, 0, gr.taken)
-	}
-	if used != gr.charge {
-		// In units of what was paid: limits may have changed meanwhile.
-		if est := c.cost(g, gr.charge); est > 0 {
-			gr.correct(gr.cost * (1 - c.cost(g, used)/est))
+	if gr.rates != 0 && gr.rates == c.rates(g) && g.into == nil && !g.nursery {
+		own := 0.0
+		if g.meters.bounded() {
+			own = g.meters.settle(now, back, used, gr.taken)
 		}
+		all := c.global.settle(now, back, used, gr.taken)
+		if used != gr.charge {
+			gr.correct(gr.cost - dominant(used, own, all))
+		}
+	} else {
+		c.settleAnew(gr, back, used, now)
 	}
 	if !gr.started {
 		c.started(gr, now)
@@ -78,10 +84,20 @@ func (c *core) settle(gr *grant, u Usage, now instant) {
 	c.close(gr, now)
 }
 
+// settleAnew is for a grant whose cost was worked out under other limits than
+// those of now, or that was leased.
+func (c *core) settleAnew(gr *grant, back, used charge, now instant) {
+	if back != (charge{}) {
+		c.refund(gr, back, 0, now)
+	}
+	if used != gr.charge { // in units of what was paid
+		gr.correct(gr.cost * (1 - c.cost(gr.group, used)/c.cost(gr.group, gr.charge)))
+	}
+}
+
 // takeBack refunds what gr was charged, wholly: it was not processed.
 func (c *core) takeBack(gr *grant, now instant) {
-	c.resolve(gr.group, gr.model).budget.refund(now, gr.charge, 1, gr.taken)
-	c.caps.refund(now, gr.charge, 1, gr.taken)
+	c.refund(gr, gr.charge, 1, now)
 	if gr.sent {
 		c.resolve(gr.group, gr.model).shadows.book(gr.demand, -1)
 	}
@@ -115,10 +131,10 @@ func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64,
 	}
 	s := gr.session
 	if live != gr.group {
-		s = live.session(sessionKey{bandOf(s.priority), s.parent.name, s.name}, s.parent.weight, s.weight, now)
+		s = live.session(sessionKey{s.band, s.parent.name, s.name}, s.parent.weight, s.weight, now)
 	}
-	s.move(-gr.cost / s.weight)
-	s.parent.move(-gr.cost / s.parent.weight)
+	s.move(-gr.cost * s.per)
+	s.parent.move(-gr.cost * s.parent.per)
 	*w = waiter{
 		wake: w.wake, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
 		deadline: now.add(maxWait), seq: gr.seq, bytes: clip32(bytes),

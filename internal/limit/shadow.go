@@ -9,6 +9,13 @@ import (
 // over seconds, requests that overtake each other weigh little.
 const judgeSpan = 5 * time.Second
 
+// surpriseMax bounds what one header may say against a ledger: so many times
+// what it was off by until now, and a second's refill. When the machine was
+// suspended the provider refilled and our clock stood still, and the one header
+// that tells of it makes the true ledger look worse than a wrong one. A ledger
+// that is wrong from now on is found out after a few headers all the same.
+const surpriseMax = 4
+
 // The shadow ledgers: what each way of charging would have booked. Under auto,
 // the one that explains the provider's headers best is believed.
 const (
@@ -57,6 +64,9 @@ func (s *shadows) judge(gr *grant, remaining float64, b *bucket, present profile
 	s.n++
 	for i, p := range shadowProfiles {
 		off := math.Abs(last.remaining + refill - (gr.shadow[i] - at[i]) - remaining)
+		if s.n > 1 { // one surprise is no evidence, several are: see surpriseMax
+			off = min(off, surpriseMax*s.err[i]+b.rate)
+		}
 		s.err[i] += max(0.1, 1/float64(s.n)) * (off - s.err[i])
 		if s.err[i] < s.err[best] {
 			best = i

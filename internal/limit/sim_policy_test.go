@@ -37,7 +37,12 @@ func newLimiterPolicy(w *world) policy {
 }
 
 func (p *limiterPolicy) start(now instant) {
-	p.core = newCore(p.cfg.withDefaults(), p.local(now))
+	cfg := p.cfg
+	if p.leasing != nil {
+		cfg.Shared = p.leasing.wallet
+	}
+	p.core = newCore(cfg.withDefaults(), p.local(now))
+	p.core.wake = func() { p.schedule(p.now, p.pump) }
 	p.core.dice = p.seed*7 + uint64(len(p.policies)) + uint64(p.life)
 	p.calls = map[*waiter]*simCall{}
 }

@@ -55,6 +55,9 @@ func bySecond(a provider.AccountConfig) provider.AccountConfig {
 }
 
 func scenarios() []scenario {
+	fast := engineConfig{trip: 2 * time.Millisecond, interval: 250 * time.Millisecond}
+	failing := fast
+	failing.down = 2 * time.Minute
 	third := Config{Learn: true, Share: 1.0 / 3}
 	return []scenario{
 		{"A, told", simulation{cfg: told("openai"), account: accountA}, nil, 0.001, 0.97},
@@ -77,8 +80,10 @@ func scenarios() []scenario {
 		{"a crash every 20 s for 3 min, told", simulation{cfg: told("openai"), account: accountA, crashes: 20 * time.Second}, nil, 0.001, 0},
 		{"one restart", simulation{cfg: allLearned, account: accountA, crashes: 3 * time.Minute}, nil, 0.001, 0},
 		{"a crash every 20 s for 3 min, learned anew", simulation{cfg: allLearned, account: accountA, crashes: 20 * time.Second}, nil, 0.01, 0},
-		{"the machine sleeps 20 s, clock 500 ppm fast", simulation{cfg: allLearned, account: accountA, suspend: 20 * time.Second}, nil, 0.001, 0.93},
+		{"the machine sleeps 20 s, clock 500 ppm fast", simulation{cfg: allLearned, account: accountA, suspend: 20 * time.Second}, nil, 0.001, 0.97},
 		{"three sidecars, a third each", simulation{cfg: third, account: accountRPM, sidecars: 3}, nil, 0.001, 0.97},
+		{"three sidecars that lease from one engine", simulation{cfg: told("anthropic"), account: accountB, sidecars: 3, engine: &fast}, nil, 0.001, 0.97},
+		{"the same, the engine is down for two minutes", simulation{cfg: told("anthropic"), account: accountB, sidecars: 3, engine: &failing}, nil, 0.001, 0.85},
 		{"three sidecars, uncoordinated, requests bind", simulation{cfg: allLearned, account: accountRPM, sidecars: 3}, nil, 0.01, 0.90},
 		{"three sidecars, uncoordinated, tokens bind", simulation{cfg: allLearned, account: accountB, sidecars: 3}, nil, 0.01, 0.90},
 	}

@@ -29,6 +29,7 @@ type simulation struct {
 	foreign  bool          // account.Foreign is on: its use is not ours to have
 	patience time.Duration // of the clients, in the queue; 0 = 90 s
 	crashes  time.Duration // between the crashes of minutes 6 to 9; 0 = none
+	engine   *engineConfig // that the sidecars lease from; nil = none
 	suspend  time.Duration // the machine sleeps so long at minute 8; its clock stops, and is 500 ppm fast all along
 }
 
@@ -98,9 +99,11 @@ type world struct {
 	epoch    time.Time // the provider's wall clock at 0
 	queue    simQueue
 	events   int
+	now      instant
 	policies []policy
 	warm     instant
 	end      instant
+	leasing  *engine
 	first    instant // of the provider's first request
 	n        int
 	res      simResult
@@ -122,6 +125,9 @@ func (s simulation) run() simResult {
 	w.patience = cmp.Or(w.patience, 90*time.Second)
 	if w.policy == nil {
 		w.policy = newLimiterPolicy
+	}
+	if s.engine != nil {
+		w.leasing = newEngine(w)
 	}
 	for range max(1, s.sidecars) {
 		w.policies = append(w.policies, w.policy(w))
@@ -154,6 +160,7 @@ func (w *world) loop() {
 			}
 		}
 		now = max(now, at)
+		w.now = now
 		if which != nil {
 			which.wake(now)
 			continue

@@ -116,13 +116,16 @@ func (g *group) snapshot(now instant) GroupState {
 		Paused: max(0, g.pausedUntil.sub(now)), ServiceTime: secondsDuration(g.service.value),
 		Meters: g.meters.snapshot(now), Nursery: g.nursery,
 	}
+	if g.lease != nil {
+		s.Meters = g.lease.Meters(time.Duration(now))
+	}
 	if len(g.guests) > 1 {
 		s.Aliases = slices.Clone(g.guests)
 	}
 	for _, b := range g.bands {
 		s.Waiting += b.queued
 	}
-	for _, f := range g.sessions {
+	for f := range g.sessions() {
 		if f.queued == 0 && f.inflight == 0 {
 			continue
 		}

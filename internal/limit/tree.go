@@ -8,14 +8,23 @@ package limit
 // ours stops at every 429. There is one tag per flow and not one per request,
 // so that a waiter can leave without touching anybody's tag.
 type flow struct {
-	group    *group
-	parent   *flow
 	name     string
+	parent   *flow
+	group    *group
 	weight   float64
+	per      float64 // 1/weight: tags are moved for every request, weights hardly ever
 	tag      float64 // virtual start time of the next request, in the parent's time
 	credit   float64 // corrections received while idle; see activate
 	index    int32   // in parent.ready, -1 when not competing
 	inflight int32
+
+	// As a session.
+	idleListed instant // since when it is in the group's list of sessions that may be idle; 0 = it is not
+	idleSince  instant
+	idlePrev   *flow
+	idleNext   *flow
+	head, tail *waiter
+	parked     instant // not to be served before; 0 = at any time
 
 	// As a parent.
 	clock  float64 // virtual time: the start tag last served
@@ -24,21 +33,17 @@ type flow struct {
 	shares float64 // sum of the weights in ready
 	rungs  *ladder
 
-	// As a session.
-	head, tail *waiter
-	parked     instant // not to be served before; 0 = at any time
+	queued   int    // waiters below
+	sum      charge // their charges
+	priority Priority
+	band     int8 // of priority
+	rung     int8
+	rungPrev *flow
+	rungNext *flow
 
-	queued     int    // waiters below
-	sum        charge // their charges
-	rung       int8
-	rungPrev   *flow
-	rungNext   *flow
-	idlePrev   *flow // in the group's list of idle sessions, oldest first
-	idleNext   *flow
-	idleSince  instant
-	children   int // sessions that exist below a client
-	priority   Priority
-	idleListed bool
+	// As a client.
+	sessions map[string]*flow
+	recent   *flow // the session that came last
 }
 
 // A slot keeps the key beside the pointer, so that sifting stays in one array.
@@ -48,10 +53,10 @@ type slot struct {
 }
 
 func newFlow(parent *flow, name string, weight float64) *flow {
-	f := &flow{parent: parent, name: name, weight: weight, index: -1}
+	f := &flow{parent: parent, name: name, weight: weight, per: 1 / weight, index: -1}
 	if parent != nil {
 		f.tag, f.group = parent.clock, parent.group
-		f.priority = parent.priority
+		f.priority, f.band = parent.priority, parent.band
 	}
 	return f
 }
@@ -109,7 +114,7 @@ func (f *flow) pop() {
 func (f *flow) serve(cost float64) {
 	p := f.parent
 	p.clock = max(p.clock, f.tag)
-	f.move(cost / f.weight)
+	f.move(cost * f.per)
 	p.finish = max(p.finish, f.tag)
 	f.inflight++
 }
@@ -118,18 +123,25 @@ func (f *flow) serve(cost float64) {
 // in front of it.
 func (f *flow) serveIdle(cost float64) {
 	p := f.parent
-	f.tag = max(f.tag, p.clock) + cost/f.weight
-	f.credit = 0
-	p.finish = max(p.finish, f.tag)
+	if f.tag < p.clock {
+		f.tag = p.clock
+	}
+	f.tag += cost * f.per
+	if p.finish < f.tag {
+		p.finish = f.tag
+	}
 	p.clock = p.finish
+	f.credit = 0
 	f.inflight++
 }
 
 // correct moves the tag back by a refund, or on by a surcharge (refund < 0).
 func (f *flow) correct(refund float64) {
-	d := refund / f.weight
-	f.move(-d)
-	if f.index < 0 && d > 0 {
+	d := refund * f.per
+	f.tag -= d
+	if f.index >= 0 {
+		f.sift()
+	} else if d > 0 {
 		f.credit += d
 	}
 }
@@ -137,9 +149,14 @@ func (f *flow) correct(refund float64) {
 func (f *flow) move(d float64) {
 	f.tag += d
 	if f.index >= 0 {
-		f.parent.ready[f.index].tag = f.tag
-		f.parent.fix(int(f.index))
+		f.sift()
 	}
+}
+
+// sift puts f where its tag belongs among those that compete.
+func (f *flow) sift() {
+	f.parent.ready[f.index].tag = f.tag
+	f.parent.fix(int(f.index))
 }
 
 // reweigh changes the weight. Tags already given stay as they are.
@@ -150,7 +167,7 @@ func (f *flow) reweigh(weight float64) {
 	if f.index >= 0 {
 		f.parent.shares += weight - f.weight
 	}
-	f.weight = weight
+	f.weight, f.per = weight, 1/weight
 }
 
 // first is the waiter that fairness puts at the head; nil when none competes.

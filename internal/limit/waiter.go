@@ -42,7 +42,11 @@ func (w *waiter) forecast() float64 { return float64(w.fluid) * float64(w.bias) 
 // open fills gr from the granted w.
 func (w *waiter) open(gr *grant, d Demand, now instant) {
 	gr.open(w.session, w.model, d, w.charge, w.seq, now)
-	gr.cost = float64(w.cost)
+	gr.cost, gr.rates = float64(w.cost), 0
+	if g := w.group(); g.taken[w] != nil {
+		gr.lease = g.taken[w]
+		delete(g.taken, w)
+	}
 }
 
 func clip32(n int64) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }

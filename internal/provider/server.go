@@ -38,11 +38,12 @@ type Config struct {
 	Jitter        float64       // each request's times vary by up to this part of them, 0 to 1
 	MaxConcurrent int           // requests in generation, over all models; more get 429. 0: any number
 
-	Output       int     // typical length of an answer in tokens; default 40
-	Seed         uint64  // of the answers
-	Faults       []Fault // script of the first requests
-	Organization string  // in error texts; default org-simulated
-	MaxEntries   int     // ledger entries kept at least, the newest; 0: all
+	Output       int                       // typical length of an answer in tokens; default 40
+	Seed         uint64                    // of the answers
+	Faults       []Fault                   // script of the first requests
+	FaultOf      func(*http.Request) Fault // chooses each request's fault, in place of the script; nil: the script does
+	Organization string                    // in error texts; default org-simulated
+	MaxEntries   int                       // ledger entries kept at least, the newest; 0: all
 }
 
 // Server is a simulated provider: an [http.Handler], safe for concurrent use.
@@ -121,7 +122,12 @@ const maxBody = 256 << 20
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{Server: s, r: r, fault: s.nextFault()}
+	c := &call{Server: s, r: r}
+	if s.cfg.FaultOf != nil {
+		c.fault = s.cfg.FaultOf(r)
+	} else {
+		c.fault = s.nextFault()
+	}
 	c.w = &statusWriter{ResponseWriter: w, record: c.record}
 	c.entry = Entry{
 		Time: time.Now(), Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,

@@ -112,9 +112,9 @@ func reset(rc *http.ResponseController) {
 	panic(http.ErrAbortHandler)
 }
 
-// abort closes conn with RST where it is a TCP connection.
+// abort closes conn with RST where it is a TCP connection, or one that plays it.
 func abort(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = conn.Close()

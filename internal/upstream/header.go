@@ -39,8 +39,7 @@ func (c *Client) requestHeader(r Request) http.Header {
 		// Set, not removed: without the header some servers compress.
 		h.Set("Accept-Encoding", "identity")
 	}
-	key := c.cfg.Key()
-	if c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
+	if key := c.cfg.Key(); c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
 		h.Set("Authorization", "Bearer "+key)
 	} else {
 		h.Set(c.cfg.KeyHeader, key)
@@ -76,22 +75,33 @@ func hideKeyProtocol(h http.Header) {
 	}
 }
 
+// KeyOf is the key that an answer's request was sent with. Since then the
+// current key may have become another.
+func (c *Client) KeyOf(resp *http.Response) string {
+	if resp.Request == nil {
+		return c.cfg.Key()
+	}
+	if c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
+		return strings.TrimPrefix(resp.Request.Header.Get("Authorization"), "Bearer ")
+	}
+	return resp.Request.Header.Get(c.cfg.KeyHeader)
+}
+
 // CopyHeader adds an answer's headers to dst, without those that belong to the
 // provider's connection and without any that echoes our key.
 func (c *Client) CopyHeader(dst http.Header, resp *http.Response) {
 	src := resp.Header.Clone()
 	removeHopByHop(src)
-	c.copyHeader(dst, src, "")
+	copyHeader(dst, src, "", c.KeyOf(resp))
 }
 
 // CopyTrailer adds an answer's trailers to dst in the form that net/http sends
 // as trailers, under the same rule. Its body must have been read.
 func (c *Client) CopyTrailer(dst http.Header, resp *http.Response) {
-	c.copyHeader(dst, resp.Trailer, http.TrailerPrefix)
+	copyHeader(dst, resp.Trailer, http.TrailerPrefix, c.KeyOf(resp))
 }
 
-func (c *Client) copyHeader(dst, src http.Header, prefix string) {
-	key := c.cfg.Key()
+func copyHeader(dst, src http.Header, prefix, key string) {
 	for name, values := range src {
 		if key != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, key) }) {
 			continue

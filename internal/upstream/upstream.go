@@ -100,8 +100,9 @@ type Request struct {
 	Interim func(status int, h http.Header)
 }
 
-// Do makes one attempt. The error is an *Error, or the context's cause. The
-// caller must close the response's body.
+// Do makes one attempt. The error is an *Error, or the context's cause; where the
+// context ended before there was a connection, it is both. The caller must close the
+// response's body.
 func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	var (
 		written writes
@@ -135,6 +136,8 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	case err == nil:
 		resp.Body.Close()
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("status %d ends no request", resp.StatusCode)}
+	case ctx.Err() != nil && !written.begun():
+		return nil, &Error{Kind: NotSent, Err: context.Cause(ctx)}
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}

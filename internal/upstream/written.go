@@ -62,6 +62,9 @@ func (w *writes) begin(info httptrace.GotConnInfo) {
 	w.at.Store(m)
 }
 
+// begun reports that the attempt got a connection: from then on a write may be under way.
+func (w *writes) begun() bool { return w.at.Load() != nil }
+
 // none reports that nothing was written: no connection was got, or nothing left
 // on it. Where several requests share a connection (HTTP/2), the writes of
 // others hide it, which errs on the safe side.

@@ -68,7 +68,7 @@ func (w *Watcher) Push(p []byte) (forward []byte) {
 // Close says that the upstream ended cleanly and returns everything still held
 // back, to be sent once the ledger has the record. It may be called as soon as
 // Complete is true; later bytes then pass through Push untouched. After a broken
-// upstream it returns the same bytes, and Complete tells that they are not all.
+// upstream it must not be called: it would make a running total final.
 func (w *Watcher) Close() (tail []byte) {
 	if w.closed {
 		return nil
@@ -82,8 +82,15 @@ func (w *Watcher) Close() (tail []byte) {
 }
 
 // Usage returns the exact usage seen; false: none. Zero usage is data. Of
-// several the last counts: upstreams that repeat usage repeat it cumulatively.
-func (w *Watcher) Usage() (Usage, bool) { return w.usage, w.hasUsage }
+// several the last counts: upstreams that repeat usage repeat it cumulatively,
+// and until the stream's end is seen, or Close says that it has come, such a
+// usage is a running total and not yet known.
+func (w *Watcher) Usage() (Usage, bool) {
+	if w.options.Stream && w.stream.phase == live && !w.closed {
+		return Usage{}, false
+	}
+	return w.usage, w.hasUsage
+}
 
 // Terminal reports that the terminal event, or the whole JSON value, has been
 // seen, so that the record may be written now. It becomes false again in one
@@ -97,10 +104,12 @@ func (w *Watcher) Terminal() bool {
 
 // Complete reports that the answer ended as its format says: a stream by [DONE]
 // or by a response.completed, incomplete or failed event, JSON by the end of one
-// whole value. An answer whose connection ended before that is truncated.
+// whole value. An answer whose connection ended before that is truncated. The
+// last event of a response carries content, and SDKs act on it at its blank line:
+// until that has come, or Close says that none will, it is not complete.
 func (w *Watcher) Complete() bool {
 	if w.options.Stream {
-		return w.stream.ended
+		return w.stream.ended && !(w.endpoint == Responses && w.stream.open)
 	}
 	return w.t.done && !w.t.junk
 }

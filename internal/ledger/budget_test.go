@@ -1,0 +1,245 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var budgetDay = time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
+
+func drawing(session string, draws ...Draw) Record {
+	r := testRecord(session)
+	r.Draws = draws
+	return r
+}
+
+func budgetUse(t testing.TB, s *Store, scope string, since time.Time) []BudgetUse {
+	t.Helper()
+	got, err := s.BudgetUse(context.Background(), scope, since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestStore_KeepsBudgets(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		team, child := Draw{"team", budgetDay}, Draw{"child", budgetDay.Add(time.Hour)}
+		next := Draw{"team", budgetDay.Add(24 * time.Hour)}
+		unknown := drawing("b", team)
+		unknown.UsageKnown = false
+		refused := drawing("b", team)
+		refused.UsageKnown, refused.Status, refused.Outcome = false, 400, UpstreamError
+		small := drawing("a", team)
+		small.Model = "small"
+		both := drawing("a", team, child)
+		record(t, s, drawing("a", team), both, both, unknown, refused, small, drawing("a", next), testRecord("a"))
+
+		use := func(day Draw, model string, n int64) BudgetUse {
+			return BudgetUse{Start: day.Start, Model: model, Requests: n, PromptTokens: 10 * n, CompletionTokens: 5 * n, CachedTokens: 4 * n, ReasoningTokens: 2 * n}
+		}
+		first := use(team, "gpt-4o", 2)
+		first.Requests, first.UnknownUsage, first.EstimatedPrompt, first.EstimatedOutput = 3, 1, 12, 9
+		want := []BudgetUse{first, use(team, "small", 1), use(next, "gpt-4o", 1)}
+		if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
+			t.Errorf("team (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(want[2:], budgetUse(t, s, "team", budgetDay.Add(time.Hour))); diff != "" {
+			t.Errorf("team, from the second day (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]BudgetUse{use(child, "gpt-4o", 1)}, budgetUse(t, s, "child", time.Time{})); diff != "" {
+			t.Errorf("child (-want +got):\n%s", diff)
+		}
+		if got := budgetUse(t, s, "nobody", time.Time{}); len(got) > 0 {
+			t.Errorf("nobody has drawn %+v", got)
+		}
+
+		sum := refused.Drawn()
+		for _, r := range []Record{unknown, both} {
+			u := r.Drawn()
+			sum.Requests += u.Requests
+			sum.PromptTokens += u.PromptTokens
+			sum.EstimatedPrompt += u.EstimatedPrompt
+			sum.EstimatedOutput += u.EstimatedOutput
+		}
+		if sum.Requests != 2 || sum.PromptTokens != 10 || sum.EstimatedPrompt != 12 || sum.EstimatedOutput != 9 {
+			t.Errorf("drawn %+v", sum)
+		}
+
+		t.Run("a deleted session leaves them", func(t *testing.T) {
+			if err := s.DeleteSession(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
+				t.Errorf("team (-want +got):\n%s", diff)
+			}
+		})
+		t.Run("a restart leaves them", func(t *testing.T) {
+			if cfg.Type == "memory" {
+				t.Skip("memory forgets")
+			}
+			closeStore(t, s)
+			s := open(t, cfg)
+			record(t, s, unknown) // offered again: counted once
+			if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
+				t.Errorf("team (-want +got):\n%s", diff)
+			}
+		})
+	})
+}
+
+// A request that was taken for dead, and is not, draws once: exactly.
+func TestStore_BudgetOfALateRecord(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		late := drawing("a", Draw{"team", budgetDay})
+		cut := late
+		cut.Outcome, cut.UsageKnown, cut.Status = Interrupted, false, 0
+		record(t, s, cut)
+		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+			t.Errorf("drawn %+v; want an estimate", got)
+		}
+		record(t, s, late)
+		want := []BudgetUse{{Start: budgetDay, Model: "gpt-4o", Requests: 1, PromptTokens: 10, CompletionTokens: 5, CachedTokens: 4, ReasoningTokens: 2}}
+		if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
+			t.Errorf("drawn (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A hundred goroutines offer the same ids, and the budget counts each once.
+func TestStore_BudgetCountsAnIDOnce(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		one, two := drawing("a", Draw{"team", budgetDay}), drawing("a", Draw{"team", budgetDay})
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() { record(t, s, one) })
+			wg.Go(func() { record(t, s, two) })
+		}
+		wg.Wait()
+		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].Requests != 2 || got[0].PromptTokens != 20 {
+			t.Errorf("drawn %+v; want two requests", got)
+		}
+	})
+}
+
+func TestStore_RecordRefusesBrokenBudgets(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		for name, draws := range map[string][]Draw{
+			"none": {{"", budgetDay}}, "nul": {{"a\x00", budgetDay}}, "broken": {{"\xff", budgetDay}},
+			"long": {{strings.Repeat("a", 257), budgetDay}}, "no start": {{"a", time.Time{}}}, "too many": make([]Draw, 9),
+		} {
+			if err := s.Record(t.Context(), drawing("a", draws...)); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s: err = %v; want ErrInvalid", name, err)
+			}
+		}
+		record(t, s, drawing("a", Draw{"it's ?0 \x1f", budgetDay}))
+		if got := budgetUse(t, s, "it's ?0 \x1f", budgetDay); len(got) != 1 {
+			t.Errorf("drawn %+v", got)
+		}
+	})
+}
+
+// A query cut at a day gives the same sums, apart.
+func TestStore_UsageIsCutAtDays(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		for _, hours := range []int{-30, -1, 0, 5, 23, 24, 25, 60} {
+			r := testRecord("a")
+			r.StartedAt = budgetDay.Add(time.Duration(hours) * time.Hour)
+			record(t, s, r)
+		}
+		cut := []time.Time{budgetDay.Add(24 * time.Hour), budgetDay, budgetDay.AddDate(0, 0, 9)}
+		for _, by := range [][]string{nil, {"hour"}, {"day"}, {"model", "client"}} {
+			parts := map[time.Time]int64{}
+			rows, err := s.Usage(t.Context(), UsageQuery{From: budgetDay.Add(-40 * time.Hour), To: budgetDay.Add(61 * time.Hour), By: by, Cuts: cut})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range rows {
+				parts[row.Part] += row.Requests
+			}
+			if diff := cmp.Diff(map[time.Time]int64{{}: 2, budgetDay: 3, cut[0]: 3}, parts); diff != "" {
+				t.Errorf("by %v (-want +got):\n%s", by, diff)
+			}
+		}
+		// Beginning behind a cut.
+		rows, err := s.Usage(t.Context(), UsageQuery{From: budgetDay.Add(2 * time.Hour), To: budgetDay.Add(6 * time.Hour), Cuts: cut})
+		if err != nil || len(rows) != 1 || !rows[0].Part.Equal(budgetDay) {
+			t.Errorf("rows %+v, %v", rows, err)
+		}
+		if _, err := s.Usage(t.Context(), UsageQuery{By: []string{"hour"}, MaxRows: 3}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("err = %v; want ErrInvalid for too many rows", err)
+		}
+	})
+}
+
+func TestOpenReader_ReadsBesideAWriter(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		if cfg.Type == "memory" {
+			t.Skip("it lives in its process alone")
+		}
+		readBeside(t, cfg)
+	})
+}
+
+func readBeside(t *testing.T, cfg Config) {
+	s := open(t, cfg)
+	r, err := OpenReader(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	record(t, s, drawing("a", Draw{"team", budgetDay}))
+	if got, err := r.Session(t.Context(), "a"); err != nil || got.Requests != 1 {
+		t.Errorf("session %+v, %v", got, err)
+	}
+	if got, err := r.BudgetUse(t.Context(), "team", budgetDay); err != nil || len(got) != 1 {
+		t.Errorf("budget %+v, %v", got, err)
+	}
+	t.Run("after it", func(t *testing.T) {
+		closeStore(t, s)
+		r, err := OpenReader(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close(context.Background())
+		if got, err := r.Session(t.Context(), "a"); err != nil || got.Requests != 1 {
+			t.Errorf("session %+v, %v", got, err)
+		}
+	})
+	t.Run("what is none is refused, and not made", func(t *testing.T) {
+		for _, cfg := range []Config{
+			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"},
+			{Type: "memory"},
+			{},
+			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"},
+			{Type: "postgres"},
+		} {
+			r, err := OpenReader(t.Context(), cfg)
+			if _, made := os.Stat(cfg.SQLiteDSN); made == nil {
+				t.Errorf("%s was made", cfg.SQLiteDSN)
+			}
+			if err == nil {
+				t.Errorf("%+v was opened", cfg)
+				r.Close(context.Background())
+			} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("err = %v", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,75 @@
+package ledger
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// postgresErr maps an error of the driver, once and for all, by its SQLSTATE
+// (postgresql.org/docs/current/errcodes-appendix.html): the row is absent, this data can never be stored, or
+// the store cannot be used now. All that is not surely the data's fault is of the last
+// kind, a table that is gone or a sequence that runs behind as much as a cut connection: records must survive it.
+func postgresErr(err error) error {
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound
+	}
+	switch code := sqlState(err); {
+	case strings.HasPrefix(code, "22"), // data exception
+		strings.HasPrefix(code, "54"),    // program limit exceeded
+		code == "23502", code == "23514": // not null, check
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	case code == "40001", code == "40P01": // serialization failure, deadlock
+		return fmt.Errorf("%w: %w", errConflict, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// startErr maps an error of Open, where a refusal that waiting does not cure is the setting's fault.
+func startErr(err error) error {
+	switch code := sqlState(err); {
+	case strings.HasPrefix(code, "28"), // invalid authorization
+		code == "08P01",                  // a parameter that a pooler in between does not know
+		code == "3D000", code == "3F000", // no such database, schema
+		code == "42501", code == "42704", code == "22023": // not allowed; no such parameter, or not that value
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return postgresErr(err)
+}
+
+func sqlState(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+// dsnFault says what is wrong with a DSN, given what its parser said; "" if nothing is. An unescaped character in a
+// password makes parts of it look like host, port or path, so nothing of such a URL may be quoted,
+// and none may be tried either: the name of the database goes into the log.
+func dsnFault(dsn string, err error) string {
+	if _, rest, isURL := strings.Cut(dsn, "://"); isURL {
+		u, broken := url.Parse(dsn)
+		if broken != nil || u.User == nil && strings.Contains(rest, "@") || u.Fragment != "" || strings.Contains(u.Path, "@") {
+			return "the URL is malformed; characters such as / @ : # ? % in a password must be percent-encoded"
+		}
+	}
+	if err == nil {
+		return ""
+	}
+	var parse *pgconn.ParseConfigError
+	if !errors.As(err, &parse) {
+		return "it cannot be parsed"
+	}
+	bare := *parse
+	bare.ConnString = ""
+	return strings.TrimPrefix(bare.Error(), "cannot parse ``: ")
+}

@@ -1,0 +1,132 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+)
+
+// A Reader answers questions about what was used. Every [Store] is one; [OpenReader] opens one
+// beside a running program. It is safe for concurrent use.
+type Reader struct{ backend backend }
+
+// OpenReader opens the ledger of another process for reading. Nothing is written to it: no
+// schema is brought up to date, no journal replayed, no interrupted request marked; records
+// that wait in a journal are not seen yet. A memory ledger cannot be opened, which
+// is ErrInvalid. Whoever opens a Reader must Close it.
+func OpenReader(ctx context.Context, cfg Config) (*Reader, error) {
+	var b backend
+	var err error
+	switch cfg.Type {
+	case "sqlite":
+		b, err = readSQLite(ctx, &cfg)
+	case "postgres":
+		b, err = readPostgres(ctx, &cfg)
+	default:
+		err = fmt.Errorf("open ledger: %w: a ledger of type %q lives in its process alone", ErrInvalid, cfg.Type)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{b}, nil
+}
+
+// Close closes what OpenReader opened.
+func (r *Reader) Close(ctx context.Context) error { return r.backend.close(ctx) }
+
+// Session returns the totals of one session, or ErrNotFound.
+func (r *Reader) Session(ctx context.Context, key string) (Session, error) {
+	return r.backend.session(ctx, key)
+}
+
+// Sessions returns a page of sessions, the most recently used first. A bad cursor is ErrInvalid.
+func (r *Reader) Sessions(ctx context.Context, q SessionQuery) (SessionPage, error) {
+	after, err := parseSessionCursor(q.Cursor)
+	if err != nil {
+		return SessionPage{}, err
+	}
+	limit := pageSize(q.Limit)
+	found, err := r.backend.sessions(ctx, after, limit+1)
+	if err != nil {
+		return SessionPage{}, err
+	}
+	page := SessionPage{Sessions: found[:min(limit, len(found))]}
+	if len(found) > limit {
+		last := page.Sessions[limit-1]
+		page.NextCursor = sessionCursor{last.LastAt.UnixMilli(), last.seq}.String()
+	}
+	return page, nil
+}
+
+// Status walks over all sessions in the order of their creation, and ends at the first error. It reads
+// them in pages, so that neither memory nor a transaction is held while a slow client reads.
+func (r *Reader) Status(ctx context.Context) iter.Seq2[Session, error] {
+	return func(yield func(Session, error) bool) {
+		for after := int64(0); ; {
+			page, err := r.backend.sessionsBySeq(ctx, after, maxPage)
+			if err != nil {
+				yield(Session{}, err)
+				return
+			}
+			for _, one := range page {
+				if !yield(one, nil) {
+					return
+				}
+				after = one.seq
+			}
+			if len(page) < maxPage {
+				return
+			}
+		}
+	}
+}
+
+// Requests returns a page of a session's records, the newest first. An unknown session is
+// ErrNotFound, a bad cursor ErrInvalid.
+func (r *Reader) Requests(ctx context.Context, key string, q RecordQuery) (RecordPage, error) {
+	before, err := parseRecordCursor(q.Cursor)
+	if err != nil {
+		return RecordPage{}, err
+	}
+	limit := pageSize(q.Limit)
+	found, err := r.backend.requests(ctx, key, before, limit+1)
+	if err != nil {
+		return RecordPage{}, err
+	}
+	page := RecordPage{Records: found[:min(limit, len(found))]}
+	if len(found) > limit {
+		page.NextCursor = page.Records[limit-1].ID.String()
+	}
+	return page, nil
+}
+
+// Usage returns totals from the rollups; it never reads records. A question that cannot be
+// answered, or not within bounds, is ErrInvalid.
+func (r *Reader) Usage(ctx context.Context, q UsageQuery) ([]UsageRow, error) {
+	p, err := q.plan()
+	if err != nil {
+		return nil, err
+	}
+	sums, err := r.backend.usage(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return sums.rows(p), nil
+}
+
+// RecentUse returns what was sent upstream since an instant, by model. It reads
+// the records of that time: ask for minutes.
+func (r *Reader) RecentUse(ctx context.Context, since time.Time) ([]ModelUse, error) {
+	return r.backend.recentUse(ctx, since)
+}
+
+// BudgetUse returns what requests drew on a budget in the hours or days since an instant, in order of time.
+func (r *Reader) BudgetUse(ctx context.Context, scope string, since time.Time) ([]BudgetUse, error) {
+	return r.backend.budget(ctx, scope, since)
+}
+
+// LoadState returns a blob of SaveState, or ErrNotFound.
+func (r *Reader) LoadState(ctx context.Context, name string) ([]byte, error) {
+	return r.backend.loadState(ctx, name)
+}

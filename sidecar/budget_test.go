@@ -1,0 +1,541 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+)
+
+// withFile is the setting of a configuration file of the test's own.
+func withFile(t *testing.T, text string) []string {
+	return []string{"CONFIG_FILE", writeFile(t, "config.yaml", text)}
+}
+
+// ask sends one chat request of a session.
+func (s *sidecar) ask(session string, headers ...string) answer {
+	s.t.Helper()
+	return send(s.t, "POST", s.URL+"/v1/session/"+session+"/chat/completions", chat, headers...)
+}
+
+// wantUsedUp demands the refusal of a used-up budget, and returns the time to its reset.
+func wantUsedUp(t *testing.T, a answer) time.Duration {
+	t.Helper()
+	if a.StatusCode != http.StatusPaymentRequired || errorOf(t, a) != "budget_exceeded" || a.Header.Get("X-Should-Retry") != "false" {
+		t.Fatalf("%d %v %s; want a 402", a.StatusCode, a.Header, a.body)
+	}
+	ms, _ := strconv.ParseInt(a.Header.Get("Retry-After-Ms"), 10, 64)
+	return time.Duration(ms) * time.Millisecond
+}
+
+func wantAnswered(t *testing.T, a answer) {
+	t.Helper()
+	if a.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// usage reads GET /usage.
+func (s *sidecar) usage(query string, headers ...string) usageAnswer {
+	s.t.Helper()
+	var u usageAnswer
+	a := send(s.t, "GET", s.URL+"/usage?"+query, "", headers...)
+	if err := json.Unmarshal([]byte(a.body), &u); err != nil || a.StatusCode != 200 {
+		s.t.Fatalf("%d %v: %s", a.StatusCode, err, a.body)
+	}
+	return u
+}
+
+// Two users, each with sixty requests at once from as many sessions: neither gets more than the budget and one
+// request beyond, and each gets a budget of its own.
+func TestBudget_ParallelRequestsDoNotOverspend(t *testing.T) {
+	const limit, each = 200, 60
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, append(withFile(t, fmt.Sprintf("sessions: [{match: 'agent-*', budget: {tokens: %d, per: ever}}]", limit)), "CLIENT_API_KEYS", "alice=a,bob=b")...)
+	body := strings.Replace(chat, `{"model"`, `{"max_tokens":5,"model"`, 1)
+	var answered, refused atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 2 * each {
+		key := [...]string{"a", "b"}[i%2]
+		wg.Go(func() {
+			a, err := try(t.Context(), "POST", fmt.Sprintf("%s/v1/session/agent-%d/chat/completions", s.URL, i), body, "Authorization", "Bearer "+key)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case a.StatusCode == 200:
+				answered.Add(1)
+			case a.StatusCode == 402:
+				refused.Add(1)
+			default:
+				t.Errorf("%d %s", a.StatusCode, a.body)
+			}
+		})
+	}
+	wg.Wait()
+	if answered.Load()+refused.Load() != 2*each || refused.Load() == 0 {
+		t.Errorf("%d answered, %d refused", answered.Load(), refused.Load())
+	}
+	rows := s.usage("by=client", "Authorization", "Bearer a").Rows
+	if len(rows) != 2 {
+		t.Fatalf("%d clients", len(rows))
+	}
+	for _, row := range rows {
+		used := row.PromptTokens + row.CompletionTokens
+		one := used / row.RequestCount // all cost the same
+		if used < limit || used > limit+one {
+			t.Errorf("%s used %d tokens of %d, %d each", *row.Client, used, limit, one)
+		}
+		t.Logf("%s used %d tokens of %d, %d each", *row.Client, used, limit, one)
+	}
+}
+
+func TestBudget_ResetsWithThePeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // from midnight on
+		file := writeFile(t, "c.yaml", `sessions: [{match: "*", budget: {tokens: 20, per: hour}}]`)
+		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0")
+		defer b.stop()
+		ask := func() (int, string) {
+			t.Helper()
+			status, _, text, err := b.ask(t.Context(), "s", chat)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return status, text
+		}
+		spend := func() (text string) {
+			t.Helper()
+			for range 10 {
+				status, text := ask()
+				if status == 402 {
+					return text
+				}
+				if status != 200 {
+					t.Fatalf("%d %s", status, text)
+				}
+			}
+			t.Fatal("the budget is not kept")
+			return ""
+		}
+		time.Sleep(10 * time.Minute)
+		start := time.Now().Truncate(time.Hour)
+		if text := spend(); !strings.Contains(text, "until "+start.Add(time.Hour).UTC().Format(time.RFC3339)) {
+			t.Errorf("the refusal does not name the end: %s", text)
+		}
+		time.Sleep(50*time.Minute - time.Second)
+		if status, _ := ask(); status != 402 {
+			t.Errorf("%d a second before the end", status)
+		}
+		time.Sleep(time.Second)
+		spend()
+	})
+}
+
+func TestBudget_TellsTheHonestReset(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, withFile(t, `
+sessions:
+  - {match: "ever-*", budget: {tokens: 1, per: ever}}
+  - {match: "day-*", budget: {tokens: 1}}
+`)...)
+	wantAnswered(t, s.ask("day-1"))
+	got := wantUsedUp(t, s.ask("day-2"))
+	now := time.Now().UTC()
+	want := now.Truncate(24*time.Hour).AddDate(0, 0, 1).Sub(now)
+	if off := got - want; off < -time.Second || off > time.Minute {
+		t.Errorf("reset in %v, want %v", got, want)
+	}
+	wantAnswered(t, s.ask("ever-1"))
+	a := s.ask("ever-1")
+	if got := wantUsedUp(t, a); got != 0 || a.Header.Get("Retry-After") != "" {
+		t.Errorf("a budget for ever is said to come back in %v", got)
+	}
+	wantAnswered(t, s.ask("other"))                                       // no rule
+	wantAnswered(t, send(t, "GET", s.URL+"/v1/session/day-1/models", "")) // not metered
+}
+
+func TestBudget_SurvivesRestartAndDeletion(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	settings := append(sqlite(t), withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`)...)
+	s := start(t, base, settings...)
+	for range 2 {
+		wantAnswered(t, s.ask("a"))
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, base, settings...)
+	refused := 0
+	for refused == 0 {
+		a := s.ask("a")
+		if a.StatusCode != 200 {
+			wantUsedUp(t, a)
+			refused++
+		}
+	}
+	used := s.status()["a"].TotalTokens
+	if used < 30 || used > 45 {
+		t.Errorf("%d tokens of 30 used", used)
+	}
+	if a := send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != http.StatusNoContent {
+		t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+	wantUsedUp(t, s.ask("a"))
+	wantUsedUp(t, s.ask("another-session"))
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, base, settings...)
+	wantUsedUp(t, s.ask("a"))
+}
+
+func TestBudget_BelongsToTheClientOrTheSession(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, append(withFile(t, `
+sessions:
+  - {match: "own-*", budget: {tokens: 1, each: session}}
+  - {match: "*", budget: {tokens: 1}}
+`), "CLIENT_API_KEYS", "alice=a,bob=b")...)
+	alice, bob := []string{"Authorization", "Bearer a"}, []string{"Authorization", "Bearer b"}
+	wantAnswered(t, s.ask("x", alice...))
+	wantUsedUp(t, s.ask("y", alice...))
+	wantUsedUp(t, send(t, "POST", s.URL+"/v1/chat/completions", chat, alice...)) // no session
+	wantAnswered(t, s.ask("x", bob...))
+	for _, session := range []string{"own-1", "own-2"} {
+		wantAnswered(t, s.ask(session, alice...))
+		wantUsedUp(t, s.ask(session, alice...))
+		wantAnswered(t, s.ask(session, bob...))
+	}
+}
+
+func TestBudget_ChildrenDrawOnTheirParent(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, withFile(t, `
+sessions:
+  - {match: "root-*", budget: {tokens: 1, each: session}}
+  - {match: "small-*", budget: {tokens: 1, each: session}}
+`)...)
+	const parent = "X-Parent-Session-Id"
+	wantAnswered(t, s.ask("child", parent, "root-1"))
+	wantUsedUp(t, s.ask("root-1"))
+	wantUsedUp(t, s.ask("child", parent, "root-1"))
+	wantUsedUp(t, s.ask("child"))                          // it is still that parent's child
+	wantUsedUp(t, s.ask("grandchild", parent, "child"))    // and its children are grandchildren
+	wantAnswered(t, s.ask("stranger", parent, "nobody-1")) // a parent that is not known
+	wantAnswered(t, s.ask("loop-a", parent, "loop-b"))
+	wantAnswered(t, s.ask("loop-b", parent, "loop-a"))
+	wantAnswered(t, s.ask("loop-b", parent, "loop-b"))
+	wantAnswered(t, s.ask("small-1"))
+	wantUsedUp(t, s.ask("small-1", parent, "rich-1")) // no parent frees from one's own
+	if a := s.ask("child", parent, "a b"); a.StatusCode != 400 || errorOf(t, a) != "invalid_session_id" {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+func TestBudget_WarnLetsPass(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 1, action: warn}}]`)...)
+	for range 3 {
+		wantAnswered(t, s.ask("a"))
+	}
+	if n := len(s.log.lines("budget used up")); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	if a := send(t, "GET", s.URL+"/metrics", ""); !strings.Contains(a.body, `llm_queue_proxy_budget_passed_total{rule="*"} 2`) {
+		t.Error("the metric does not say that two passed")
+	}
+}
+
+// What the provider refused costs nothing; what it may have done without saying
+// counts with the estimate.
+func TestBudget_CountsWhatMayHaveCost(t *testing.T) {
+	sim, base := simulated(t, provider.Config{})
+	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 1, each: session}}]`)...)
+	for range 3 {
+		sim.Script(provider.Status(400, nil, `{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"x"}}`))
+		if a := s.ask("refused"); a.StatusCode != 400 {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
+	}
+	wantAnswered(t, s.ask("refused"))
+	sim.Script(provider.NoUsage())
+	wantAnswered(t, s.ask("silent"))
+	wantUsedUp(t, s.ask("silent"))
+	if got := s.status()["silent"]; got.TotalTokens != 0 {
+		t.Errorf("the estimate is booked as exact: %+v", got)
+	}
+}
+
+// What never reached the provider is given back.
+func TestBudget_IsGivenBackUnsent(t *testing.T) {
+	answers := make(chan struct{})
+	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-answers
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`)
+	})
+	s := start(t, base, append(withFile(t, `sessions: [{match: "held", budget: {tokens: 100}}]`), "MAX_CONCURRENT_REQUESTS", "1")...)
+	big := strings.Replace(chat, "{", `{"max_tokens":90,`, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.ask("other") })
+	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	ctx, leave := context.WithCancel(t.Context())
+	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/held/chat/completions", big) })
+	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	leave()
+	s.waitFor(func(q queueStatus) bool { return q.Waiting == 0 })
+	close(answers)
+	wg.Wait()
+	a := send(t, "POST", s.URL+"/v1/session/held/chat/completions", big, "X-Queue-Timeout", "2s")
+	wantAnswered(t, a)
+}
+
+func TestBudget_InMoney(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, withFile(t, `
+currency: EUR
+sessions:
+  - {match: "hard", budget: {money: "0.000020 EUR", per: ever}}
+  - {match: "soft", budget: {money: "0.000001 EUR", per: ever, action: warn}}
+prices:
+  - {model: "gpt-4o", input: "1", output: "2"}
+`)...)
+	n := 0
+	for ; n < 20; n++ {
+		a := s.ask("hard")
+		if a.StatusCode != 200 {
+			wantUsedUp(t, a)
+			break
+		}
+	}
+	rows := s.usage("by=model").Rows
+	cost := rows[0].PromptTokens + 2*rows[0].CompletionTokens // in millionths
+	one := cost / int64(n)
+	if cost < 20 || cost >= 20+one {
+		t.Errorf("%d requests cost %d millionths of 20, %d each", n, cost, one)
+	}
+	if want := fmt.Sprintf("0.%06d", cost); strings.TrimRight(*rows[0].Cost, "0") != strings.TrimRight(want, "0") {
+		t.Errorf("cost %s, want %s", *rows[0].Cost, want)
+	}
+	other := strings.Replace(chat, "gpt-4o", "unlisted", 1)
+	if a := send(t, "POST", s.URL+"/v1/session/hard/chat/completions", other); a.StatusCode != 402 {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	s = start(t, base, withFile(t, `
+sessions:
+  - {match: "hard", budget: {money: "1.00 USD"}}
+  - {match: "soft", budget: {money: "1.00 USD", action: warn}}
+prices: [{model: "gpt-4o", input: "1", output: "2"}]
+`)...)
+	if a := send(t, "POST", s.URL+"/v1/session/hard/chat/completions", other); a.StatusCode != 402 || errorOf(t, a) != "price_unknown" {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/soft/chat/completions", other))
+}
+
+// Requests that wait for what others have reserved end with their patience, or the process.
+func TestBudget_WaitingEnds(t *testing.T) {
+	_, base := simulated(t, provider.Config{TTFT: time.Hour})
+	s := start(t, base, append(withFile(t, `sessions: [{match: "*", budget: {tokens: 100}}]`), "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s")...)
+	big := strings.Replace(chat, "{", `{"max_tokens":90,`, 1)
+	ctx, leave := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer leave()
+	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", big) })
+	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	a := send(t, "POST", s.URL+"/v1/session/b/chat/completions", big, "X-Queue-Timeout", "20ms")
+	if a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" || a.Header.Get("Retry-After") == "" {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	wg.Go(func() {
+		a, err := try(t.Context(), "POST", s.URL+"/v1/session/b/chat/completions", big)
+		if err != nil || a.StatusCode != 503 || errorOf(t, a) != "shutting_down" {
+			t.Errorf("%v %d %s", err, a.StatusCode, a.body)
+		}
+	})
+	for !strings.Contains(send(t, "GET", s.URL+"/metrics", "").body, "llm_queue_proxy_budget_waiting 1") {
+		runtime.Gosched()
+	}
+	_ = s.stop() // with a request under way, which is cut at the end of the grace
+}
+
+// The wait for a budget and that in the queue are one.
+func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := writeFile(t, "c.yaml", `sessions: [{match: "held", budget: {tokens: 100}}]`)
+		b := newBubble(t, provider.Config{TTFT: 3 * time.Second}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
+		defer b.stop()
+		ask := func(session, timeout string) (status int, after time.Duration, queued string) {
+			body := strings.Replace(chat, "{", `{"max_tokens":80,`, 1)
+			req, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Queue-Timeout", timeout)
+			started := time.Now()
+			resp, err := b.client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return 0, 0, ""
+			}
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body)
+			return resp.StatusCode, time.Since(started), resp.Header.Get("X-Queue-Wait-Ms")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { ask("held", "60s") }) // has the budget and the place for 3 s
+		synctest.Wait()
+		wg.Go(func() { ask("other", "60s") }) // has the place for the 3 s after
+		synctest.Wait()
+		status, after, _ := ask("held", "4s")
+		if status != 503 || after > 5*time.Second {
+			t.Errorf("%d after %v; want a refusal within the 4 s", status, after)
+		}
+		wg.Wait()
+		wg.Go(func() { ask("held", "60s") })
+		synctest.Wait()
+		if status, after, queued := ask("held", "60s"); status != 200 || after != 6*time.Second || queued != "3000" {
+			t.Errorf("%d after %v, %s ms of them in the queue; want half of 6 s", status, after, queued)
+		}
+		wg.Wait()
+	})
+}
+
+// A store that cannot be read when a budget is first drawn on: LEDGER_ON_FAILURE decides.
+func TestBudget_OfABrokenStore(t *testing.T) {
+	for policy, want := range map[string]int{"serve": 200, "refuse": 503} {
+		t.Run(policy, func(t *testing.T) {
+			_, base := simulated(t, provider.Config{})
+			settings := sqlite(t)
+			s := start(t, base, append(append(settings, withFile(t, `sessions: [{match: "*", budget: {tokens: 1}}]`)...), "LEDGER_ON_FAILURE", policy)...)
+			db, err := sql.Open("sqlite", "file:"+settings[3]+"?_pragma=busy_timeout(10000)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			if _, err := db.ExecContext(t.Context(), "ALTER TABLE budget_usage RENAME TO away"); err != nil {
+				t.Fatal(err)
+			}
+			if a := s.ask("a"); a.StatusCode != want || want == 503 && errorOf(t, a) != "ledger_unavailable" {
+				t.Errorf("%d %s", a.StatusCode, a.body)
+			}
+			if _, err := db.ExecContext(t.Context(), "ALTER TABLE away RENAME TO budget_usage"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestUsage_CarriesMoney(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	yesterday := time.Now().UTC().AddDate(0, 0, -1).Format(time.DateOnly)
+	s := start(t, base, withFile(t, fmt.Sprintf(`
+prices:
+  - {model: "gpt-4o", from: 2020-01-01, input: "999", output: "999"}
+  - {model: "gpt-4o", from: %s, input: "2.50", cached_input: "1.25", output: "10.00"}
+`, yesterday))...)
+	body := `{"model":"%s","messages":[{"role":"user","content":"cached 4 tokens, say 7 words"}]}`
+	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "gpt-4o")))
+	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "gpt-4o-2024-08-06")))
+	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "unlisted")))
+
+	byModel := s.usage("by=model")
+	if byModel.Currency == nil || *byModel.Currency != "USD" || len(byModel.Rows) != 3 {
+		t.Fatalf("%+v", byModel)
+	}
+	first := byModel.Rows[0]
+	nano := (first.PromptTokens-first.CachedTokens)*2500 + first.CachedTokens*1250 + first.CompletionTokens*10000
+	one := fmt.Sprintf("0.%09d", nano)
+	if *first.Model != "gpt-4o" || first.CachedTokens != 4 || strings.TrimRight(*first.Cost, "0") != strings.TrimRight(one, "0") || first.UnpricedTokens != 0 {
+		t.Errorf("%+v costs %s, want %s", first, *first.Cost, one)
+	}
+	if row := byModel.Rows[1]; *row.Cost != *first.Cost {
+		t.Errorf("the snapshot costs %s", *row.Cost)
+	}
+	if row := byModel.Rows[2]; row.Cost != nil || row.UnpricedTokens != row.PromptTokens+row.CompletionTokens {
+		t.Errorf("%+v has no price", row)
+	}
+	for _, query := range []string{"", "by=client", "by=day", "by=hour,client"} {
+		rows := s.usage(query).Rows
+		both := fmt.Sprintf("0.%09d", 2*nano)
+		if len(rows) != 1 || rows[0].RequestCount != 3 || strings.TrimRight(*rows[0].Cost, "0") != strings.TrimRight(both, "0") || rows[0].UnpricedTokens != byModel.Rows[2].UnpricedTokens {
+			t.Errorf("%q: %+v, want one row of %s", query, rows, both)
+		}
+	}
+	rows := s.rows("a")
+	if rows[0].Cost != nil || rows[2].Cost == nil || *rows[2].Cost != *first.Cost {
+		t.Errorf("costs of requests: %v %v", rows[0].Cost, rows[2].Cost)
+	}
+	a := send(t, "GET", s.URL+"/sessions/a/status", "")
+	var exact map[string]any
+	if err := json.Unmarshal([]byte(a.body), &exact); err != nil || len(exact) != 5 {
+		t.Errorf("the status has not its five members: %s", a.body)
+	}
+}
+
+func TestUsage_WithoutPricesHasNone(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base)
+	wantAnswered(t, s.ask("a"))
+	u := s.usage("")
+	if u.Currency != nil || u.Rows[0].Cost != nil || u.Rows[0].UnpricedTokens == 0 {
+		t.Errorf("%+v", u)
+	}
+}
+
+// A second sidecar on the same database finds what the first has used.
+func TestBudget_IsSharedOnPostgres(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	_, base := simulated(t, provider.Config{})
+	settings := append(withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`), "REPOSITORY_TYPE", "postgres", "POSTGRES_DSN", dsn)
+	first := start(t, base, settings...)
+	for range 3 {
+		wantAnswered(t, first.ask("a"))
+	}
+	wantUsedUp(t, first.ask("a"))
+	second := start(t, base, settings...)
+	wantUsedUp(t, second.ask("b"))
+	out, _, err := command(t, append(settings, "OPENAI_API_KEY", "x"), "usage", "--store", "--format=csv")
+	if err != nil || !strings.Contains(out, "\na,3,0,") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A reload takes up budgets and prices, and what was used so far counts by the
+// new ones.
+func TestBudget_IsReloaded(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	const file = `
+sessions: [{match: "*", budget: {money: "1.00 USD", per: ever}}]
+prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
+`
+	settings := withFile(t, fmt.Sprintf(file, "1"))
+	s := start(t, base, settings...)
+	for range 3 {
+		wantAnswered(t, s.ask("a"))
+	}
+	rewrite(t, settings[1], fmt.Sprintf(file, "30000")) // three requests are more than 1.00, two are less
+	s.hangup(true)
+	for n := 0; ; n++ { // the first has the sum read again, and does not wait for that
+		a := s.ask("a")
+		if a.StatusCode != 200 {
+			wantUsedUp(t, a)
+			break
+		}
+		if n == 2 {
+			t.Fatalf("%s of 1.00 were used", *s.usage("").Rows[0].Cost)
+		}
+	}
+}

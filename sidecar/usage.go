@@ -1,0 +1,181 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
+)
+
+type usageRow struct {
+	Time              string  `json:"time,omitempty"`
+	Model             *string `json:"model,omitempty"`
+	Client            *string `json:"client,omitempty"`
+	RequestCount      int64   `json:"request_count"`
+	UnknownUsageCount int64   `json:"unknown_usage_count"`
+	PromptTokens      int64   `json:"prompt_tokens"`
+	CompletionTokens  int64   `json:"completion_tokens"`
+	CachedTokens      int64   `json:"cached_tokens"`
+	ReasoningTokens   int64   `json:"reasoning_tokens"`
+	Cost              *string `json:"cost"`            // of the tokens with a price; null where none has one
+	UnpricedTokens    int64   `json:"unpriced_tokens"` // those without
+}
+
+type usageAnswer struct {
+	From     string     `json:"from"`
+	To       string     `json:"to"`
+	By       []string   `json:"by"`
+	Currency *string    `json:"currency"` // of the costs; null without prices
+	Rows     []usageRow `json:"rows"`
+}
+
+// The bounds on one answer. Where prices have to be applied the ledger answers
+// by model and date, and is folded here.
+const (
+	maxUsageRows  = 20_000
+	maxPricedRows = 200_000
+)
+
+// A pricer answers questions about usage with what it costs.
+type pricer struct {
+	ledger   *ledger.Reader
+	prices   *price.Table // nil: no prices are known
+	currency string
+}
+
+func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) error {
+	query := r.URL.Query()
+	now := time.Now()
+	from, err := timeOf(query.Get("from"), now.Add(-24*time.Hour))
+	if err != nil {
+		return err
+	}
+	to, err := timeOf(query.Get("to"), now)
+	if err != nil {
+		return err
+	}
+	by := []string{}
+	for _, field := range strings.FieldsFunc(query.Get("by"), func(r rune) bool { return r == ',' }) {
+		if !slices.Contains([]string{"hour", "day", "model", "client"}, field) || slices.Contains(by, field) {
+			return invalid("invalid_query", "by: want a list of hour or day, model, client")
+		}
+		by = append(by, field)
+	}
+	cfg := s.cfg.Load()
+	p := pricer{&s.ledger.Reader, cfg.prices, cfg.File.currency()}
+	answer, err := p.usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, answer)
+}
+
+// usage answers a query with costs. Prices change from day to day and the
+// ledger's totals are cut there, so that each part has one price for each
+// model.
+func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, error) {
+	answer := usageAnswer{From: timestamp(q.From), To: timestamp(q.To), By: q.By, Rows: []usageRow{}}
+	by := q.By
+	if p.prices != nil {
+		answer.Currency = &p.currency
+		q.Cuts, q.MaxRows = p.prices.Cuts(), maxPricedRows
+		if !slices.Contains(by, "model") {
+			q.By = append(slices.Clip(by), "model")
+		}
+	}
+	parts, err := p.ledger.Usage(ctx, q)
+	if err != nil {
+		return answer, err
+	}
+	timed := slices.Contains(by, "hour") || slices.Contains(by, "day")
+	type key struct {
+		at            time.Time
+		model, client string
+	}
+	sums := map[key]*usageSum{}
+	var order []key
+	for _, part := range parts {
+		k := key{at: part.Time, client: part.Client}
+		if slices.Contains(by, "model") {
+			k.model = part.Model
+		}
+		if sums[k] == nil {
+			sums[k] = &usageSum{}
+			order = append(order, k)
+		}
+		sums[k].add(part, p.prices)
+	}
+	if len(order) > maxUsageRows {
+		return answer, fmt.Errorf("usage: %w: more than %d rows, ask for a shorter time", ledger.ErrInvalid, maxUsageRows)
+	}
+	slices.SortFunc(order, func(a, b key) int {
+		return cmp.Or(a.at.Compare(b.at), strings.Compare(a.model, b.model), strings.Compare(a.client, b.client))
+	})
+	for _, k := range order {
+		row := sums[k].row()
+		if timed {
+			row.Time = timestamp(k.at)
+		}
+		if slices.Contains(by, "model") {
+			row.Model = &k.model
+		}
+		if slices.Contains(by, "client") {
+			row.Client = &k.client
+		}
+		answer.Rows = append(answer.Rows, row)
+	}
+	return answer, nil
+}
+
+// usageSum is one row in the making.
+type usageSum struct {
+	usageRow
+	cost   price.Amount
+	priced bool // something in it has a price
+}
+
+func (s *usageSum) add(part ledger.UsageRow, prices *price.Table) {
+	s.RequestCount += part.Requests
+	s.UnknownUsageCount += part.UnknownUsage
+	s.PromptTokens += part.PromptTokens
+	s.CompletionTokens += part.CompletionTokens
+	s.CachedTokens += part.CachedTokens
+	s.ReasoningTokens += part.ReasoningTokens
+	at := part.Part
+	if !part.Time.IsZero() {
+		at = part.Time
+	}
+	rates, known := prices.At(part.Model, at)
+	if !known {
+		s.UnpricedTokens += part.PromptTokens + part.CompletionTokens
+		return
+	}
+	s.priced = true
+	s.cost = s.cost.Add(rates.Cost(price.Usage{Prompt: part.PromptTokens, Cached: part.CachedTokens, Completion: part.CompletionTokens}))
+}
+
+func (s *usageSum) row() usageRow {
+	if s.priced {
+		s.Cost = optional(s.cost.String())
+	}
+	return s.usageRow
+}
+
+// timeOf reads a time or a date of a query.
+func timeOf(text string, otherwise time.Time) (time.Time, error) {
+	if text == "" {
+		return otherwise, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, invalid("invalid_query", "from and to: want a time such as 2026-01-31T12:00:00Z, or a date")
+}

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
+)
+
+// A usageReport is what the usage command was asked for.
+type usageReport struct {
+	by, since, until, session, format string
+	store                             bool
+}
+
+// usageCommand shows what was used: asked of a running sidecar, or read from
+// its store. settings reads the configuration.
+func usageCommand(settings func() *Config, stdout io.Writer) *cobra.Command {
+	var r usageReport
+	command := &cobra.Command{
+		Use: "usage", Short: "Show what sessions, models, days or clients have used", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lines, err := r.collect(cmd.Context(), settings(), time.Now())
+			if err != nil {
+				return err
+			}
+			return lines.write(stdout, r.format)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&r.by, "by", "", "session (the default), model, day, hour or client")
+	flags.StringVar(&r.since, "since", "", `a time, a date, or how long ago, such as "7d" or "12h"; not by session`)
+	flags.StringVar(&r.until, "until", "", "likewise")
+	flags.StringVar(&r.session, "session", "", "only this session, from its rows that are still kept")
+	flags.StringVar(&r.format, "format", "table", "table, json or csv")
+	flags.BoolVar(&r.store, "store", false, "read the store itself instead of asking the sidecar")
+	return command
+}
+
+// A usageLine is one line of the report; name is what it is of.
+type usageLine struct {
+	name string
+	usageRow
+}
+
+// usageLines is a report: by says what its names are.
+type usageLines struct {
+	by       string
+	currency *string
+	lines    []usageLine
+}
+
+func (r usageReport) collect(ctx context.Context, cfg *Config, now time.Time) (out usageLines, err error) {
+	if !slices.Contains([]string{"table", "json", "csv"}, r.format) {
+		return out, &usageError{fmt.Errorf("--format=%q: want table, json or csv", r.format)}
+	}
+	by := cmp.Or(r.by, "session")
+	if !slices.Contains([]string{"session", "model", "day", "hour", "client"}, by) {
+		return out, &usageError{fmt.Errorf("--by=%q: want session, model, day, hour or client", r.by)}
+	}
+	since, err1 := instant(r.since, now)
+	until, err2 := instant(r.until, now)
+	if err := errors.Join(err1, err2); err != nil {
+		return out, &usageError{err}
+	}
+	if by == "session" && r.session == "" && r.since+r.until != "" {
+		return out, &usageError{errors.New("--since and --until: sessions have one total each; ask by model, day, hour or client")}
+	}
+	var from source = remote{cfg}
+	if r.store {
+		local, err := openStore(ctx, cfg)
+		if err != nil {
+			return out, err
+		}
+		defer local.ledger.Close(ctx)
+		from = local
+	}
+	out.by = by
+	switch {
+	case r.session != "":
+		rows, err := from.requests(ctx, r.session)
+		if err != nil {
+			return out, err
+		}
+		out.lines, err = foldRequests(rows, by, since, until)
+		out.currency = currencyOf(out.lines, cfg)
+		return out, err
+	case by == "session":
+		rows, err := from.sessions(ctx)
+		for _, s := range rows {
+			out.lines = append(out.lines, usageLine{s.SessionID, usageRow{
+				RequestCount: s.RequestCount, UnknownUsageCount: s.UnknownUsageCount, PromptTokens: s.PromptTokens,
+				CompletionTokens: s.CompletionTokens, CachedTokens: s.CachedTokens, ReasoningTokens: s.ReasoningTokens,
+			}})
+		}
+		return out, err
+	}
+	if since.IsZero() {
+		since = time.Unix(0, 0)
+		if by == "hour" {
+			since = now.Add(-24 * time.Hour)
+		}
+	}
+	if until.IsZero() {
+		until = now
+	}
+	answer, err := from.usage(ctx, ledger.UsageQuery{From: since, To: until, By: []string{by}})
+	out.currency = answer.Currency
+	for _, row := range answer.Rows {
+		name := row.Time
+		switch {
+		case row.Model != nil:
+			name = *row.Model
+		case row.Client != nil:
+			name = *row.Client
+		case by == "day":
+			name = name[:min(len(name), len(time.DateOnly))]
+		}
+		out.lines = append(out.lines, usageLine{name, row})
+	}
+	return out, err
+}
+
+// instant reads a time, a date, or how long ago; "" is the zero time.
+func instant(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if ago, err := parseRetention(text); err == nil {
+		return now.Add(-ago), nil
+	}
+	t, err := timeOf(text, now)
+	if err != nil {
+		return t, fmt.Errorf(`%q: want a time such as 2026-01-31T12:00:00Z, a date, or how long ago, such as "7d"`, text)
+	}
+	return t, nil
+}
+
+// currencyOf tells what rows that carry only amounts are in: the file's, if any
+// has an amount.
+func currencyOf(lines []usageLine, cfg *Config) *string {
+	for _, l := range lines {
+		if l.Cost != nil {
+			return optional(cfg.File.currency())
+		}
+	}
+	return nil
+}
+
+// foldRequests adds up a session's rows.
+func foldRequests(rows []requestRow, by string, since, until time.Time) ([]usageLine, error) {
+	sums := map[string]*usageSum{}
+	for _, r := range rows {
+		at, err := time.Parse(time.RFC3339, r.StartedAt)
+		if err != nil {
+			return nil, fmt.Errorf("read requests: %w", err)
+		}
+		if !r.Metered || !since.IsZero() && at.Before(since) || !until.IsZero() && !at.Before(until) {
+			continue
+		}
+		name := map[string]string{
+			"session": r.SessionID, "model": cmp.Or(r.Model, r.AnsweredModel), "client": r.Client,
+			"day": at.UTC().Format(time.DateOnly), "hour": timestamp(at.Truncate(time.Hour)),
+		}[by]
+		if sums[name] == nil {
+			sums[name] = &usageSum{}
+		}
+		if err := sums[name].addRequest(r); err != nil {
+			return nil, err
+		}
+	}
+	var lines []usageLine
+	for name, sum := range sums {
+		lines = append(lines, usageLine{name, sum.row()})
+	}
+	slices.SortFunc(lines, func(a, b usageLine) int { return strings.Compare(a.name, b.name) })
+	return lines, nil
+}
+
+func (s *usageSum) addRequest(r requestRow) error {
+	if r.Status >= 200 && r.Status < 300 {
+		s.RequestCount++
+	}
+	if r.PromptTokens == nil {
+		if r.Status == 0 || r.Status >= 200 && r.Status < 300 {
+			s.UnknownUsageCount++
+		}
+		return nil
+	}
+	s.PromptTokens += *r.PromptTokens
+	s.CompletionTokens += *r.CompletionTokens
+	s.CachedTokens += *r.CachedTokens
+	s.ReasoningTokens += *r.ReasoningTokens
+	if r.Cost == nil {
+		s.UnpricedTokens += *r.PromptTokens + *r.CompletionTokens
+		return nil
+	}
+	cost, err := price.ParseAmount(*r.Cost)
+	if err != nil {
+		return fmt.Errorf("read requests: cost %q: %w", *r.Cost, err)
+	}
+	s.cost, s.priced = s.cost.Add(cost), true
+	return nil
+}
+
+// write prints the report. A table is for people, JSON and CSV are exact and complete.
+func (u usageLines) write(w io.Writer, format string) error {
+	head := []string{u.by, "requests", "unknown", "prompt", "completion", "cached", "reasoning"}
+	if u.currency != nil {
+		head = append(head, "cost "+*u.currency, "unpriced")
+	}
+	cells := func(l usageLine) []string {
+		row := []string{
+			l.name, number(l.RequestCount), number(l.UnknownUsageCount), number(l.PromptTokens),
+			number(l.CompletionTokens), number(l.CachedTokens), number(l.ReasoningTokens),
+		}
+		if u.currency != nil {
+			cost := ""
+			if l.Cost != nil {
+				cost = *l.Cost
+			}
+			row = append(row, cost, number(l.UnpricedTokens))
+		}
+		return row
+	}
+	switch format {
+	case "json":
+		rows := []map[string]any{}
+		for _, l := range u.lines {
+			row := map[string]any{
+				u.by: l.name, "request_count": l.RequestCount, "unknown_usage_count": l.UnknownUsageCount, "prompt_tokens": l.PromptTokens,
+				"completion_tokens": l.CompletionTokens, "cached_tokens": l.CachedTokens, "reasoning_tokens": l.ReasoningTokens,
+			}
+			if u.currency != nil {
+				row["cost"], row["unpriced_tokens"] = l.Cost, l.UnpricedTokens
+			}
+			rows = append(rows, row)
+		}
+		out := json.NewEncoder(w)
+		out.SetIndent("", "  ")
+		return out.Encode(map[string]any{"by": u.by, "currency": u.currency, "rows": rows})
+	case "csv":
+		out := csv.NewWriter(w)
+		_ = out.Write(head)
+		for _, l := range u.lines {
+			row := cells(l)
+			row[0] = inert(row[0])
+			_ = out.Write(row)
+		}
+		out.Flush()
+		return out.Error()
+	}
+	out := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	for i := range head {
+		head[i] = strings.ToUpper(head[i])
+	}
+	fmt.Fprintln(out, strings.Join(head, "\t")+"\t")
+	for _, l := range u.lines {
+		row := cells(l)
+		row[0] = cmp.Or(storable(row[0]), "(none)")
+		fmt.Fprintln(out, strings.Join(row, "\t")+"\t")
+	}
+	return out.Flush()
+}
+
+func number(n int64) string { return strconv.FormatInt(n, 10) }
+
+// inert keeps a spreadsheet from taking a name for a formula: clients choose
+// names of models and sessions (OWASP, CSV injection).
+func inert(name string) string {
+	if name != "" && strings.ContainsRune("=+-@\t\r\n", rune(name[0])) {
+		return "'" + name
+	}
+	return name
+}
