@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -79,6 +80,24 @@ func TestPrograms_AnswerAndAreBooked(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The agents of a task have sessions of their own and the task's budget together.
+func TestPrograms_AgentsShareTheirTasksBudget(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "config.yaml", "sessions:\n  - {match: \"poor\", budget: {tokens: 20, per: day, action: reject}}\n")
+	s := start(t, provider.Config{}, "CONFIG_FILE="+filepath.Join(dir, "config.yaml"))
+	// The researcher uses the budget up, so the writer, who has used nothing, is refused.
+	out, err := runProgram(t, "multi-agent", "-sidecar", s.sidecar, "-task", "poor", "-researchers", "1", "say 40 words")
+	if err == nil || !strings.Contains(out, "poor:writer") || !strings.Contains(out, "402 Payment Required") {
+		t.Errorf("%v, printed %q, want the writer refused with 402", err, out)
+	}
+	if got := s.status(t, "poor:researcher-1"); got.RequestCount != 1 {
+		t.Errorf("booked %+v", got)
+	}
+	if out, err := runProgram(t, "multi-agent", "-sidecar", s.sidecar, "-task", "rich", "-researchers", "1", "say 40 words"); err != nil {
+		t.Errorf("a task without a budget: %v\n%s", err, out)
+	}
 }
 
 func TestPrograms_WithoutASidecar(t *testing.T) {

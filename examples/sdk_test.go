@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/option"
@@ -238,6 +240,7 @@ func TestSDKs_SeeTheSameErrors(t *testing.T) {
 		{"an exhausted quota", provider.Quota()},
 		{"a request too large", provider.TooLarge()},
 		{"a server error", provider.ServerError(http.StatusInternalServerError)},
+		{"a server that is down", provider.ServerError(http.StatusServiceUnavailable)},
 		{"a bad gateway's page", provider.Status(http.StatusBadGateway, nil, "<html>bad gateway</html>")},
 		{"a stream cut off", provider.CutAfterBytes(400)},
 	}
@@ -263,6 +266,30 @@ func TestSDKs_SeeTheSameErrors(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The retries and the timeouts of openai-go go on working behind the sidecar.
+func TestSDKs_RetryAndTimeOutAsEver(t *testing.T) {
+	s := start(t, provider.Config{})
+	for name, base := range map[string]string{"direct": s.direct, "through the sidecar": s.sidecar} {
+		llm := connect(base).official
+		t.Run(name+" a server error is retried", func(t *testing.T) {
+			before := s.provider.Totals().Requests
+			s.provider.Script(provider.ServerError(http.StatusInternalServerError), provider.Sound())
+			_, err := llm.Chat.Completions.New(context.Background(), chatParams(), option.WithMaxRetries(1))
+			if n := s.provider.Totals().Requests - before; err != nil || n != 2 {
+				t.Errorf("%v after %d requests, want success after 2", err, n)
+			}
+		})
+		t.Run(name+" a timeout ends the call", func(t *testing.T) {
+			// Nothing answers, so however slow the machine is, the time runs out.
+			s.provider.Script(provider.NoHeaders())
+			_, err := llm.Chat.Completions.New(context.Background(), chatParams(), option.WithRequestTimeout(time.Second))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error = %v, want context.DeadlineExceeded", err)
+			}
+		})
 	}
 }
 
@@ -321,5 +348,32 @@ func TestMiddleware_RefusalIsNotRetriedByOpenAIGo(t *testing.T) {
 	}
 	if attempts != 1 {
 		t.Errorf("%d attempts, want 1", attempts)
+	}
+}
+
+// Where an upstream redirects to third parties, the client keeps the session from
+// them, below openai-go as well.
+func TestMiddleware_ClientBelowOpenAIGoTellsNobodyElse(t *testing.T) {
+	var told http.Header
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		told = r.Header.Clone()
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"object":"list","data":[]}`)
+	}))
+	defer other.Close()
+	var session string
+	sidecar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session = r.Header.Get("X-Session-Id")
+		http.Redirect(w, r, other.URL+"/elsewhere", http.StatusTemporaryRedirect)
+	}))
+	defer sidecar.Close()
+	base := sidecar.URL + "/v1"
+	llm := openai.NewClient(option.WithBaseURL(base), option.WithAPIKey("k"),
+		option.WithMiddleware(middleware.New(base)), option.WithHTTPClient(middleware.Client(base, nil)))
+	if _, err := llm.Models.List(middleware.WithSession(context.Background(), "secret")); err != nil {
+		t.Fatal(err)
+	}
+	if session != "secret" || told == nil || told.Get("X-Session-Id") != "" {
+		t.Errorf("the sidecar was told %q, the other host %q", session, told.Get("X-Session-Id"))
 	}
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -348,15 +350,92 @@ func TestBudget_WaitingEnds(t *testing.T) {
 	s := start(t, base, append(withFile(t, `sessions: [{match: "*", budget: {tokens: 100}}]`), "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s")...)
 	big := strings.Replace(chat, "{", `{"max_tokens":90,`, 1)
 	ctx, leave := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); _, _ = try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", big) }()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer leave()
+	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", big) })
 	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
 	a := send(t, "POST", s.URL+"/v1/session/b/chat/completions", big, "X-Queue-Timeout", "20ms")
 	if a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" || a.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
-	leave()
-	<-done
+	wg.Go(func() {
+		a, err := try(t.Context(), "POST", s.URL+"/v1/session/b/chat/completions", big)
+		if err != nil || a.StatusCode != 503 || errorOf(t, a) != "shutting_down" {
+			t.Errorf("%v %d %s", err, a.StatusCode, a.body)
+		}
+	})
+	for !strings.Contains(send(t, "GET", s.URL+"/metrics", "").body, "llm_queue_proxy_budget_waiting 1") {
+		runtime.Gosched()
+	}
+	_ = s.stop() // with a request under way, which is cut at the end of the grace
+}
+
+// The wait for a budget and that in the queue are one.
+func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := writeFile(t, "c.yaml", `sessions: [{match: "held", budget: {tokens: 100}}]`)
+		b := newBubble(t, provider.Config{TTFT: 3 * time.Second}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
+		defer b.stop()
+		ask := func(session, timeout string) (status int, after time.Duration, queued string) {
+			body := strings.Replace(chat, "{", `{"max_tokens":80,`, 1)
+			req, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Queue-Timeout", timeout)
+			started := time.Now()
+			resp, err := b.client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return 0, 0, ""
+			}
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body)
+			return resp.StatusCode, time.Since(started), resp.Header.Get("X-Queue-Wait-Ms")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { ask("held", "60s") }) // has the budget and the place for 3 s
+		synctest.Wait()
+		wg.Go(func() { ask("other", "60s") }) // has the place for the 3 s after
+		synctest.Wait()
+		status, after, _ := ask("held", "4s")
+		if status != 503 || after > 5*time.Second {
+			t.Errorf("%d after %v; want a refusal within the 4 s", status, after)
+		}
+		wg.Wait()
+		wg.Go(func() { ask("held", "60s") })
+		synctest.Wait()
+		if status, after, queued := ask("held", "60s"); status != 200 || after != 6*time.Second || queued != "3000" {
+			t.Errorf("%d after %v, %s ms of them in the queue; want half of 6 s", status, after, queued)
+		}
+		wg.Wait()
+	})
+}
+
+// A store that cannot be read when a budget is first drawn on: LEDGER_ON_FAILURE decides.
+func TestBudget_OfABrokenStore(t *testing.T) {
+	for policy, want := range map[string]int{"serve": 200, "refuse": 503} {
+		t.Run(policy, func(t *testing.T) {
+			_, base := simulated(t, provider.Config{})
+			settings := sqlite(t)
+			s := start(t, base, append(append(settings, withFile(t, `sessions: [{match: "*", budget: {tokens: 1}}]`)...), "LEDGER_ON_FAILURE", policy)...)
+			db, err := sql.Open("sqlite", "file:"+settings[3]+"?_pragma=busy_timeout(10000)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			if _, err := db.ExecContext(t.Context(), "ALTER TABLE budget_usage RENAME TO away"); err != nil {
+				t.Fatal(err)
+			}
+			if a := s.ask("a"); a.StatusCode != want || want == 503 && errorOf(t, a) != "ledger_unavailable" {
+				t.Errorf("%d %s", a.StatusCode, a.body)
+			}
+			if _, err := db.ExecContext(t.Context(), "ALTER TABLE away RENAME TO budget_usage"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 func TestUsage_CarriesMoney(t *testing.T) {
@@ -447,15 +526,15 @@ prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
 	for range 3 {
 		wantAnswered(t, s.ask("a"))
 	}
-	rewrite(t, settings[1], fmt.Sprintf(file, "100000"))
+	rewrite(t, settings[1], fmt.Sprintf(file, "30000")) // three requests are more than 1.00, two are less
 	s.hangup(true)
-	for n := 0; ; n++ { // the first of these has the sum read again, and need not wait for it
+	for n := 0; ; n++ { // the first has the sum read again, and does not wait for that
 		a := s.ask("a")
 		if a.StatusCode != 200 {
 			wantUsedUp(t, a)
 			break
 		}
-		if n == 5 {
+		if n == 2 {
 			t.Fatalf("%s of 1.00 were used", *s.usage("").Rows[0].Cost)
 		}
 	}

@@ -49,6 +49,9 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		}
 		name := strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
 		flags[s.name] = root.PersistentFlags().String(name, "", s.doc)
+		if words := s.words(); words != nil {
+			_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+		}
 	}
 	config := &cobra.Command{
 		Use: "config", Short: "Check or show the settings", Args: noArgs,
@@ -161,31 +164,6 @@ func printVersion(stdout io.Writer, asJSON bool) error {
 	}
 	_, err := fmt.Fprintln(stdout, "llm-queue-proxy", v.Version, v.Go, v.Platform)
 	return err
-}
-
-// printConfig shows each setting with its value and its origin, and then what
-// is wrong with them.
-func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
-	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
-	cfg, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
-	for _, s := range settings {
-		value, origin, _ := cfg.sources.lookup(s) // its fault is among faults
-		switch {
-		case origin == "" && s.def == "":
-			value, origin = "none", "default"
-		case origin == "" && s.name == "LISTEN_ADDR":
-			value, origin = cfg.ListenAddr, "default"
-		case origin == "":
-			value, origin = s.def, "default"
-		case s.secret:
-			value = redacted
-		}
-		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
-	}
-	if err := out.Flush(); err != nil || len(faults) == 0 {
-		return err
-	}
-	return &configError{faults}
 }
 
 // ask gets JSON from the sidecar that listens on address.

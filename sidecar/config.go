@@ -203,6 +203,19 @@ func (s setting) literalDefault() bool {
 	return s.def != "" && s.def != "none" && s.def != "learned" && s.def != "off" && !strings.Contains(s.def, " ")
 }
 
+// words lists the values of a setting that accepts a few words only, such as
+// "drain or cancel"; nil for any other.
+func (s setting) words() []string {
+	if !strings.Contains(s.form, " or ") {
+		return nil
+	}
+	words := strings.Split(strings.ReplaceAll(s.form, " or ", ", "), ", ")
+	if slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, ` "=`) }) {
+		return nil
+	}
+	return words
+}
+
 func (s setting) fault(value string) string {
 	if s.secret {
 		return fmt.Sprintf("%s: value not accepted; want %s", s.name, s.form)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -250,4 +252,25 @@ func FuzzFile(f *testing.F) {
 			file.validate(nil)
 		}
 	})
+}
+
+// TestCompletion_KnowsTheWords: what a shell is offered for a flag is what the
+// setting accepts.
+func TestCompletion_KnowsTheWords(t *testing.T) {
+	offered := 0
+	for _, s := range settings {
+		for _, word := range s.words() {
+			offered++
+			if err := s.set(new(Config), word); err != nil {
+				t.Errorf("%s is offered %q, which it does not accept", s.name, word)
+			}
+		}
+	}
+	if offered < 20 {
+		t.Errorf("%d words are offered", offered)
+	}
+	var out bytes.Buffer
+	if err := run(context.Background(), []string{"__complete", "--repository-type", ""}, func(string) string { return "" }, &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), "memory\nsqlite\npostgres\n") {
+		t.Errorf("completed with %v\n%s", err, &out)
+	}
 }

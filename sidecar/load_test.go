@@ -29,6 +29,7 @@ type bubble struct {
 	client *http.Client
 	dial   func(context.Context) (net.Conn, error) // to the sidecar
 	stop   func()
+	cancel func()      // begins the end, as SIGTERM does
 	down   atomic.Bool // no connection to the provider can be made
 }
 
@@ -77,7 +78,7 @@ func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), s
 	served := make(chan error, 1)
 	go func() { served <- b.server.serve(ctx, down, nil) }()
 	transport := &http.Transport{DialContext: down.DialContext, MaxIdleConnsPerHost: 10_000}
-	b.client = &http.Client{Transport: transport}
+	b.client, b.cancel = &http.Client{Transport: transport}, cancel
 	b.stop = func() {
 		transport.CloseIdleConnections()
 		cancel()

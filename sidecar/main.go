@@ -213,8 +213,7 @@ func newServer(d dependencies) *server {
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
-
-		disconnected: make(chan struct{}, 1),
+		clients:  newConnections(),
 	}
 	s.cfg.Store(d.Config)
 	s.key = newProviderKey(d.Config, d.Logger)
@@ -285,6 +284,16 @@ func (s *server) restore(ctx context.Context) {
 	}
 	for _, use := range recent {
 		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.PromptTokens, Output: use.CompletionTokens})
+	}
+	if !s.cfg.Load().File.limitsDays() {
+		return
+	}
+	today, err := s.ledger.Usage(ctx, ledger.UsageQuery{From: time.Now().Add(-24 * time.Hour), By: []string{"model"}})
+	if err != nil {
+		s.logger.Warn("use of the day not restored", "error", err.Error())
+	}
+	for _, use := range today {
+		s.limits.Prime(limit.Recent{Model: use.Model, RequestsDay: use.Requests, TokensDay: use.PromptTokens + use.CompletionTokens})
 	}
 }
 

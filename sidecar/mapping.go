@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -127,6 +128,11 @@ func retryHint(x *exchange) (key uint64, count int) {
 	_ = h.WriteByte(0)
 	_, _ = h.Write(x.req.Raw)
 	return h.Sum64(), count
+}
+
+// limitsDays tells whether some model has a limit per day.
+func (f *File) limitsDays() bool {
+	return slices.ContainsFunc(f.Limits, func(l ModelLimit) bool { return l.RequestsPerDay > 0 || l.TokensPerDay > 0 })
 }
 
 // limitConfig is the limiter's part of the settings.

@@ -93,6 +93,7 @@ func (m *metrics) watch(limits *limit.Limiter, store *ledger.Store, s *server) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, read))
 	}
 	gauge("queue_depth", "Requests waiting.", func() float64 { return float64(limits.Waiting()) })
+	gauge("budget_waiting", "Requests waiting for what others have reserved of their budget.", func() float64 { return float64(s.budgets.Waiting()) })
 	gauge("in_flight", "Places granted: requests on their way upstream and answers under way.", func() float64 { return float64(limits.InFlight()) })
 	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(s.drains.Load()) })
 	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(s.bodies.used.Load()) })

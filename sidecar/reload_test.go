@@ -2,14 +2,19 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
@@ -335,4 +340,81 @@ func TestReload_BudgetsAndPricesAct(t *testing.T) {
 	if got := costs(); !strings.Contains(got, `"EUR"`) {
 		t.Errorf("the new prices are not applied: %s", got)
 	}
+}
+
+// TestReload_ChangesTheRate raises and lowers a limit under waiting requests,
+// in virtual time.
+func TestReload_ChangesTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := writeFile(t, "config.yaml", "settings: {RATE_LIMIT_PER_MIN: 60}\n")
+		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "LEARN_LIMITS", "false")
+		defer b.stop()
+		b.server.level = new(slog.LevelVar)
+		began := time.Now()
+		batch := func(n int) (wait func() time.Duration) {
+			var calls sync.WaitGroup
+			for i := range n {
+				calls.Go(func() {
+					if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), chat); err != nil || status != 200 {
+						t.Errorf("call %d: %d %v %s", i, status, err, text)
+					}
+				})
+			}
+			return func() time.Duration { calls.Wait(); return time.Since(began) }
+		}
+		rate := func(text string) {
+			rewrite(t, file, "settings: {RATE_LIMIT_PER_MIN: "+text+"}\n")
+			if b.server.reload(); b.server.cfg.Load().texts["RATE_LIMIT_PER_MIN"] != Secret(text) {
+				t.Fatalf("%s was not taken up", text)
+			}
+		}
+		first := batch(150)
+		time.Sleep(20 * time.Second) // virtual: some have left, most wait
+		if n := b.server.limits.Waiting(); n < 50 || n > 140 {
+			t.Fatalf("%d wait", n)
+		}
+		rate("600")
+		if at := first(); at > 45*time.Second {
+			t.Errorf("the last of 150 was answered after %v: the queue did not speed up", at)
+		}
+		rate("60")
+		began = time.Now()
+		if at := batch(60)(); at < 30*time.Second {
+			t.Errorf("60 calls at 60 a minute, behind a full queue, took %v", at)
+		}
+	})
+}
+
+func TestReload_TellsSystemd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	next := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first, _, _ := strings.Cut(string(buf[:n]), "\n"); !strings.HasPrefix(first, "STATUS=") { // which comes by the clock
+				if first != want {
+					t.Errorf("told %q, want %s", buf[:n], want)
+				}
+				return
+			}
+		}
+	}
+	s := start(t, scripted(t, func(http.ResponseWriter, *http.Request) {}), "NOTIFY_SOCKET", path)
+	next("READY=1")
+	s.hangup(true)
+	next("RELOADING=1")
+	next("READY=1")
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	next("STOPPING=1")
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"log/slog"
+	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,5 +45,23 @@ func TestRetention_RemovesRows(t *testing.T) {
 	eventually(t, "the row goes", func() bool { return len(s.rows("a")) == 0 })
 	if got := s.status()["a"]; got.RequestCount != 1 || got.TotalTokens == 0 {
 		t.Errorf("status = %+v; want that totals stay", got)
+	}
+}
+
+// The ledger is told once: a change takes a restart, and the log says so.
+func TestRetention_ChangeNeedsARestart(t *testing.T) {
+	path := writeFile(t, "config.yaml", "retention: {requests: 7d}")
+	env := map[string]string{"OPENAI_API_KEY": "sk-1", "CONFIG_FILE": path}
+	src := sources{getenv: func(name string) string { return env[name] }}
+	running, faults := readConfig(src, nil)
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	if err := os.WriteFile(path, []byte("retention: {requests: 1d}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next, faults := readConfig(src, running)
+	if len(faults) > 0 || !slices.Contains(next.pending, "retention") || next.File.Retention != running.File.Retention {
+		t.Errorf("pending %v, retention %+v, %v; want the old one, and that it is pending", next.pending, next.File.Retention, faults)
 	}
 }

@@ -47,9 +47,8 @@ type server struct {
 	inFlight atomic.Int64 // answers under way
 	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
 
-	connections  atomic.Int64  // of clients
-	disconnected chan struct{} // at least one has closed since it was last read
-	systemd      *systemd      // nil: no service manager asks
+	clients *connections
+	systemd *systemd // nil: no service manager asks
 
 	exchanges sync.WaitGroup
 	over      context.Context // ends with the grace: every exchange ends with it
@@ -267,7 +266,15 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
-	return s.drain(servers)
+	return s.drain(servers, func() {
+		main.Close()
+		if admin != nil {
+			admin.Close()
+		}
+		for range servers { // whatever was accepted is known now
+			<-failed
+		}
+	})
 }
 
 // rejectWaiting tells everybody who waits to come back.
@@ -282,7 +289,7 @@ func (s *server) httpServer(on listener) *http.Server {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
-		ConnState:         s.connState,
+		ConnState:         s.clients.note,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 }

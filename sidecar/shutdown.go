@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -13,15 +14,15 @@ const (
 	// after readiness has failed, for load balancers to notice.
 	lameDuckShare = 10
 	lameDuckMax   = 3 * time.Second
-	// lateComers is how long requests on connections that were taken in the last
-	// moment may still join the queue.
+	// lateComers is how long a connection that was taken in the last moment has
+	// to send its request.
 	lateComers = time.Second
 )
 
 // drain ends the service: readiness fails at once, connections are taken for a
 // short while more, what waits is served for as long as it can still finish,
 // what is then left is told to come back, and what outlasts the grace is cut.
-func (s *server) drain(servers []*http.Server) error {
+func (s *server) drain(servers []*http.Server, stopListening func()) error {
 	grace := s.cfg.Load().ShutdownGrace
 	s.draining.Store(true)
 	s.logger.Info("draining", "grace", grace.String())
@@ -34,9 +35,11 @@ func (s *server) drain(servers []*http.Server) error {
 	// Websockets are not the servers' any more, who do not wait for them.
 	defer context.AfterFunc(ctx, s.endAll)()
 
-	s.lameDuck(min(grace/lameDuckShare, lameDuckMax))
-	late := time.AfterFunc(lateComers, s.limits.Drain)
-	defer late.Stop()
+	s.clients.await(min(grace/lameDuckShare, lameDuckMax), s.clients.none)
+	// A server that is shutting down drops the request of a connection it has
+	// just accepted. So nothing more is accepted first, and the last ones are heard.
+	stopListening()
+	s.clients.await(min(grace/lameDuckShare, lateComers), s.clients.noneNew)
 	var failed error
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {
@@ -48,30 +51,61 @@ func (s *server) drain(servers []*http.Server) error {
 	return failed
 }
 
-// lameDuck goes on serving for d, or until nobody is connected. Answers carry
-// "Connection: close" meanwhile, so that whoever is connected leaves in order.
-func (s *server) lameDuck(d time.Duration) {
-	over := time.NewTimer(d)
-	defer over.Stop()
-	for s.connections.Load() > 0 {
-		select {
-		case <-over.C:
-			return
-		case <-s.disconnected:
+// A connections knows the clients' connections. It is safe for concurrent use.
+type connections struct {
+	mu      sync.Mutex
+	states  map[net.Conn]http.ConnState
+	fresh   int           // that have not sent a request yet
+	changed chan struct{} // holds one token: something has changed
+}
+
+func newConnections() *connections {
+	return &connections{states: map[net.Conn]http.ConnState{}, changed: make(chan struct{}, 1)}
+}
+
+// note is an http.Server's ConnState.
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before, known := c.states[conn]; known && before == http.StateNew {
+		c.fresh--
+	}
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+		delete(c.states, conn)
+	default:
+		if state == http.StateNew {
+			c.fresh++
 		}
+		c.states[conn] = state
+	}
+	select {
+	case c.changed <- struct{}{}:
+	default:
 	}
 }
 
-// connState counts connections; it is an http.Server's ConnState.
-func (s *server) connState(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		s.connections.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		s.connections.Add(-1)
+func (c *connections) none() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.states) == 0
+}
+
+func (c *connections) noneNew() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fresh == 0
+}
+
+// await waits until ok, for d at the longest. One goroutine at a time may wait.
+func (c *connections) await(d time.Duration, ok func() bool) {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for !ok() {
 		select {
-		case s.disconnected <- struct{}{}:
-		default: // lameDuck looks at the count, once is enough
+		case <-over.C:
+			return
+		case <-c.changed:
 		}
 	}
 }

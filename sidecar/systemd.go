@@ -16,7 +16,7 @@ const firstFD = 3
 // where there are none. The descriptor called "admin" is ADMIN_ADDR's, or the
 // second where none has that name.
 func inherit(getenv func(string) string) (main, admin net.Listener, err error) {
-	if pid, err := strconv.Atoi(getenv("LISTEN_PID")); err != nil || pid != os.Getpid() {
+	if getenv("LISTEN_FDS") == "" || getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return nil, nil, nil // meant for another process, or for none
 	}
 	count, err := strconv.Atoi(getenv("LISTEN_FDS"))

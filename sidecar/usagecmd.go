@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,13 +61,6 @@ type usageLines struct {
 	by       string
 	currency *string
 	lines    []usageLine
-}
-
-// A source of usage: a running sidecar, or a store.
-type source interface {
-	usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, error)
-	sessions(ctx context.Context) ([]sessionRow, error)
-	requests(ctx context.Context, session string) ([]requestRow, error)
 }
 
 func (r usageReport) collect(ctx context.Context, cfg *Config, now time.Time) (out usageLines, err error) {
@@ -293,90 +285,4 @@ func inert(name string) string {
 		return "'" + name
 	}
 	return name
-}
-
-// remote is a running sidecar.
-type remote struct{ cfg *Config }
-
-func (r remote) get(ctx context.Context, path string, query url.Values, into any) error {
-	return ask(ctx, r.cfg, r.cfg.adminAddr(), path+"?"+query.Encode(), into)
-}
-
-func (r remote) usage(ctx context.Context, q ledger.UsageQuery) (answer usageAnswer, err error) {
-	err = r.get(ctx, "/usage", url.Values{
-		"from": {q.From.UTC().Format(time.RFC3339)}, "to": {q.To.UTC().Format(time.RFC3339)}, "by": {strings.Join(q.By, ",")},
-	}, &answer)
-	return answer, err
-}
-
-func (r remote) sessions(ctx context.Context) (all []sessionRow, err error) {
-	for query := (url.Values{"limit": {"500"}}); ; {
-		var page sessionPage
-		if err := r.get(ctx, "/sessions", query, &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Sessions...)
-		if page.NextCursor == nil {
-			return all, nil
-		}
-		query.Set("cursor", *page.NextCursor)
-	}
-}
-
-func (r remote) requests(ctx context.Context, session string) (all []requestRow, err error) {
-	for query := (url.Values{"limit": {"500"}}); ; {
-		var page requestPage
-		if err := r.get(ctx, "/sessions/"+url.PathEscape(session)+"/requests", query, &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Requests...)
-		if page.NextCursor == nil {
-			return all, nil
-		}
-		query.Set("cursor", *page.NextCursor)
-	}
-}
-
-// openStore opens the store of the settings for reading, whether or not a
-// sidecar runs on it.
-func openStore(ctx context.Context, cfg *Config) (pricer, error) {
-	prices, err := cfg.File.priceTable()
-	if err != nil {
-		return pricer{}, &configError{[]string{fmt.Sprintf("prices: %v; see config check", err)}}
-	}
-	reader, err := ledger.OpenReader(ctx, ledger.Config{Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN)})
-	if err != nil {
-		return pricer{}, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
-	}
-	return pricer{reader, prices, cfg.File.currency()}, nil
-}
-
-func (p pricer) sessions(ctx context.Context) (all []sessionRow, err error) {
-	for q := (ledger.SessionQuery{Limit: 500}); ; {
-		page, err := p.ledger.Sessions(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		for _, one := range page.Sessions {
-			all = append(all, sessionRowOf(one))
-		}
-		if q.Cursor = page.NextCursor; q.Cursor == "" {
-			return all, nil
-		}
-	}
-}
-
-func (p pricer) requests(ctx context.Context, session string) (all []requestRow, err error) {
-	for q := (ledger.RecordQuery{Limit: 500}); ; {
-		page, err := p.ledger.Requests(ctx, session, q)
-		if err != nil {
-			return nil, err
-		}
-		for _, record := range page.Records {
-			all = append(all, requestRowOf(record, p.prices))
-		}
-		if q.Cursor = page.NextCursor; q.Cursor == "" {
-			return all, nil
-		}
-	}
 }

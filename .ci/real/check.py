@@ -186,8 +186,8 @@ def main() -> int:
             verdict.equal(f"{name} tokens that the model server counted", counted[name] - before[name], booked[name])
 
         print_sessions(again.get("/sessions/status"), want)
-        secrets = [text.encode() for text in (KEY, "sk-wrong", PLAN["question"], PLAN["long_question"])]
-        kept = [f for f in logs.iterdir() if f.is_file() and not f.name.startswith(("model", "example"))]
+        secrets = [text.encode() for text in (KEY, "sk-wrong", *(plan[q] for plan in (PLAN, simulated.PLAN) for q in ("question", "long_question")))]
+        kept = [f for f in logs.iterdir() if f.is_file() and not f.name.startswith(("model", "example", "simulated-plan"))]
         leaks = sorted(f.name for f in kept if any(secret in f.read_bytes() for secret in secrets))
         verdict.equal("logs and databases of the sidecar that hold a key or a prompt", leaks, [])
         if verdict.failed:

@@ -65,8 +65,9 @@ def run(report, name: str, open_sdk, broken: bool = False) -> None:
                 for fault in "cut", "reset":
                     met(f"broken {fault} {at}", f"{fault} {at}")
         # The SDK's own retries and timeouts go on working. Nothing answers a request
-        # that times out, so however slow the machine is, it does.
+        # that times out; the time is what it may take to arrive there.
         for _, met in each(2, 120):
             met("retried", "status 500")
-        for _, met in each(0, 1):
-            met("timeout", "no-headers")
+        for kind, met in each(0, 2):
+            if kind in ("chat", "stream"):
+                met("timeout", "no-headers")

@@ -67,10 +67,10 @@ def compare_faults(verdict: Verdict, lines: list[dict]) -> None:
     for line in lines:
         if line["via"] == "direct":
             continue
-        what, fault, kind = f"{line['sdk']} {line['step']}", line["step"].split()[0], line["step"]
-        twin = direct[line["sdk"], line["step"]]
-        whole = next(d["text"] for (sdk, step), d in direct.items()
-                     if sdk == line["sdk"] and step.startswith("whole ") and kind.endswith(step.removeprefix("whole")))
+        what, fault, twin = f"{line['sdk']} {line['step']}", line["step"].split()[0], direct[line["sdk"], line["step"]]
+        # The kind of call ends the step's name; "response stream" is not "stream".
+        whole = max((sound for sound in direct.values() if sound["sdk"] == line["sdk"] and sound["step"].startswith("whole ")
+                     and line["step"].endswith(sound["step"].removeprefix("whole"))), key=lambda sound: len(sound["step"]))["text"]
         if fault in ("refused", "timeout"):
             verdict.true(f"{what}: fails without the sidecar", twin.get("error"))
             verdict.equal(f"{what}: the same error as without the sidecar", line.get("error"), twin.get("error"))

@@ -147,7 +147,7 @@ await faults((via, session) => report(sdk, via, session), 'ai', (base, maxRetrie
     response: () => generated(provider(plan.model)),
     'response stream': () => streamed(provider(plan.model)),
   }
-})
+}, { broken: true })
 
 await faults((via, session) => report(agentSDK, via, session), 'agents', (baseURL, maxRetries, timeout) => {
   const client = new OpenAI({ baseURL, apiKey: 'unused', maxRetries, timeout })

@@ -123,7 +123,7 @@ def main() -> None:
     run_chain(Report(CHAIN, "sidecar", "langchain-py"), f"{SIDECAR}/v1/session/langchain-py", "unused", chain(f"{DENIED}/v1"))
     asyncio.run(run_agents(Report(AGENTS, "direct", "agents-py"), DIRECT, KEY))
     asyncio.run(run_agents(Report(AGENTS, "sidecar", "agents-py"), f"{SIDECAR}/v1/session/agents-py", "unused"))
-    faults.run(lambda via, session: Report(CHAIN, via, session), "langchain-py", faulty_chain)
+    faults.run(lambda via, session: Report(CHAIN, via, session), "langchain-py", faulty_chain, broken=True)
     faults.run(lambda via, session: Report(AGENTS, via, session), "agents-py", faulty_agents)
 
 

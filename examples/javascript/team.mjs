@@ -1,6 +1,7 @@
 // A team of agents (@openai/agents), each with its own session: /sessions/status
 // then tells what every agent costs, and an agent that floods the queue delays
-// itself before it delays the others.
+// itself before it delays the others. All of them draw on the budget of the team's
+// session as well, if the sidecar's configuration sets one.
 
 import { Agent, OpenAIResponsesModel, run, setTracingDisabled } from '@openai/agents'
 import OpenAI from 'openai'
@@ -12,7 +13,11 @@ const model = process.env.MODEL ?? 'gpt-4o-mini'
 setTracingDisabled(true)
 
 function agent(name, instructions) {
-  const client = new OpenAI({ baseURL: `${sidecar}/v1/session/${name}-js`, apiKey: 'unused' })
+  const client = new OpenAI({
+    baseURL: `${sidecar}/v1/session/${name}-js`,
+    apiKey: 'unused',
+    defaultHeaders: { 'X-Parent-Session-Id': 'team-js' },
+  })
   return new Agent({
     name,
     instructions,

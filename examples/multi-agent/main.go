@@ -42,9 +42,10 @@ type agent struct {
 }
 
 // ask lets the agent answer. That its session is the context's is all that the
-// sidecar needs to keep the agents apart.
+// sidecar needs to keep the agents apart. The task's session is their parent: if the
+// sidecar's configuration gives it a budget, they share that.
 func (a agent) ask(ctx context.Context, prompt string) (string, error) {
-	ctx = middleware.WithSession(ctx, a.session)
+	ctx = middleware.WithParent(middleware.WithSession(ctx, a.session), *task)
 	answer, err := a.llm.Chat.Completions.New(ctx, openai.ChatCompletionNewParams{
 		Model: *model,
 		Messages: []openai.ChatCompletionMessageParamUnion{

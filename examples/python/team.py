@@ -1,7 +1,8 @@
 """A team of agents (openai-agents), each with its own session.
 
 /sessions/status then tells what every agent costs, and an agent that floods the
-queue delays itself before it delays the others.
+queue delays itself before it delays the others. All of them draw on the budget of
+the team's session as well, if the sidecar's configuration sets one.
 """
 
 import asyncio
@@ -18,7 +19,11 @@ set_tracing_disabled(True)
 
 
 def agent(name: str, instructions: str) -> Agent:
-    client = AsyncOpenAI(base_url=f"{sidecar}/v1/session/{name}-py", api_key="unused")
+    client = AsyncOpenAI(
+        base_url=f"{sidecar}/v1/session/{name}-py",
+        api_key="unused",
+        default_headers={"X-Parent-Session-Id": "team-py"},
+    )
     return Agent(
         name=name,
         instructions=instructions,

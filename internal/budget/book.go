@@ -51,6 +51,7 @@ type Book struct {
 	mu       sync.Mutex
 	accounts map[string]*entry
 	recent   *list.List // of *entry, the least recently used at the front
+	waiting  int
 }
 
 // entry is an account, and who waits for it.
@@ -172,6 +173,7 @@ func (b *Book) try(w *waiter, limits []Limit, amount Amount, now time.Time) (*Re
 	}
 	if wait {
 		if w.queued == nil {
+			b.waiting++
 			for i, e := range entries {
 				if !limits[i].Warn {
 					e.waiting = append(e.waiting, w)
@@ -212,6 +214,7 @@ func (b *Book) leave(w *waiter) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.waiting--
 	for _, e := range w.queued {
 		for i, other := range e.waiting {
 			if other == w {
@@ -222,6 +225,13 @@ func (b *Book) leave(w *waiter) {
 		e.ring()
 	}
 	w.queued = nil
+}
+
+// Waiting is the number of requests that wait for room.
+func (b *Book) Waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waiting
 }
 
 // ring has the head of the queue look again.

@@ -169,8 +169,8 @@ func TestBook_WaitsForReservationsOnly(t *testing.T) {
 			})
 			synctest.Wait() // it stands in the queue; the small one behind the large does not overtake it
 		}
-		if len(order) > 0 {
-			t.Error("one was let in beside the reservation")
+		if len(order) > 0 || b.Waiting() != 3 {
+			t.Errorf("one was let in beside the reservation; %d wait", b.Waiting())
 		}
 		first.Settle(tokens(10))
 		wg.Wait()
@@ -181,6 +181,9 @@ func TestBook_WaitsForReservationsOnly(t *testing.T) {
 		}
 		if got[0] != '0' {
 			t.Errorf("order %s", got)
+		}
+		if b.Waiting() != 0 {
+			t.Errorf("%d wait", b.Waiting())
 		}
 		// 10+50+5+30 = 95 used; what is left is let alone, then the budget is used up.
 		last := reserve(t, b, limits, 40)
@@ -232,7 +235,7 @@ func TestBook_PeriodsEnd(t *testing.T) {
 				}
 				time.Sleep(time.Until(e.ResetAt) - 1)
 				exceeded(t, b, limits)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				reserve(t, b, limits, 5).Release()
 				late.Settle(tokens(1000)) // of the period before
 				reserve(t, b, limits, 5).Settle(tokens(9))
@@ -423,6 +426,28 @@ func TestBook_RefreshesFromASharedStore(t *testing.T) {
 	})
 }
 
+// What is settled while the store is read may be missing in what was read: it is counted on top.
+func TestBook_CountsWhatIsSettledDuringAReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := false
+		b := book(t, func(string, time.Time) (Amount, error) {
+			if slow {
+				time.Sleep(time.Second)
+			}
+			return tokens(50), nil
+		})
+		limits := daily("x", 100)
+		held := reserve(t, b, limits, 10)
+		slow = true
+		b.Reread()
+		reserve(t, b, limits, 1).Release() // starts the reading
+		synctest.Wait()
+		held.Settle(tokens(50))
+		time.Sleep(2 * time.Second)
+		exceeded(t, b, limits)
+	})
+}
+
 func TestReservation_NilDoesNothing(t *testing.T) {
 	var r *Reservation
 	r.Release()
@@ -430,6 +455,20 @@ func TestReservation_NilDoesNothing(t *testing.T) {
 	if len(r.Limits()) > 0 {
 		t.Error("limits")
 	}
+}
+
+// The grains in which draws are stored add up to periods.
+func TestPeriod_GrainsLieInTheirPeriod(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "at"), 0)
+		for per, grain := range map[Period]time.Duration{Hour: time.Hour, Day: 24 * time.Hour, Month: 24 * time.Hour, Ever: 24 * time.Hour} {
+			start, from := per.Start(at), per.Grain(at)
+			end := per.End(start)
+			if from.Before(start) || from.After(at) || at.Sub(from) >= grain || !end.IsZero() && from.Add(grain).After(end) || !per.Start(from).Equal(start) {
+				t.Fatalf("%s at %v: period %v to %v, grain %v", per, at, start, end, from)
+			}
+		}
+	})
 }
 
 func TestPeriod_Months(t *testing.T) {

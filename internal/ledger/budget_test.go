@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -223,10 +224,17 @@ func readBeside(t *testing.T, cfg Config) {
 	})
 	t.Run("what is none is refused, and not made", func(t *testing.T) {
 		for _, cfg := range []Config{
-			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"}, {Type: "memory"}, {},
-			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"}, {Type: "postgres"},
+			{Type: "sqlite", SQLiteDSN: t.TempDir() + "/no.db"},
+			{Type: "memory"},
+			{},
+			{Type: "postgres", PostgresDSN: "postgres://nobody:secret@127.0.0.1:1/x"},
+			{Type: "postgres"},
 		} {
-			if r, err := OpenReader(t.Context(), cfg); err == nil {
+			r, err := OpenReader(t.Context(), cfg)
+			if _, made := os.Stat(cfg.SQLiteDSN); made == nil {
+				t.Errorf("%s was made", cfg.SQLiteDSN)
+			}
+			if err == nil {
 				t.Errorf("%+v was opened", cfg)
 				r.Close(context.Background())
 			} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "\n") {

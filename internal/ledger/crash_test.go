@@ -125,15 +125,21 @@ func checkSums(t *testing.T, b *sqlBackend) {
 			t.Fatalf("integrity check: %q, %v", verdict, err)
 		}
 	}
-	const columns = "coalesce(sum(prompt_tokens),0) || '/' || coalesce(sum(completion_tokens),0)"
 	sums := map[string]string{}
 	var queries []string // one statement sees one moment, whoever still writes
+	drawn, err := b.write.NewSelect().Table("budget_usage").Exists(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, query := range map[string]string{
 		"requests": "sum(CASE WHEN metered = 1 AND status BETWEEN 200 AND 299 THEN 1 ELSE 0 END) || '/' || " +
 			"sum(CASE WHEN metered = 1 AND prompt_tokens IS NULL AND (status = 0 OR status BETWEEN 200 AND 299) THEN 1 ELSE 0 END)",
 		"sessions": "sum(requests) || '/' || sum(unknown)", "usage_hourly": "sum(requests) || '/' || sum(unknown)",
-		"usage_daily": "sum(requests) || '/' || sum(unknown)",
+		"usage_daily": "sum(requests) || '/' || sum(unknown)", "budget_usage": "sum(requests) || '/' || sum(unknown)",
 	} {
+		if name == "budget_usage" && !drawn {
+			continue // this test has no budgets
+		}
 		queries = append(queries, "SELECT '"+name+"' AS name, "+query+
 			" || '/' || coalesce(sum(prompt_tokens), 0) || '/' || coalesce(sum(completion_tokens), 0) AS sum FROM "+name)
 	}
@@ -143,13 +149,6 @@ func checkSums(t *testing.T, b *sqlBackend) {
 	}
 	for _, row := range rows {
 		sums[row.Name] = row.Sum
-	}
-	if drawn, err := b.write.NewSelect().Table("budget_usage").Exists(t.Context()); err != nil || drawn {
-		var sum string
-		if err := b.write.NewRaw("SELECT sum(requests) || '/' || sum(unknown) || '/' || "+columns+" FROM budget_usage").Scan(t.Context(), &sum); err != nil {
-			t.Fatal(err)
-		}
-		sums["budgets"] = sum
 	}
 	for name, sum := range sums {
 		if sum != sums["requests"] {
@@ -200,6 +199,9 @@ func TestStore_KillLosesNothing(t *testing.T) {
 			t.Errorf("%d of %d acknowledged records are lost", n, len(told))
 		}
 		checkSums(t, b)
+		if left, err := b.write.NewSelect().Table("inflight_draws").Count(t.Context()); err != nil || left > 0 {
+			t.Errorf("%d draws of notes are left, %v", left, err)
+		}
 		cut, err := b.write.NewSelect().Model((*requestRow)(nil)).Where("outcome = ?", Interrupted).Count(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -69,10 +69,6 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 	b.write = openPostgresPool(config, 1, writerParams(cfg.Durability), p.connected)
 	b.read = openPostgresPool(config, readers, map[string]string{"default_transaction_read_only": "on"}, nil)
 	b.shut = p.shutDown
-	b.renew = func() { // a connection that failed is not trusted: behind the same name may be a new server
-		b.write.SetMaxIdleConns(0)
-		b.write.SetMaxIdleConns(1)
-	}
 	if err := errors.Join(p.enter(ctx), b.loadPruned(ctx)); err != nil {
 		return nil, errors.Join(err, b.write.Close(), b.read.Close())
 	}
@@ -251,6 +247,12 @@ func (p *postgres) warnOfServer(ctx context.Context, db *bun.DB, durability stri
 		p.logger.Warn("the database server runs with fsync=off: a power cut may cost records", slog.String("database", p.place))
 	}
 	return nil
+}
+
+// renew has the writer connect anew: behind the same name may be another server by now.
+func (p *postgres) renew() {
+	p.write.SetMaxIdleConns(0)
+	p.write.SetMaxIdleConns(1)
 }
 
 // lockClass is the first key of all advisory locks of a ledger in a schema: ledgers in other

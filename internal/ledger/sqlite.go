@@ -263,7 +263,7 @@ func (f *sqliteFile) tidy(ctx context.Context) (more bool, err error) {
 		return false, sqliteErr(err)
 	}
 	// Each step frees one page and is a row of the answer, so it has to be read to its end.
-	rows, err := f.write.QueryContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", vacuumSlice))
+	rows, err := f.write.QueryContext(ctx, "PRAGMA incremental_vacuum(200)") // vacuumSlice
 	if err != nil {
 		return false, sqliteErr(err)
 	}

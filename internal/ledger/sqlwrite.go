@@ -24,7 +24,6 @@ type sqlBackend struct {
 	tidy   func(context.Context) (more bool, err error) // a slice of what prune leaves to do; nil = nothing
 
 	patience time.Duration // for one transaction or query; 0 = the database's own is enough
-	renew    func()        // distrusts the open connection after a failure; nil = no need
 	rowLocks bool          // others write to the same database: lock rows, not only the file
 	instance int32         // who notes requests in flight; 0 = the file has one
 
@@ -55,9 +54,6 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 	}
 	if b.failed != nil {
 		b.failed(ctx, err)
-	}
-	if b.renew != nil && errors.Is(err, ErrUnavailable) && !errors.Is(err, errConflict) {
-		b.renew()
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
@@ -411,116 +407,6 @@ func clearNotes(ctx context.Context, tx bun.Tx, ids []ID) error {
 		}
 	}
 	return nil
-}
-
-// sliceRows is how much one slice of a deletion takes: milliseconds of the writer's time.
-const sliceRows = 1000
-
-func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, err error) {
-	err = b.inTx(ctx, "delete session", func(ctx context.Context, tx bun.Tx) error {
-		var row sessionRow
-		q := tx.NewSelect().Model(&row).Where("key = ?", key)
-		if b.rowLocks { // or another writer's batch would add requests behind the deletion
-			q = q.For("UPDATE")
-		}
-		if err := q.Scan(ctx); err != nil {
-			return err
-		}
-		slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").Where("session_id = ?", row.ID).Limit(sliceRows)
-		res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == sliceRows {
-			more = true
-			return err
-		}
-		_, err = tx.NewDelete().Model((*sessionRow)(nil)).Where("id = ?", row.ID).Exec(ctx)
-		return err
-	})
-	return more, err
-}
-
-func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error) {
-	if h == (horizon{}) {
-		return b.tidyUp(ctx)
-	}
-	pruned := b.pruned
-	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) error {
-		if !h.records.IsZero() {
-			if floor := idFloor(h.records); compareIDs(floor, pruned) > 0 {
-				pruned = floor
-				// Never back: another writer may keep less.
-				if _, err := putState(tx, prunedState, floor[:]).Where("excluded.data > state.data").Exec(ctx); err != nil {
-					return err
-				}
-			}
-			slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").
-				Where("id < ?", idFloor(h.records)).Order("id").Limit(sliceRows)
-			res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
-			if err != nil {
-				return err
-			}
-			if n, err := res.RowsAffected(); err != nil || n == sliceRows {
-				more = true
-				return err
-			}
-		}
-		if h.hours.IsZero() {
-			return nil
-		}
-		// A day of hours at a time.
-		res, err := tx.NewDelete().Model((*rollupRow)(nil)).ModelTableExpr("usage_hourly AS u").
-			Where("start < ?", h.hours.UnixMilli()).
-			Where("start < (SELECT min(start) FROM usage_hourly) + ?", int64(daily)).Exec(ctx)
-		if err != nil {
-			return err
-		}
-		n, err := res.RowsAffected()
-		more = n > 0
-		return err
-	})
-	if err != nil {
-		return false, err
-	}
-	b.pruned = pruned
-	if more {
-		return true, nil
-	}
-	return b.tidyUp(ctx)
-}
-
-func (b *sqlBackend) tidyUp(ctx context.Context) (more bool, err error) {
-	if b.tidy == nil {
-		return false, nil
-	}
-	return b.tidy(ctx)
-}
-
-// prunedState is the name under which retention keeps how far it came. SaveState users
-// have names of their own.
-const prunedState = "ledger.pruned"
-
-// loadPruned reads how far retention came in earlier lives.
-func (b *sqlBackend) loadPruned(ctx context.Context) error {
-	data, err := b.loadState(ctx, prunedState)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	copy(b.pruned[:], data)
-	return nil
-}
-
-func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) error {
-	return b.inTx(ctx, "save state", func(ctx context.Context, tx bun.Tx) error {
-		_, err := putState(tx, name, data).Exec(ctx)
-		return err
-	})
-}
-
-func putState(tx bun.Tx, name string, data []byte) *bun.InsertQuery {
-	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
-	return tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").Returning("NULL")
 }
 
 // probe takes the write lock and lets it go.

@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 		os.Exit(crashChild(dir)) // this process is here to be killed, see crash_test.go
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if big.path != "" {
-			os.RemoveAll(filepath.Dir(big.path))
+		if big.dir != "" {
+			os.RemoveAll(big.dir)
 		}
 		os.Exit(code)
 	}))

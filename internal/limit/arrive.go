@@ -32,7 +32,16 @@ func (c *core) sessionFor(r *Request, now instant) *flow {
 	if g.learned > 0 && now.sub(g.learned) > learnedIdle {
 		c.unlearn(g, now)
 	}
-	return g.session(sessionKey{bandOf(r.Priority), r.Client, r.Session}, clampWeight(r.ClientWeight), clampWeight(r.Weight), now)
+	band, clientWeight, weight := bandOf(r.Priority), clampWeight(r.ClientWeight), clampWeight(r.Weight)
+	if client := g.recent; client != nil { // agents ask in bursts
+		s := client.recent
+		if s != nil && s.name == r.Session && client.name == r.Client && client.band == band {
+			s.reweigh(weight)
+			client.reweigh(clientWeight)
+			return s
+		}
+	}
+	return g.session(sessionKey{band, r.Client, r.Session}, clientWeight, weight, now)
 }
 
 // tryTake takes ch of g's limits and of the caps, if both let it go at once, and

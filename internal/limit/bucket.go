@@ -15,7 +15,7 @@ const (
 	places                   // a place comes back when its request ends
 )
 
-// The controller's constants. limiter.md's derivations are in doc.go.
+// The controller's constants: doc.go says why.
 const (
 	guardLeast    = 0.25 // seconds of refill kept back: network jitter reorders requests by this much
 	guardMax      = time.Second

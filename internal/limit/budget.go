@@ -18,8 +18,9 @@ const Never time.Duration = math.MaxInt64
 // Who calls what. The limiter calls every method, with its lock held: no method
 // may block, do I/O, or call the limiter (wake included). What takes time, such
 // as a call to the engine, is done elsewhere; when it has changed what Ready
-// would say, wake is called, from any goroutine. Calls come one at a time, and
-// no two Budgets of one limiter are called at once.
+// would say, wake is called, from any goroutine and holding no lock that a
+// method takes. Calls come one at a time, and no two Budgets of one limiter are
+// called at once; what a goroutine of its own changes, a Budget must guard.
 //
 // For a request the order is: Ready until it says now; Take in the same moment;
 // Observe for every answer; Return when the request ends, maybe in parts. A
@@ -33,8 +34,8 @@ const Never time.Duration = math.MaxInt64
 // for that), and tell the engine afterwards.
 //
 // All times are on the limiter's monotonic clock, counted from its making, and
-// never go back. limiter.md's name for the pair Ready and Take is Take: they are
-// apart because the scheduler asks several groups before it serves one.
+// never go back. Ready and Take are apart because the scheduler asks several
+// groups before it serves one.
 type Budget interface {
 	// Ready tells when c may be taken (at or before now: at once) and which limit
 	// binds, in the words of Meter.Name ("" = none). Never: wake will tell.
@@ -53,8 +54,8 @@ type Budget interface {
 	// Want says what waits, whenever the head of the queue is not Ready: what a
 	// lease should be asked for. It comes often, and must be cheap.
 	Want(now time.Duration, w Want)
-	// Observe hands on what the provider said. The headers' levels count what all
-	// sidecars sent.
+	// Observe hands on what the provider said: headers where Config.Learn is set,
+	// and every 429. The levels in it count what all sidecars sent.
 	Observe(now time.Duration, a Answer)
 	// Meters describes limits and levels for status pages.
 	Meters(now time.Duration) []Meter
@@ -84,7 +85,7 @@ type Answer struct {
 	Throttled bool          // it was a 429
 }
 
-// lets is a charge as a Cost, with so many requests and places.
+// cost is a charge as a Cost, with so many requests and places.
 func (c charge) cost(requests, places int64) Cost {
 	return Cost{Requests: requests, Tokens: c.tokens, Input: c.input, Output: c.output, Places: places}
 }

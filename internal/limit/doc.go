@@ -14,9 +14,10 @@
 // without clock, lock or channel, in a thin shell with one mutex and one timer.
 // There is no goroutine per waiter and no tick: whoever changes the state pumps.
 //
-// Read tree.go for fairness, bucket.go for limits, control.go for what the
-// provider's answers teach; core.go, arrive.go, serve.go and settle.go for how
-// they meet in the life of a request; limiter.go and lease.go for the shell.
+// Read tree.go for fairness, bucket.go and meters.go for limits, control.go for
+// what the provider's answers teach; core.go, arrive.go, serve.go and settle.go
+// for how they meet in the life of a request; limiter.go and lease.go for the
+// shell; budget.go for limits that several sidecars share.
 //
 // # Fairness
 //
@@ -43,7 +44,8 @@
 // admission and never settles, azure too but per fixed minute, anthropic
 // reserves the cap and settles to the usage, postpaid books the usage. Under
 // auto, shadow ledgers book each way side by side, and the one that explains the
-// remaining-headers best is believed.
+// remaining-headers best is believed. One header that none of them explains, as
+// after the machine was suspended, is a surprise and no evidence.
 //
 // A header tells the level R of when its request was sent. With the ledger of
 // net charges A(t), the level now is
@@ -53,7 +55,8 @@
 // which is applied at once when it is lower, by a fifth of the way when higher.
 // Without the ledger's term requests in flight would look like free capacity and
 // the loop would oscillate. What goes away and is not in our ledger is use by
-// others; it is averaged over 20 s and taken off the rate.
+// others; it is averaged over 20 s and taken off the rate, and it fades when no
+// header confirms it.
 //
 // A band of a quarter second's refill is kept back (the guard): requests
 // overtake each other on the way, and at the very edge each such pair is a 429.

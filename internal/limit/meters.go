@@ -66,8 +66,8 @@ func (m *meters) tryTake(now instant, c charge) (share float64, ok bool) {
 		d := on.next()
 		b, amount := &m[d], c.amount(d, 1)
 		b.advance(now)
-		// The reserve is at most a quarter; to work it out is for when that matters.
-		if b.level < amount+b.limit/4 && b.level < amount+b.reserve() && b.ready(now, amount) > now {
+		// The guard is at most a second; to work out the reserve is for when that matters.
+		if b.level < amount+b.rate+b.foreign+b.spill && b.level < amount+b.reserve() && b.ready(now, amount) > now {
 			m.untake(m[0].of.on&^left, now, c)
 			return 0, false
 		}

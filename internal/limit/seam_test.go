@@ -3,6 +3,7 @@ package limit
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,6 @@ import (
 type strict struct {
 	Budget
 	t      *testing.T
-	taken  map[Cost]int // not returned yet, by the whole cost
 	places int64
 	closed bool
 	asked  int
@@ -227,12 +227,12 @@ func TestBudget_OtherLimitsAreOtherLeases(t *testing.T) {
 // gate is a Budget that is empty until its engine answers.
 type gate struct {
 	Budget
-	open   bool
+	open   atomic.Bool
 	wanted chan Want
 }
 
 func (b *gate) Ready(now time.Duration, c Cost) (time.Duration, string) {
-	if !b.open {
+	if !b.open.Load() {
 		return Never, "tokens_per_minute"
 	}
 	return b.Budget.Ready(now, c)
@@ -249,9 +249,8 @@ func (b *gate) Want(_ time.Duration, w Want) {
 func TestLimiter_ABudgetsWakeUpServesTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &gate{Budget: NewBudget(Limits{}, ""), wanted: make(chan Want, 1)}
-		var l *Limiter
 		wake := func() {}
-		l = New(Config{Shared: func(_ string, _ Limits, w func()) Budget {
+		l := New(Config{Shared: func(_ string, _ Limits, w func()) Budget {
 			wake = w
 			return b
 		}})
@@ -265,9 +264,7 @@ func TestLimiter_ABudgetsWakeUpServesTheQueue(t *testing.T) {
 				t.Errorf("wanted %+v", w)
 			}
 			<-time.After(3 * time.Second)
-			l.mu.Lock() // Budgets are called with the lock held
-			b.open = true
-			l.mu.Unlock()
+			b.open.Store(true)
 			wake()
 		}()
 		le := mustAcquire(t, l, request("a"))

@@ -18,20 +18,13 @@ const maxSessions = 20_000
 
 // session finds or makes the flow of a session.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
-	client := g.recent // agents ask in bursts
+	client := g.recent
 	if client == nil || client.name != key.client || client.band != key.band {
 		client = g.clients[clientKey{key.band, key.client}]
 	}
 	if client != nil {
-		s := client.recent
-		if s == nil || s.name != key.session {
-			s = client.sessions[key.session]
-		}
-		if s != nil {
-			if g.recent != client {
-				g.recent = client
-			}
-			client.recent = s
+		if s := client.sessions[key.session]; s != nil {
+			g.recent, client.recent = client, s
 			s.reweigh(weight)
 			client.reweigh(clientWeight)
 			return s

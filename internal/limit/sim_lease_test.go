@@ -2,9 +2,9 @@ package limit
 
 import "time"
 
-// An engine is a stand-in for what limiter.md §5 plans with a shared store: it
-// keeps the provider's bucket for all sidecars and leases parts of it, over a
-// network that takes its time and can be down.
+// An engine is a stand-in for a shared store: it keeps the provider's bucket for
+// all sidecars and leases parts of it, over a network that takes its time and can
+// be down.
 type engine struct {
 	*world
 	cfg      engineConfig

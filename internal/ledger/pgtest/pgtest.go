@@ -21,6 +21,8 @@ const (
 	EnvDSN = "LEDGER_TEST_POSTGRES"
 	// EnvControl names a program that stops, continues, kills and starts that server.
 	EnvControl = "LEDGER_TEST_POSTGRES_CTL"
+	// EnvSmall names a small file system; its folder "space" may be a tablespace.
+	EnvSmall = "LEDGER_TEST_POSTGRES_SMALL"
 )
 
 // DSN returns the URL of an empty schema that belongs to t alone, and goes with it. t is skipped where

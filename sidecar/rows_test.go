@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+)
+
+// sessionsOf reads the first page of GET /sessions.
+func (s *sidecar) sessionsPage() (rows []sessionRow) {
+	s.t.Helper()
+	var page struct{ Sessions []sessionRow }
+	a := send(s.t, "GET", s.URL+"/sessions", "")
+	if err := json.Unmarshal([]byte(a.body), &page); err != nil {
+		s.t.Fatalf("%v: %s", err, a.body)
+	}
+	return page.Sessions
+}
+
+// A request of which nothing was sent has cost nothing: it has no row.
+func TestRows_NotSentNoRow(t *testing.T) {
+	t.Run("the provider is down until the wait is over", func(t *testing.T) {
+		s := start(t, closedPort(t), append(sqlite(t), "QUEUE_MAX_WAIT", "300ms")...)
+		if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat); a.StatusCode != 503 {
+			t.Errorf("status %d %s; want 503", a.StatusCode, a.body)
+		}
+		if rows := s.sessionsPage(); len(rows) != 0 {
+			t.Errorf("sessions %+v; want none", rows)
+		}
+	})
+	t.Run("the client leaves before there is a connection", func(t *testing.T) {
+		s := start(t, stuckPort(t), append(sqlite(t), "DISCONNECT_POLICY", "cancel")...)
+		ctx, cancel := context.WithCancel(t.Context())
+		result := make(chan error, 1)
+		go func() {
+			_, err := try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", chat)
+			result <- err
+		}()
+		eventually(t, "the request is on its way", func() bool { return metric(t, s.URL, namespace+"_in_flight") == "1" })
+		cancel()
+		<-result
+		eventually(t, "the request is over", func() bool { return len(s.log.lines("request")) == 1 })
+		if rows := s.sessionsPage(); len(rows) != 0 {
+			t.Errorf("sessions %+v; want none", rows)
+		}
+	})
+}
+
+// closedPort is the address of an upstream that nobody listens on.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String() + "/v1"
+}
+
+// stuckPort is the address of an upstream whose handshakes never end: no connection is made.
+func stuckPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held sync.WaitGroup
+	over := make(chan struct{})
+	held.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			held.Go(func() {
+				<-over
+				c.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		close(over)
+		held.Wait()
+	})
+	return "https://" + l.Addr().String() + "/v1"
+}
+
+// One that was sent and never answered may have cost something: its row has no status, and its session counts it.
+func TestRows_SentAndBrokenIsUnknown(t *testing.T) {
+	_, upstream := simulated(t, provider.Config{Faults: []provider.Fault{provider.Hangup(), provider.ServerError(500)}})
+	s := start(t, upstream, sqlite(t)...)
+	for _, want := range []int{502, 500} {
+		if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat); a.StatusCode != want {
+			t.Fatalf("status %d %s; want %d", a.StatusCode, a.body, want)
+		}
+	}
+	rows := s.rows("a")
+	if len(rows) != 2 || rows[1].Status != 0 || rows[0].Status != 500 || rows[1].Outcome != "upstream_error" || rows[0].Outcome != "upstream_error" {
+		t.Errorf("rows %+v; want one without status, one of 500", rows)
+	}
+	if page := s.sessionsPage(); len(page) != 1 || page[0].UnknownUsageCount != 1 || page[0].RequestCount != 0 {
+		t.Errorf("sessions %+v; want one request of unknown usage: the provider bills no refusal", page)
+	}
+}
