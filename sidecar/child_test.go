@@ -46,10 +46,22 @@ type childProcess struct {
 // child starts the program against upstream. It is Linux's /proc that these tests read.
 func child(t *testing.T, upstream string, settings ...string) *childProcess {
 	t.Helper()
+	return childUnder(t, nil, upstream, settings...)
+}
+
+// childUnder starts it under a program that sets limits, and then becomes it. SIDECAR
+// names the binary; without it this test binary plays the program.
+func childUnder(t *testing.T, wrapper []string, upstream string, settings ...string) *childProcess {
+	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("reads /proc")
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestChild$")
+	program := []string{os.Args[0], "-test.run=^TestChild$"}
+	if binary := os.Getenv("SIDECAR"); binary != "" {
+		program = []string{binary}
+	}
+	program = append(slices.Clone(wrapper), program...)
+	cmd := exec.Command(program[0], program[1:]...)
 	cmd.Dir = t.TempDir()
 	cmd.Env = []string{
 		childVariable + "=1", "OPENAI_API_KEY=sk-upstream-canary", "OPENAI_BASE_URL=" + upstream, "PORT=0", "RATE_LIMIT_PER_MIN=0",
