@@ -17,7 +17,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -459,7 +458,6 @@ type crashLoad struct {
 	mu       sync.Mutex
 	complete map[requestKey]bool
 	enough   chan struct{} // a token per complete answer
-	count    atomic.Int64
 }
 
 func newCrashLoad(url string, round int) *crashLoad {

@@ -60,7 +60,7 @@ func TestStore_RetentionUnderConstantLoad(t *testing.T) {
 		n := 0
 		over := time.Now().Add(4 * time.Hour)
 		busy := func(batch) error { // while one batch is written, the next one arrives
-			<-time.After(100 * time.Millisecond)
+			<-time.After(10 * time.Second) // few enough that the memory ledger forgets none by itself
 			if n++; time.Now().Before(over) {
 				return s.queue.put(context.Background(), next(n))
 			}
