@@ -295,6 +295,11 @@ func TestClient_Usage(t *testing.T) {
 			t.Errorf("usage = %+v, want %+v", usage, want)
 		}
 	})
+	t.Run("one session's", func(t *testing.T) {
+		if _, err := c.Usage(ctx, client.UsageQuery{Session: "a:b@c"}); err != nil || query != "session=a%3Ab%40c" {
+			t.Errorf("query = %q, error %v", query, err)
+		}
+	})
 	t.Run("the zero query asks for nothing in particular", func(t *testing.T) {
 		if _, err := c.Usage(ctx, client.UsageQuery{}); err != nil || query != "" {
 			t.Errorf("query = %q, error %v", query, err)

@@ -13,6 +13,9 @@ import (
 type UsageQuery struct {
 	From, To time.Time // zero: 24 hours ago, and now
 	By       []string  // any of "hour" or "day", "model", "client"
+
+	// Session asks for one session, from its rows in that time that are still kept; "" for all usage.
+	Session string
 }
 
 // Usage is the answer to a [UsageQuery].
@@ -60,7 +63,7 @@ func (t Totals) Add(o Totals) Totals {
 	}
 }
 
-// Usage returns usage over all sessions, deleted ones included, grouped as q says.
+// Usage returns usage over all sessions, deleted ones included, or of one, grouped as q says.
 func (c *Client) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 	query := make(url.Values)
 	if !q.From.IsZero() {
@@ -71,6 +74,9 @@ func (c *Client) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 	}
 	if len(q.By) > 0 {
 		query.Set("by", strings.Join(q.By, ","))
+	}
+	if q.Session != "" {
+		query.Set("session", q.Session)
 	}
 	var usage Usage
 	err := c.call(ctx, http.MethodGet, "/usage", query, &usage)

@@ -49,6 +49,7 @@ func TestClient_TypesEqualTheSidecars(t *testing.T) {
 	sameJSON[client.RequestPage](t, s, "/sessions/a/requests?limit=1", `next_cursor`)
 	sameJSON[client.Usage](t, s, "/usage", `rows.0.prompt_tokens`, `rows.0.cost`, `rows.0.unpriced_tokens`, `currency`)
 	sameJSON[client.Usage](t, s, "/usage?by=hour,model,client", `rows.0.time`, `rows.0.model`, `rows.0.client`, `by.2`)
+	sameJSON[client.Usage](t, s, "/usage?session=a&by=model", `rows.0.cost`)
 	sameJSON[client.Queue](t, s, "/queue/status", `groups.0.limits.0.level`, `groups.*.limits.*.source`, `sessions`)
 
 	t.Run("while requests wait", func(t *testing.T) {

@@ -467,11 +467,20 @@ prices:
 	if row := byModel.Rows[2]; row.Cost != nil || row.UnpricedTokens != row.PromptTokens+row.CompletionTokens {
 		t.Errorf("%+v has no price", row)
 	}
-	for _, query := range []string{"", "by=client", "by=day", "by=hour,client"} {
+	for _, query := range []string{"", "by=client", "by=day", "by=hour,client", "session=a", "session=a&by=day"} {
 		rows := s.usage(query).Rows
 		both := fmt.Sprintf("0.%09d", 2*nano)
 		if len(rows) != 1 || rows[0].RequestCount != 3 || strings.TrimRight(*rows[0].Cost, "0") != strings.TrimRight(both, "0") || rows[0].UnpricedTokens != byModel.Rows[2].UnpricedTokens {
 			t.Errorf("%q: %+v, want one row of %s", query, rows, both)
+		}
+	}
+	wantAnswered(t, s.ask("b"))
+	if rows := s.usage("session=b&by=model").Rows; len(rows) != 1 || rows[0].RequestCount != 1 || rows[0].Cost == nil {
+		t.Errorf("session b: %+v", rows)
+	}
+	for query, want := range map[string]int{"session=nobody": 404, "session=a%20b": 400} {
+		if a := send(t, "GET", s.URL+"/usage?"+query, ""); a.StatusCode != want {
+			t.Errorf("%s: %d %s", query, a.StatusCode, a.body)
 		}
 	}
 	rows := s.rows("a")

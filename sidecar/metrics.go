@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
@@ -80,6 +81,8 @@ func newMetrics() *metrics {
 		Name: "gen_ai_client_operation_duration_seconds", Help: "Time from the last attempt to the answer's end.",
 		Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 	}, []string{"gen_ai_operation_name"})
+	// Memory, goroutines and descriptors, under the names that every Go program has.
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.queueWait, m.operation)
 	return m
 }

@@ -129,6 +129,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 // be repeated returns to the head of its session's queue first.
 func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*http.Response, error) {
 	queue := x.r.Context()
+	s.repeats.earn()
 	for unsent := 1; ; {
 		x.attempt(lease)
 		resp, err := s.upstream.Do(x.ctx, *out)
@@ -174,7 +175,7 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			if err := lease.Throttled(queue, limitSignal(levels, throttle)); err != nil {
 				return nil, err
 			}
-		case verdict == upstream.Unavailable && !x.streamed(out):
+		case verdict == upstream.Unavailable && !x.streamed(out) && s.repeats.spend(now):
 			s.metrics.attempts.WithLabelValues("unavailable").Inc()
 			x.discard(resp)
 			if err := lease.Retry(queue, pause); err != nil {

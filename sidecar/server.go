@@ -41,6 +41,7 @@ type server struct {
 	instance string // our entry in the Via header
 	seed     maphash.Seed
 
+	repeats  repeatBudget
 	plain    modelSet // models whose provider rejects stream_options
 	draining atomic.Bool
 	drains   atomic.Int64 // answers read on for clients that left

@@ -11,6 +11,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
 
 type usageRow struct {
@@ -69,7 +70,13 @@ func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) e
 	}
 	cfg := s.cfg.Load()
 	p := pricer{&s.ledger.Reader, cfg.prices, cfg.File.currency()}
-	answer, err := p.usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by})
+	id := query.Get("session")
+	if id != "" {
+		if err := session.CheckID(id); err != nil {
+			return err
+		}
+	}
+	answer, err := p.usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by, Session: id})
 	if err != nil {
 		return err
 	}

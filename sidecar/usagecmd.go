@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
 // A usageReport is what the usage command was asked for.
@@ -89,16 +88,7 @@ func (r usageReport) collect(ctx context.Context, cfg *Config, now time.Time) (o
 		from = local
 	}
 	out.by = by
-	switch {
-	case r.session != "":
-		rows, err := from.requests(ctx, r.session)
-		if err != nil {
-			return out, err
-		}
-		out.lines, err = foldRequests(rows, by, since, until)
-		out.currency = currencyOf(out.lines, cfg)
-		return out, err
-	case by == "session":
+	if by == "session" && r.session == "" {
 		rows, err := from.sessions(ctx)
 		for _, s := range rows {
 			out.lines = append(out.lines, usageLine{s.SessionID, usageRow{
@@ -117,7 +107,11 @@ func (r usageReport) collect(ctx context.Context, cfg *Config, now time.Time) (o
 	if until.IsZero() {
 		until = now
 	}
-	answer, err := from.usage(ctx, ledger.UsageQuery{From: since, To: until, By: []string{by}})
+	query := ledger.UsageQuery{From: since, To: until, By: []string{by}, Session: r.session}
+	if by == "session" {
+		query.By = nil
+	}
+	answer, err := from.usage(ctx, query)
 	out.currency = answer.Currency
 	for _, row := range answer.Rows {
 		name := row.Time
@@ -126,6 +120,8 @@ func (r usageReport) collect(ctx context.Context, cfg *Config, now time.Time) (o
 			name = *row.Model
 		case row.Client != nil:
 			name = *row.Client
+		case by == "session":
+			name = r.session
 		case by == "day":
 			name = name[:min(len(name), len(time.DateOnly))]
 		}
@@ -147,73 +143,6 @@ func instant(text string, now time.Time) (time.Time, error) {
 		return t, fmt.Errorf(`%q: want a time such as 2026-01-31T12:00:00Z, a date, or how long ago, such as "7d"`, text)
 	}
 	return t, nil
-}
-
-// currencyOf tells what rows that carry only amounts are in: the file's, if any
-// has an amount.
-func currencyOf(lines []usageLine, cfg *Config) *string {
-	for _, l := range lines {
-		if l.Cost != nil {
-			return optional(cfg.File.currency())
-		}
-	}
-	return nil
-}
-
-// foldRequests adds up a session's rows.
-func foldRequests(rows []requestRow, by string, since, until time.Time) ([]usageLine, error) {
-	sums := map[string]*usageSum{}
-	for _, r := range rows {
-		at, err := time.Parse(time.RFC3339, r.StartedAt)
-		if err != nil {
-			return nil, fmt.Errorf("read requests: %w", err)
-		}
-		if !r.Metered || !since.IsZero() && at.Before(since) || !until.IsZero() && !at.Before(until) {
-			continue
-		}
-		name := map[string]string{
-			"session": r.SessionID, "model": cmp.Or(r.Model, r.AnsweredModel), "client": r.Client,
-			"day": at.UTC().Format(time.DateOnly), "hour": timestamp(at.Truncate(time.Hour)),
-		}[by]
-		if sums[name] == nil {
-			sums[name] = &usageSum{}
-		}
-		if err := sums[name].addRequest(r); err != nil {
-			return nil, err
-		}
-	}
-	var lines []usageLine
-	for name, sum := range sums {
-		lines = append(lines, usageLine{name, sum.row()})
-	}
-	slices.SortFunc(lines, func(a, b usageLine) int { return strings.Compare(a.name, b.name) })
-	return lines, nil
-}
-
-func (s *usageSum) addRequest(r requestRow) error {
-	if r.Status >= 200 && r.Status < 300 {
-		s.RequestCount++
-	}
-	if r.PromptTokens == nil {
-		if r.Status == 0 || r.Status >= 200 && r.Status < 300 {
-			s.UnknownUsageCount++
-		}
-		return nil
-	}
-	s.PromptTokens += *r.PromptTokens
-	s.CompletionTokens += *r.CompletionTokens
-	s.CachedTokens += *r.CachedTokens
-	s.ReasoningTokens += *r.ReasoningTokens
-	if r.Cost == nil {
-		s.UnpricedTokens += *r.PromptTokens + *r.CompletionTokens
-		return nil
-	}
-	cost, err := price.ParseAmount(*r.Cost)
-	if err != nil {
-		return fmt.Errorf("read requests: cost %q: %w", *r.Cost, err)
-	}
-	s.cost, s.priced = s.cost.Add(cost), true
-	return nil
 }
 
 // write prints the report. A table is for people, JSON and CSV are exact and complete.

@@ -14,7 +14,6 @@ import (
 type source interface {
 	usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, error)
 	sessions(ctx context.Context) ([]sessionRow, error)
-	requests(ctx context.Context, session string) ([]requestRow, error)
 }
 
 // remote is a running sidecar.
@@ -25,9 +24,11 @@ func (r remote) get(ctx context.Context, path string, query url.Values, into any
 }
 
 func (r remote) usage(ctx context.Context, q ledger.UsageQuery) (answer usageAnswer, err error) {
-	err = r.get(ctx, "/usage", url.Values{
-		"from": {q.From.UTC().Format(time.RFC3339)}, "to": {q.To.UTC().Format(time.RFC3339)}, "by": {strings.Join(q.By, ",")},
-	}, &answer)
+	query := url.Values{"from": {q.From.UTC().Format(time.RFC3339)}, "to": {q.To.UTC().Format(time.RFC3339)}, "by": {strings.Join(q.By, ",")}}
+	if q.Session != "" {
+		query.Set("session", q.Session)
+	}
+	err = r.get(ctx, "/usage", query, &answer)
 	return answer, err
 }
 
@@ -38,20 +39,6 @@ func (r remote) sessions(ctx context.Context) (all []sessionRow, err error) {
 			return nil, err
 		}
 		all = append(all, page.Sessions...)
-		if page.NextCursor == nil {
-			return all, nil
-		}
-		query.Set("cursor", *page.NextCursor)
-	}
-}
-
-func (r remote) requests(ctx context.Context, session string) (all []requestRow, err error) {
-	for query := (url.Values{"limit": {"500"}}); ; {
-		var page requestPage
-		if err := r.get(ctx, "/sessions/"+url.PathEscape(session)+"/requests", query, &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Requests...)
 		if page.NextCursor == nil {
 			return all, nil
 		}
@@ -81,21 +68,6 @@ func (p pricer) sessions(ctx context.Context) (all []sessionRow, err error) {
 		}
 		for _, one := range page.Sessions {
 			all = append(all, sessionRowOf(one))
-		}
-		if q.Cursor = page.NextCursor; q.Cursor == "" {
-			return all, nil
-		}
-	}
-}
-
-func (p pricer) requests(ctx context.Context, session string) (all []requestRow, err error) {
-	for q := (ledger.RecordQuery{Limit: 500}); ; {
-		page, err := p.ledger.Requests(ctx, session, q)
-		if err != nil {
-			return nil, err
-		}
-		for _, record := range page.Records {
-			all = append(all, requestRowOf(record, p.prices))
 		}
 		if q.Cursor = page.NextCursor; q.Cursor == "" {
 			return all, nil

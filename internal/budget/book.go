@@ -248,14 +248,6 @@ func (e *entry) ring() {
 // At is when the reservation was made: the instant that decides its period.
 func (r *Reservation) At() time.Time { return r.at }
 
-// Limits returns the budgets that the reservation draws on.
-func (r *Reservation) Limits() []Limit {
-	if r == nil {
-		return nil
-	}
-	return r.limits
-}
-
 // Settle puts what was used in the place of the reservation. Call it when the ledger has the
 // record, so that a sum that is loaded anew lacks nothing.
 func (r *Reservation) Settle(used Amount) {

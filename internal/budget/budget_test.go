@@ -452,9 +452,6 @@ func TestReservation_NilDoesNothing(t *testing.T) {
 	var r *Reservation
 	r.Release()
 	r.Settle(tokens(1))
-	if len(r.Limits()) > 0 {
-		t.Error("limits")
-	}
 }
 
 // The grains in which draws are stored add up to periods.

@@ -184,6 +184,54 @@ func TestStore_UsageIsCutAtDays(t *testing.T) {
 	})
 }
 
+// What rollups say of all sessions, the records say of each.
+func TestStore_UsageOfASession(t *testing.T) {
+	stores(t, func(t *testing.T, cfg Config) {
+		s := open(t, cfg)
+		at := func(session string, hours int, change func(*Record)) {
+			r := testRecord(session)
+			r.StartedAt = budgetDay.Add(time.Duration(hours)*time.Hour + time.Minute)
+			id := idFloor(r.StartedAt)
+			copy(r.ID[:6], id[:6])
+			change(&r)
+			record(t, s, r)
+		}
+		for _, hours := range []int{-30, -1, 0, 5, 23, 24, 60} {
+			at("a", hours, func(*Record) {})
+			at("a", hours, func(r *Record) { r.Model, r.Client = "small", "bob" })
+			at("a", hours, func(r *Record) { r.Model, r.AnsweredModel = "", "small"; r.UsageKnown = false })
+			at("a", hours, func(r *Record) { r.UsageKnown, r.Metered = false, false })
+			at("a", hours, func(r *Record) { r.UsageKnown, r.Status, r.Outcome = false, 400, UpstreamError })
+		}
+		cuts := []time.Time{budgetDay, budgetDay.AddDate(0, 0, 1)}
+		for _, by := range [][]string{nil, {"hour"}, {"day", "model"}, {"model", "client"}, {"client"}} {
+			for _, from := range []time.Time{{}, budgetDay.Add(-2 * time.Hour), budgetDay.Add(3 * time.Hour)} {
+				q := UsageQuery{From: from, To: budgetDay.Add(25 * time.Hour), By: by, Cuts: cuts}
+				all, err := s.Usage(t.Context(), q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				q.Session = "a"
+				one, err := s.Usage(t.Context(), q)
+				if err != nil || len(all) == 0 {
+					t.Fatal(err, len(all))
+				}
+				if diff := cmp.Diff(all, one); diff != "" {
+					t.Errorf("by %v from %v (-rollups +records):\n%s", by, from, diff)
+				}
+			}
+		}
+		at("b", 5, func(*Record) {})
+		rows, err := s.Usage(t.Context(), UsageQuery{Session: "b"})
+		if err != nil || len(rows) != 1 || rows[0].Requests != 1 {
+			t.Errorf("session b: %+v, %v", rows, err)
+		}
+		if _, err := s.Usage(t.Context(), UsageQuery{Session: "nobody"}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("err = %v; want ErrNotFound", err)
+		}
+	})
+}
+
 func TestOpenReader_ReadsBesideAWriter(t *testing.T) {
 	stores(t, func(t *testing.T, cfg Config) {
 		if cfg.Type == "memory" {

@@ -265,6 +265,9 @@ func compareIDs(a, b ID) int { return strings.Compare(string(a[:]), string(b[:])
 func (m *memory) usage(_ context.Context, p usagePlan) (usageSum, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	if p.session != "" {
+		return m.sessionUsageLocked(p)
+	}
 	out := usageSum{}
 	for k, c := range m.rollups {
 		for _, s := range p.spans {

@@ -249,12 +249,6 @@ func (p *postgres) warnOfServer(ctx context.Context, db *bun.DB, durability stri
 	return nil
 }
 
-// renew has the writer connect anew: behind the same name may be another server by now.
-func (p *postgres) renew() {
-	p.write.SetMaxIdleConns(0)
-	p.write.SetMaxIdleConns(1)
-}
-
 // lockClass is the first key of all advisory locks of a ledger in a schema: ledgers in other
 // schemas of the database must not get into its way.
 func lockClass(schema string) int32 {

@@ -51,7 +51,7 @@ func (p *postgres) beat() (query string, args []any) {
 		[]any{p.live.id.Load(), p.live.host, p.live.started.UnixMilli()}
 }
 
-// connected makes every new connection of the writer hold this instance's lock. An older one that the
+// connected makes every new connection of the writer write, so that one to a standby is none, and hold this instance's lock. An older one that the
 // server has not given up yet may hold it too: it is shared.
 func (p *postgres) connected(ctx context.Context, c *pgx.Conn) error {
 	if p.full { // whatever the server, database or role has as default
@@ -84,7 +84,9 @@ func (p *postgres) enter(ctx context.Context) error {
 	}
 	p.live.id.Store(id)
 	p.instance = id
-	p.renew() // the next connection takes the lock
+	// The connection that gave the number was made without it; the next one takes the lock.
+	p.write.SetMaxIdleConns(0)
+	p.write.SetMaxIdleConns(1)
 	return p.probe(ctx)
 }
 
@@ -103,7 +105,6 @@ func (p *postgres) probe(ctx context.Context) error {
 	defer cancel()
 	query, args := p.beat()
 	if _, err := p.write.DB.ExecContext(ctx, query, args...); err != nil {
-		p.renew()
 		return fmt.Errorf("probe: %w", postgresErr(err))
 	}
 	return nil

@@ -178,6 +178,7 @@ func TestOpenPostgres_Refuses(t *testing.T) {
 		"a wrong parameter":   {pgtest.With(t, cfg.PostgresDSN, "frobnicate", "1"), ErrInvalid, "frobnicate"},
 		"a broken URL":        {"postgres://u:t0psecret/x@host/db", ErrInvalid, "percent-encoded"},
 		"half a password":     {"postgres://u:100#t0psecret@host/db", ErrInvalid, "percent-encoded"},
+		"a second @":          {"postgres://u:pw@100#t0psecret@host/db", ErrInvalid, "percent-encoded"},
 		"a wrong sslmode":     {pgtest.With(t, cfg.PostgresDSN, "sslmode", "maybe"), ErrInvalid, "sslmode"},
 		"nobody there":        {change(func(u *url.URL) { u.Host = "127.0.0.1:1" }), ErrUnavailable, "not ready within 1.5s"},
 		"a newer schema":      {newer.PostgresDSN, ErrInvalid, "newer than this program"},
@@ -831,6 +832,11 @@ func TestPostgres_Instances(t *testing.T) {
 		a := open(t, quick(cfg, "ending"))
 		a.Start(testRecord("a"))
 		waitFor(t, func() bool { return notesOf(t, a) == 1 })
+		neighbour := open(t, quick(cfg, "living"))
+		living := testRecord("living")
+		neighbour.Start(living)
+		waitFor(t, func() bool { return notesOf(t, a) == 2 })
+		defer record(t, neighbour, living)
 		closeStore(t, a)
 		slow := quick(cfg, "next")
 		slow.DeadAfter = time.Hour
@@ -838,9 +844,12 @@ func TestPostgres_Instances(t *testing.T) {
 		if n := interrupted(t, b, "a"); n != 1 {
 			t.Errorf("%d interrupted requests; want 1", n)
 		}
+		if n := interrupted(t, b, "living"); n != 0 {
+			t.Errorf("%d interrupted requests of the neighbour; want 0", n)
+		}
 		n, err := sqlOf(t, b).read.NewSelect().TableExpr("instances").Count(t.Context())
-		if err != nil || n != 1 {
-			t.Errorf("%d instances, %v; want the one that lives", n, err)
+		if err != nil || n != 2 {
+			t.Errorf("%d instances, %v; want the two that live", n, err)
 		}
 	})
 	t.Run("one that was only cut off has the last word", func(t *testing.T) {

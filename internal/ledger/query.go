@@ -53,6 +53,10 @@ type UsageQuery struct {
 	From, To time.Time
 	By       []string
 
+	// Session asks for one session only. Rollups do not know sessions, so this reads its records in that
+	// time, as long as retention keeps them; more than 100,000 are ErrInvalid.
+	Session string
+
 	// Cuts are instants at which the answer is cut apart besides, at whole days UTC: no row holds usage from
 	// both sides of a cut. What changes with the days, such as prices, can then be applied to rows.
 	Cuts    []time.Time
@@ -154,6 +158,7 @@ type usageSpan struct {
 
 // usagePlan is a checked UsageQuery.
 type usagePlan struct {
+	session       string
 	spans         []usageSpan
 	maxRows       int
 	step          grain // 0: no time in the answer
@@ -169,7 +174,7 @@ func (q UsageQuery) plan() (p usagePlan, err error) {
 	if p, err = q.uncut(); err != nil {
 		return p, err
 	}
-	p.maxRows = cmp.Or(q.MaxRows, maxUsageRows)
+	p.session, p.maxRows = q.Session, cmp.Or(q.MaxRows, maxUsageRows)
 	cuts := make([]int64, len(q.Cuts))
 	for i, cut := range q.Cuts {
 		cuts[i] = daily.floor(cut.UnixMilli())

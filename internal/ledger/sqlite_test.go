@@ -121,11 +121,12 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 	_, err6 := s.RecentUse(ctx, time.Now().Add(-time.Minute))
 	_, err7 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"day", "model", "client"}})
 	_, err8 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"hour", "model"}})
+	_, err10 := s.Usage(ctx, UsageQuery{Session: "s1", By: []string{"model"}})
 	_, err9 := s.BudgetUse(ctx, "team", time.Now().Add(-30*time.Hour))
 	for _, err := range s.Status(ctx) {
 		err8 = errors.Join(err8, err)
 	}
-	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9, err10); err != nil {
 		t.Fatal(err)
 	}
 	if len(hook.plans) < 10 {

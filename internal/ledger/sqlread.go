@@ -91,6 +91,9 @@ var sumsOfRollup = func() string {
 }()
 
 func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
+	if p.session != "" {
+		return b.sessionUsage(ctx, p)
+	}
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	out := usageSum{}

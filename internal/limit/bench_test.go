@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +58,11 @@ func BenchmarkLimiter_AgainstRate(b *testing.B) {
 			rs := make([]Request, sessions)
 			for i := range rs {
 				rs[i] = Request{Model: "gpt-4o", Client: "web", Session: fmt.Sprint("agent-", i), Demand: Demand{Input: 100, Output: 100}}
+				le, err := l.Acquire(ctx, rs[i]) // makes the session
+				if err != nil {
+					b.Fatal(err)
+				}
+				le.Settle(Usage{Input: 90, Output: 80})
 			}
 			const turn = 1000
 			ours, theirs := time.Hour, time.Hour
@@ -122,11 +128,14 @@ func queued(tb testing.TB, n int) (*core, []*waiter) {
 	return c, all
 }
 
+// BenchmarkCore_Dispatch times every hold of the lock. The median of them is
+// what a busy machine distorts least.
 func BenchmarkCore_Dispatch(b *testing.B) {
 	for _, n := range []int{10_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("%d_waiting", n), func(b *testing.B) {
 			c, _ := queued(b, n)
 			left := n
+			var holds []time.Duration
 			for b.Loop() {
 				if left < pumpBatch {
 					b.StopTimer()
@@ -134,11 +143,14 @@ func BenchmarkCore_Dispatch(b *testing.B) {
 					left = n
 					b.StartTimer()
 				}
+				start := time.Now()
 				c.pump(0, pumpBatch)
+				holds = append(holds, time.Since(start))
 				left -= len(c.done)
 				c.done = c.done[:0]
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/pumpBatch, "ns/grant")
+			slices.Sort(holds)
+			b.ReportMetric(float64(holds[len(holds)/2])/pumpBatch, "ns/grant")
 		})
 	}
 }
@@ -192,10 +204,12 @@ func BenchmarkLimiter_Blocked(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/blocked+served")
 }
 
+// BenchmarkCore_Cancel reports the median of a hundred cancellations, see above.
 func BenchmarkCore_Cancel(b *testing.B) {
-	const n = 1_000_000
+	const n, turn = 1_000_000, 100
 	c, all := queued(b, n)
 	i := 0
+	var turns []time.Duration
 	for b.Loop() {
 		if i == n {
 			b.StopTimer()
@@ -203,7 +217,13 @@ func BenchmarkCore_Cancel(b *testing.B) {
 			i = 0
 			b.StartTimer()
 		}
-		c.cancel(all[(i*7919)%n], 0, 0)
-		i++
+		start := time.Now()
+		for range turn {
+			c.cancel(all[(i*7919)%n], 0, 0)
+			i++
+		}
+		turns = append(turns, time.Since(start))
 	}
+	slices.Sort(turns)
+	b.ReportMetric(float64(turns[len(turns)/2])/turn, "ns/cancel")
 }

@@ -3,17 +3,20 @@
 // the queue again, which is the caller's business, so the transport's own
 // hidden retries are switched off where it allows that.
 //
-// What may follow an attempt is one table:
+// What may follow an attempt is one table, which docs/attempts.md repeats with
+// the test of each row:
 //
-//	what came                                       verdict
-//	429                                             Throttled: the body says whether waiting cures it
-//	503 or 529 with retry-after(-ms)                Unavailable: again after that long
-//	no connection: dial, TLS, proxy failed          NotSent: again after a backoff
-//	connection lost before a byte was written       NotSent
-//	HTTP/2 GOAWAY or REFUSED_STREAM, not processed  NotSent
-//	any other answer                                Pass: handed on as it came
-//	any other broken connection                     Broken: 502, the provider may have done the work
-//	no answer within the header timeout             Timeout: 504, likewise
+//	what came                                            what follows
+//	429                                                  Throttled: again as the limiter says, unless waiting cures nothing
+//	503 or 529 with retry-after(-ms)                     Unavailable: again after that long
+//	no connection: refused, TLS failed                   NotSent: again after a backoff
+//	connection lost before a byte was written            NotSent: again after a backoff
+//	HTTP/2 GOAWAY below the stream, or REFUSED_STREAM    NotSent: again after a backoff
+//	the same, but an upload had begun to stream          Broken: 502, the upload cannot be read twice
+//	any other answer                                     Pass: handed on as it came
+//	any other reset or lost connection, reused or new    Broken: 502, the provider may have done the work
+//	no answer's headers in time                          Timeout: 504, the provider may have done the work
+//	an answer that breaks off                            cut off, or 502 where nothing of it was out
 package upstream
 
 import (
@@ -212,6 +215,8 @@ func kindOf(err error, nothingWritten bool) Kind {
 	switch {
 	case nothingWritten:
 		return NotSent
+	case strings.Contains(text, "; PROTOCOL_ERROR; received from peer"):
+		return Broken // the transport repeats these, but they say nothing of what was done
 	case strings.Contains(text, "cannot rewind body after connection loss"),
 		strings.Contains(text, "define Request.GetBody to avoid this error"):
 		// The transport would have retried had we let it: it does so without

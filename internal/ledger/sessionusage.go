@@ -1,0 +1,106 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+)
+
+// The usage of one session comes from its records, by the index of sessions and their time.
+
+const (
+	maxSessionRecords = 100_000
+	// idSlack is how far an id's time may be from its record's start.
+	idSlack = time.Minute
+)
+
+// span finds the part of the plan that an instant lies in.
+func (p usagePlan) span(ms int64) (usageSpan, bool) {
+	for _, s := range p.spans {
+		if s.from <= ms && ms < s.to {
+			return s, true
+		}
+	}
+	return usageSpan{}, false
+}
+
+// ids is the range of ids that the plan's records can have.
+func (p usagePlan) ids() (from, to ID) {
+	first, last := p.spans[0].from, p.spans[len(p.spans)-1].to
+	return idFloor(time.UnixMilli(first).Add(-idSlack)), idFloor(time.UnixMilli(last).Add(idSlack))
+}
+
+func (m *memory) sessionUsageLocked(p usagePlan) (usageSum, error) {
+	if m.byKey[p.session] == nil {
+		return nil, fmt.Errorf("session: %w", ErrNotFound)
+	}
+	out := usageSum{}
+	for _, r := range m.records {
+		c := countersOf(&r)
+		s, inside := p.span(r.StartedAt.UnixMilli())
+		if r.Session != p.session || !inside || c == (counters{}) {
+			continue
+		}
+		if err := out.add(p.key(s, r.StartedAt.UnixMilli(), cmp.Or(r.Model, r.AnsweredModel), r.Client), c, p.maxRows); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// countersOfRequests is countersOf in SQL, summed.
+const countersOfRequests = `
+	sum(CASE WHEN r.metered = 1 AND r.status BETWEEN 200 AND 299 THEN 1 ELSE 0 END) AS requests,
+	sum(CASE WHEN r.metered = 1 AND r.prompt_tokens IS NULL AND (r.status = 0 OR r.status BETWEEN 200 AND 299) THEN 1 ELSE 0 END) AS unknown,
+	coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens, coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
+	coalesce(sum(r.cached_tokens), 0) AS cached_tokens, coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens`
+
+func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
+	var session sessionRow
+	if err := b.read.NewSelect().Model(&session).Column("id").Where("key = ?", p.session).Scan(ctx); err != nil {
+		return nil, b.readErr("session", err)
+	}
+	out := usageSum{}
+	if len(p.spans) == 0 {
+		return out, nil
+	}
+	from, to := p.ids()
+	var beyond []ID
+	err := b.read.NewSelect().TableExpr("requests AS r").ColumnExpr("r.id").
+		Where("r.session_id = ?", session.ID).Where("r.id >= ?", from).Where("r.id < ?", to).
+		Order("r.id").Limit(1).Offset(maxSessionRecords).Scan(ctx, &beyond)
+	if err != nil {
+		return nil, b.readErr("usage", err)
+	}
+	if len(beyond) > 0 {
+		return nil, fmt.Errorf("usage: %w: the session has more than %d records in that time, ask for a shorter one", ErrInvalid, maxSessionRecords)
+	}
+	const hour = "r.started_at - r.started_at % 3600000"
+	var rows []struct {
+		Start  int64  `bun:"start"`
+		Model  string `bun:"model"`
+		Client string `bun:"client"`
+		counterColumns
+	}
+	err = b.read.NewSelect().TableExpr("requests AS r").
+		Join("JOIN names AS m ON m.id = r.model_id").Join("JOIN names AS a ON a.id = r.answered_id").Join("JOIN names AS c ON c.id = r.client_id").
+		ColumnExpr(hour+" AS start, CASE WHEN m.name = '' THEN a.name ELSE m.name END AS model, c.name AS client").
+		ColumnExpr(countersOfRequests).
+		Where("r.session_id = ?", session.ID).Where("r.id >= ?", from).Where("r.id < ?", to).
+		GroupExpr(hour+", CASE WHEN m.name = '' THEN a.name ELSE m.name END, c.name").Scan(ctx, &rows)
+	if err != nil {
+		return nil, b.readErr("usage", err)
+	}
+	for _, row := range rows {
+		s, inside := p.span(row.Start)
+		if c := row.counters(); inside && c != (counters{}) {
+			if err := out.add(p.key(s, row.Start, row.Model, row.Client), c, p.maxRows); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// FuzzAdminQuery reads any query of the sidecar's own routes.
+func FuzzAdminQuery(f *testing.F) {
+	for _, seed := range []string{"limit=1", "limit=501&cursor=x", "from=2026-01-31", "to=2026-01-31T12:00:00Z", "from=yesterday", "limit=%00", "limit=1;cursor=2", "from=10000-01-01"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		query, _ := url.ParseQuery(text)
+		if limit, _, err := pageOf(query); err == nil && (limit < 1 || limit > 500) {
+			t.Errorf("%q: limit %d", text, limit)
+		}
+		for _, name := range []string{"from", "to"} {
+			if at, err := timeOf(query.Get(name), time.Time{}); err == nil && query.Get(name) != "" && at.Year() > 9999 {
+				t.Errorf("%q: %v", text, at)
+			}
+		}
+	})
+}
+
+// FuzzNames takes any name, header and host that a client may send.
+func FuzzNames(f *testing.F) {
+	for _, seed := range []string{"gpt-4o", "a\nb", "\xff", "é", strings.Repeat("x", 300), "\u2028", "127.0.0.1:80", "[::1]", "[::1", "localhost.", "evil.test:80:80", "1e9", "-1", "NaN"} {
+		f.Add(seed)
+	}
+	local := &Config{}
+	f.Fuzz(func(t *testing.T, text string) {
+		name := storable(text)
+		if len(name) > 128 || !utf8.ValidString(name) || strings.ContainsAny(name, "\n\r\x00\x1b\u2028\u2029\x7f") {
+			t.Errorf("%q is kept as %q", text, name)
+		}
+		if _, err := json.Marshal(name); err != nil {
+			t.Error(err)
+		}
+		if d := patience(http.Header{"X-Stainless-Timeout": {text}}); d < 0 || d > 1e6*time.Second {
+			t.Errorf("%q: %v", text, d)
+		}
+		if local.hostAllowed("127.0.0.1:8080", text) {
+			host := strings.ToLower(strings.Trim(text, "[]"))
+			if !strings.Contains(host, "localhost") && !strings.HasPrefix(host, "127.") && !strings.Contains(host, "::1") && !strings.Contains(host, "0:1") && !strings.Contains(host, "ffff:127.") && !strings.Contains(host, "ffff:7f") {
+				t.Errorf("the host %q is let in", text)
+			}
+		}
+	})
+}
+
+func TestFuzzing_PageHasEveryTarget(t *testing.T) {
+	page, err := os.ReadFile("../docs/fuzzing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets := 0
+	for name := range testNames(t) {
+		if strings.HasPrefix(name, "Fuzz") {
+			targets++
+			if !strings.Contains(string(page), "| `"+name+"` |") {
+				t.Errorf("docs/fuzzing.md has no %s", name)
+			}
+		}
+	}
+	if rows := strings.Count(string(page), "| `Fuzz"); rows != targets {
+		t.Errorf("%d rows, %d targets", rows, targets)
+	}
+}

@@ -1,0 +1,375 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+)
+
+// What the program needs, measured from outside, on the real binary. .ci/resources
+// and .ci/soak run these; they set the limits and the variables.
+
+// measured skips unless a script asked for it.
+func measured(t *testing.T, variable string) string {
+	t.Helper()
+	value := os.Getenv(variable)
+	if value == "" {
+		t.Skip("run by a script: .ci/resources, .ci/soak")
+	}
+	return value
+}
+
+// resident is the process's memory that is its own, in bytes.
+func (p *process) resident() int64 {
+	p.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "RssAnon:")
+	kB, err := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return kB << 10
+}
+
+func (p *process) descriptors() int {
+	p.t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// series reads one series of the process's metrics.
+func (p *process) series(name string) float64 {
+	p.t.Helper()
+	for line := range strings.Lines(send(p.t, "GET", p.URL+"/metrics", "").body) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	p.t.Fatalf("no series %s", name)
+	return 0
+}
+
+// until polls a condition of the process.
+func (p *process) until(what string, ok func() bool) {
+	p.t.Helper()
+	for range 1200 {
+		if ok() {
+			return
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	p.t.Fatalf("never: %s", what)
+}
+
+// TestResources_Streams: what an open stream costs. The aim is 60 kB; measured are
+// 80 kB, of which 28 kB are the stacks of its four goroutines and the rest is heap,
+// garbage included. The bound keeps it from growing.
+func TestResources_Streams(t *testing.T) {
+	measured(t, "RESOURCES")
+	const streams, most = 500, 96_000
+	_, base := simulated(t, provider.Config{TokenInterval: 200 * time.Millisecond})
+	p := child(t, base)
+	send(t, "POST", p.URL+"/v1/session/s/chat/completions", chat)
+	before := p.resident()
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	transport := &http.Transport{MaxIdleConnsPerHost: streams}
+	defer transport.CloseIdleConnections()
+	var calls sync.WaitGroup
+	body := strings.Replace(chatStream, "say 5 words", "say 500 words", 1)
+	for i := range streams {
+		calls.Go(func() {
+			req, _ := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i), strings.NewReader(body))
+			resp, err := transport.RoundTrip(req)
+			if err != nil {
+				return
+			}
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body)
+		})
+	}
+	p.until("500 streams", func() bool { return p.series("llm_queue_proxy_in_flight") == streams })
+	var samples []int64
+	for range 10 {
+		<-time.After(500 * time.Millisecond)
+		samples = append(samples, (p.resident()-before)/streams)
+	}
+	slices.Sort(samples)
+	t.Logf("%d streams: %d bytes each (median; %d to %d), %d descriptors", streams, samples[5], samples[0], samples[9], p.descriptors())
+	t.Logf("of it heap in use %.0f, stacks %.0f, live after the last collection %.0f bytes; %.1f goroutines",
+		p.series("go_memstats_heap_inuse_bytes")/streams, p.series("go_memstats_stack_inuse_bytes")/streams,
+		p.series("go_memstats_heap_alloc_bytes")/streams, p.series("go_goroutines")/streams)
+	if samples[5] > most {
+		t.Errorf("%d bytes a stream, want at most %d", samples[5], most)
+	}
+	leave()
+	calls.Wait()
+}
+
+// TestResources_Bodies: 100 requests of 20 MiB in a cgroup of 512 MiB. CGROUP is
+// its directory, which the wrapper puts where a container would see it.
+func TestResources_Bodies(t *testing.T) {
+	cgroup := measured(t, "CGROUP")
+	const requests, size = 100, 20 << 20
+	_, base := simulated(t, provider.Config{TTFT: time.Second})
+	mounted := "/sys/fs/cgroup/memory"
+	if _, err := os.Stat(mounted); err != nil {
+		mounted = "/sys/fs/cgroup"
+	}
+	script := fmt.Sprintf(`mount --make-rprivate / && echo $$ >%[1]s/cgroup.procs && mount --bind %[1]s %[2]s && exec "$@"`, cgroup, mounted)
+	p := launch{wrapper: []string{"unshare", "-m", "sh", "-c", script, "sh"}}.child(t, base)
+	body := strings.Replace(chat, "say 5 words", strings.Repeat("lorem ", size/6)+"say 5 words", 1)
+	var served, full, broken atomic.Int64
+	var calls sync.WaitGroup
+	transport := &http.Transport{MaxIdleConnsPerHost: requests}
+	defer transport.CloseIdleConnections()
+	for i := range requests {
+		calls.Go(func() {
+			req, _ := http.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i), strings.NewReader(body))
+			resp, err := transport.RoundTrip(req)
+			if err != nil {
+				broken.Add(1) // refused before the body was read: the rest of it meets a closed connection
+				return
+			}
+			defer resp.Body.Close()
+			text, _ := io.ReadAll(resp.Body)
+			switch {
+			case resp.StatusCode == 200:
+				served.Add(1)
+			case resp.StatusCode == 503 && strings.Contains(string(text), "queue_full"):
+				full.Add(1)
+			default:
+				t.Errorf("%d %s", resp.StatusCode, text)
+			}
+		})
+	}
+	calls.Wait()
+	peak := ""
+	for _, name := range []string{"memory.max_usage_in_bytes", "memory.peak"} {
+		if text, err := os.ReadFile(filepath.Join(cgroup, name)); err == nil {
+			peak = strings.TrimSpace(string(text))
+		}
+	}
+	refused := p.series(`llm_queue_proxy_refused_total{code="queue_full"}`)
+	t.Logf("%d served, %d answered queue_full, %d broken off while sending, %v refused in all; peak %s bytes", served.Load(), full.Load(), broken.Load(), refused, peak)
+	if served.Load() < 4 || int64(refused)+served.Load() != requests {
+		t.Errorf("%d served and %v refused of %d", served.Load(), refused, requests)
+	}
+	if n := p.series("llm_queue_proxy_body_bytes"); n != 0 {
+		t.Errorf("%v bytes are still held", n)
+	}
+	if a := send(t, "POST", p.URL+"/v1/session/after/chat/completions", chat); a.StatusCode != 200 {
+		t.Errorf("the next request: %d", a.StatusCode)
+	}
+	for _, name := range []string{"memory.oom_control", "memory.events"} {
+		text, err := os.ReadFile(filepath.Join(cgroup, name))
+		if err == nil && !strings.Contains(string(text), "oom_kill 0") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+}
+
+// TestResources_HalfOpen: 5,000 connections that say half a header, and health
+// answers in less than 50 ms (the median of a hundred; the machine is shared).
+func TestResources_HalfOpen(t *testing.T) {
+	measured(t, "RESOURCES")
+	const connections = 5000
+	_, base := simulated(t, provider.Config{})
+	p := child(t, base)
+	before := p.resident()
+	var open []net.Conn
+	defer func() {
+		for _, conn := range open {
+			conn.Close()
+		}
+	}()
+	for range connections {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+		_, _ = io.WriteString(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nX")
+	}
+	p.until("5,000 connections", func() bool { return p.descriptors() > connections })
+	var took []time.Duration
+	for range 100 {
+		begun := time.Now()
+		resp, err := http.Get(p.URL + "/livez")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		took = append(took, time.Since(begun))
+	}
+	slices.Sort(took)
+	held := p.descriptors()
+	t.Logf("%d descriptors open, health answers in %v (median), %v (worst); %d bytes a connection", held, took[50], took[99], (p.resident()-before)/connections)
+	if took[50] > 50*time.Millisecond {
+		t.Errorf("health took %v", took[50])
+	}
+	p.until("they are closed after ten seconds", func() bool { return p.descriptors() < 50 })
+}
+
+// TestResources_Descriptors: with 256 descriptors, 400 clients at once are served,
+// later rather than not at all.
+func TestResources_Descriptors(t *testing.T) {
+	measured(t, "RESOURCES")
+	const clients = 400
+	_, base := simulated(t, provider.Config{TTFT: 50 * time.Millisecond})
+	p := launch{wrapper: []string{"prlimit", "--nofile=256:256"}}.child(t, base)
+	var calls sync.WaitGroup
+	var answered, refused, failed atomic.Int64
+	for i := range clients {
+		calls.Go(func() {
+			transport := &http.Transport{DisableKeepAlives: true}
+			req, _ := http.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i), strings.NewReader(chat))
+			resp, err := transport.RoundTrip(req)
+			switch {
+			case err != nil:
+				failed.Add(1)
+				return
+			case resp.StatusCode == 200:
+				answered.Add(1)
+			default:
+				refused.Add(1)
+			}
+			resp.Body.Close()
+		})
+	}
+	calls.Wait()
+	t.Logf("%d answered, %d refused, %d broken", answered.Load(), refused.Load(), failed.Load())
+	if answered.Load() < clients*9/10 || failed.Load() > 0 {
+		t.Errorf("%d of %d answered, %d broken", answered.Load(), clients, failed.Load())
+	}
+	if a := send(t, "POST", p.URL+"/v1/session/after/chat/completions", chat); a.StatusCode != 200 {
+		t.Errorf("the next request: %d", a.StatusCode)
+	}
+}
+
+// TestSoak keeps 2,000 requests waiting and 200 streaming for SOAK minutes. After a
+// warm-up, memory, descriptors and goroutines must be flat: the first and the
+// last third of the samples are compared, by their medians.
+func TestSoak(t *testing.T) {
+	minutes, err := strconv.ParseFloat(measured(t, "SOAK"), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const streaming, queued = 200, 2000
+	sim, base := simulated(t, provider.Config{TTFT: 100 * time.Millisecond, TokenInterval: 20 * time.Millisecond, Jitter: 0.5, MaxEntries: 1000})
+	p := child(t, base, append(sqlite(t), "MAX_CONCURRENT_REQUESTS", fmt.Sprint(streaming), "QUEUE_MAX_WAIT", "1h")...)
+	ctx, cancel := context.WithCancel(t.Context())
+	transport := &http.Transport{MaxIdleConnsPerHost: streaming + queued}
+	defer transport.CloseIdleConnections()
+	var calls sync.WaitGroup
+	var complete, cut, other, tooMany atomic.Int64
+	body := strings.Replace(chatStream, "say 5 words", "say 60 words", 1)
+	for i := range streaming + queued {
+		calls.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				call, leave := context.WithCancel(ctx)
+				if (i+n)%50 == 0 { // some leave while they wait or read
+					defer time.AfterFunc(time.Duration(i%3000)*time.Millisecond, leave).Stop()
+				}
+				req, _ := http.NewRequestWithContext(call, "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i%300), strings.NewReader(body))
+				resp, err := transport.RoundTrip(req)
+				if err == nil {
+					var text []byte
+					text, err = io.ReadAll(resp.Body)
+					resp.Body.Close()
+					switch {
+					case resp.StatusCode == 429:
+						tooMany.Add(1)
+					case err == nil && resp.StatusCode == 200 && strings.HasSuffix(string(text), "data: [DONE]\n\n"):
+						complete.Add(1)
+					case err == nil:
+						other.Add(1)
+					}
+				}
+				if err != nil {
+					cut.Add(1)
+				}
+				leave()
+			}
+		})
+	}
+	type sample struct{ memory, descriptors, goroutines float64 }
+	var samples []sample
+	length := time.Duration(minutes * float64(time.Minute))
+	pace := time.NewTicker(max(length/60, 500*time.Millisecond))
+	defer pace.Stop()
+	for end := time.Now().Add(length); time.Now().Before(end); {
+		<-pace.C
+		samples = append(samples, sample{float64(p.resident()), float64(p.descriptors()), p.series("go_goroutines")})
+	}
+	depth := p.series("llm_queue_proxy_queue_depth")
+	cancel()
+	calls.Wait()
+	p.until("rest", func() bool {
+		return p.series("llm_queue_proxy_in_flight") == 0 && p.series("llm_queue_proxy_queue_depth") == 0 && p.series("llm_queue_proxy_drains") == 0
+	})
+	samples = samples[len(samples)/4:] // the warm-up: pools and caches fill
+	part := len(samples) / 3
+	median := func(of []sample, value func(sample) float64) float64 {
+		var all []float64
+		for _, s := range of {
+			all = append(all, value(s))
+		}
+		slices.Sort(all)
+		return all[len(all)/2]
+	}
+	memorySlack := float64(8 << 20)
+	if minutes < 10 { // the heap is still finding its size
+		memorySlack *= 3
+	}
+	for _, m := range []struct {
+		name  string
+		value func(sample) float64
+		most  float64 // growth of the median from the first third to the last, as a part
+		slack float64 // and in units: what a single garbage collection, or a few clients that leave at once, make
+	}{
+		{"resident bytes", func(s sample) float64 { return s.memory }, 0.05, memorySlack},
+		{"descriptors", func(s sample) float64 { return s.descriptors }, 0.02, 60},
+		{"goroutines", func(s sample) float64 { return s.goroutines }, 0.02, 120},
+	} {
+		first, last := median(samples[:part], m.value), median(samples[len(samples)-part:], m.value)
+		t.Logf("%s: %.0f in the first third, %.0f in the last", m.name, first, last)
+		if last > first*(1+m.most)+m.slack {
+			t.Errorf("%s grew from %.0f to %.0f", m.name, first, last)
+		}
+	}
+	totals := sim.Totals()
+	t.Logf("%.1f minutes: %d complete, %d left or cut, %d others, %d 429s; queue depth at the end %.0f; the provider delivered %d", minutes, complete.Load(), cut.Load(), other.Load(), tooMany.Load(), depth, totals.Delivered)
+	if other.Load() > 0 || tooMany.Load() > 0 || complete.Load() == 0 || depth < queued/2 {
+		t.Error("the load was not what it should be, or clients saw refusals")
+	}
+	if n := p.series("llm_queue_proxy_records_failed_total"); n != 0 {
+		t.Errorf("%v records failed", n)
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	p.until("goroutines at rest", func() bool { return p.series("go_goroutines") < 60 })
+	t.Logf("at rest: %.0f goroutines, %d descriptors, %d resident bytes", p.series("go_goroutines"), p.descriptors(), p.resident())
+}
