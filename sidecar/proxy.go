@@ -178,14 +178,14 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		case verdict == upstream.Unavailable && !x.streamed(out) && s.repeats.spend(now):
 			s.metrics.attempts.WithLabelValues("unavailable").Inc()
 			x.discard(resp)
-			if err := lease.Retry(queue, pause); err != nil {
+			if err := lease.Unavailable(queue, pause); err != nil {
 				return nil, err
 			}
 		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed(out) && s.key.replaced(s.upstream.KeyOf(resp)):
 			s.metrics.attempts.WithLabelValues("key_replaced").Inc()
 			x.rekeyed = true
 			x.discard(resp)
-			if err := lease.Retry(queue, 0); err != nil {
+			if err := lease.Retry(queue); err != nil {
 				return nil, err
 			}
 		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
@@ -193,7 +193,7 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			s.plain.add(x.req.Model)
 			x.discard(resp)
 			out.Body = s.upstreamBody(x)
-			if err := lease.Retry(queue, 0); err != nil {
+			if err := lease.Retry(queue); err != nil {
 				return nil, err
 			}
 		default:

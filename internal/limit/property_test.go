@@ -58,7 +58,7 @@ func (h *history) settleDown(t *rapid.T) {
 
 func (h *history) decided(w *waiter, d Demand) {
 	h.log = append(h.log, fmt.Sprintf("%d %d %d", h.now, w.seq, w.state))
-	if w.state != granted {
+	if !w.state.admitted() {
 		h.ended++
 		return
 	}
@@ -85,7 +85,7 @@ func (h *history) step(t *rapid.T) {
 			h.grants = append(h.grants, gr)
 		} else if h.core.arrive(w, &r, time.Duration(rapid.Int64Range(1e9, 200e9).Draw(t, "wait")), h.now) != nil {
 			h.ended++
-		} else if w.state == granted {
+		} else if w.state.admitted() {
 			h.decided(w, d)
 		} else {
 			h.waiting[w] = d
@@ -265,7 +265,7 @@ func replay(seed uint64) []string {
 		now = now.add(time.Duration(next(1e9)))
 		w := new(waiter)
 		r := Request{Model: fmt.Sprint(next(3)), Session: fmt.Sprint(next(5)), Demand: Demand{Input: int64(next(2000))}}
-		if c.arrive(w, &r, time.Minute, now) == nil && w.state == granted {
+		if c.arrive(w, &r, time.Minute, now) == nil && w.state.admitted() {
 			gr := new(grant)
 			w.open(gr, r.Demand, now)
 			c.settle(gr, Usage{Input: int64(next(2000))}, now)
