@@ -53,7 +53,7 @@ func (c *core) started(gr *grant, now instant) {
 			gr.pending = nil
 		}
 	}
-	g.rejects = 0
+	g.rejects, g.gate.row = 0, 0
 	if gr.probe {
 		c.taken(gr, now)
 	}
@@ -356,7 +356,10 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) (notBefore instant, 
 		g.requestX = min(max(g.requestX*(1+0.2*(x-1)), 0.25), 4)
 	}
 	g.pausedUntil = max(g.pausedUntil, now.add(c.spread(pause)))
-	if probe = gr.probe; !c.refusal(g, gr, now) {
+	probe = gr.probe
+	shut := c.refusal(g, gr, now)
+	g.gate.pauses(g.pausedUntil)
+	if !shut {
 		return now, probe
 	}
 	return g.pausedUntil.add(aside), probe

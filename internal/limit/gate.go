@@ -4,10 +4,11 @@ import "time"
 
 const (
 	stormLeast = 3           // refusals that make a storm, if they are half of what was sent
-	stormSpan  = time.Second // in which they come, and the time they take
+	stormSpan  = time.Second // in which they come, pauses and the time they take not counted
+	stormRow   = 8           // of 503s, or where nobody listens, without an answer between: a storm too
 	gateOpen   = 128         // attempts without an answer that no gate need count
 	reliefMost = 30 * time.Second
-	aside      = 10 * time.Millisecond // so much later a refused probe comes back than others may go
+	aside      = 250 * time.Millisecond // so much later a refused probe comes back than others may go
 
 	outageBackoff    = 100 * time.Millisecond // doubling with every refused probe, to outageBackoffMax
 	outageBackoffMax = 5 * time.Second
@@ -21,7 +22,8 @@ const (
 // A refusal or two is no storm: limits and their pauses cure it, at full speed
 // again at once. So the gate shuts when of the attempts sent since a first
 // refusal was heard half are refused. Those that were on the way then have the
-// same cause and do not count.
+// same cause and do not count; unless nothing pauses the group for that cause,
+// and nothing else is heard: else all would come back at once.
 type gate struct {
 	limit   int           // attempts that may be without an answer; 0 = the gate is open
 	trying  int           // attempts that a shut gate let through and that have no answer
@@ -33,6 +35,7 @@ type gate struct {
 	until   instant
 	sent    int
 	refused int
+	row     int // refusals that pause nobody, without an answer between
 }
 
 // sends notes that an attempt leaves, and returns the count that it belongs to.
@@ -43,6 +46,9 @@ func (t *gate) sends(now instant) uint32 {
 	return t.counted
 }
 
+// pauses notes that nothing is sent until then.
+func (t *gate) pauses(until instant) { t.until = max(t.until, until.add(stormSpan)) }
+
 // refuses notes that an attempt of a count was refused after took, and reports
 // whether the gate shuts for it.
 func (t *gate) refuses(probe bool, count uint32, took time.Duration, now instant) bool {
@@ -50,6 +56,7 @@ func (t *gate) refuses(probe bool, count uint32, took time.Duration, now instant
 	case probe:
 	case t.limit > 0: // sent before it shut
 		return false
+	case t.row >= stormRow:
 	case count == 0 || count != t.counted || now > t.until.add(2*took):
 		if count == t.counted { // else it was on the way already
 			t.counted++
@@ -132,6 +139,7 @@ func (c *core) unavailable(gr *grant, after time.Duration, now instant) (notBefo
 	c.takeBack(gr, now)
 	probe = gr.probe
 	g := c.resolve(gr.group, gr.model)
+	g.gate.row++
 	notBefore = now.add(max(0, after))
 	if !c.refusal(g, gr, now) {
 		return notBefore, probe
