@@ -153,14 +153,15 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		x.answered(resp)
 		now := time.Now()
 		levels := wire.ParseRateLimit(resp.Header, now)
-		if resp.StatusCode != http.StatusTooManyRequests { // a 429's levels go with its reasons
+		verdict, pause := upstream.Judge(resp, now)
+		if verdict == upstream.Pass { // a 429's levels go with its reasons
 			lease.Observe(limitSignal(levels, wire.Throttle{}))
 		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
 		}
 
-		switch verdict, pause := upstream.Judge(resp, now); {
+		switch {
 		case verdict == upstream.Throttled:
 			throttle := wire.ParseThrottle(resp.StatusCode, resp.Header, peek(resp))
 			s.metrics.upstream429.WithLabelValues(throttleReason(throttle)).Inc()

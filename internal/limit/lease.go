@@ -90,8 +90,9 @@ func (le *Lease) Sent() {
 	p.l.core.sent(&p.grant, p.l.now())
 }
 
-// Observe takes in what the headers of an answer, of any status, say about the
-// provider's limits. Call it when they arrive, and before Started.
+// Observe takes in what the headers of an answer say about the provider's
+// limits. Call it when they arrive, and before Started; of any status, but not
+// for an answer that turns the request away (see Throttled and Unavailable).
 func (le *Lease) Observe(s Signal) {
 	p := le.enter()
 	if p == nil {
