@@ -240,6 +240,25 @@ func TestGate_LeaversGiveTheirProbeBack(t *testing.T) {
 	}
 }
 
+// TestGate_IsInherited has the first good answer of a model, which makes its
+// group, come to a nursery whose gate is shut.
+func TestGate_IsInherited(t *testing.T) {
+	c := newCore(Config{Learn: true}.withDefaults(), 0)
+	nursery := c.groupFor("m", 0)
+	nursery.gate.limit = 1
+	probe := take(t, c, ask("m", "a"), 0)
+	for range 4 {
+		enter(t, c, ask("m", "b"), 0)
+	}
+	c.started(probe, second)
+	if done := drainDone(c, second); len(done) != 2 {
+		t.Errorf("%d go after the first answer, want two", len(done))
+	}
+	if own := c.groups["m"]; own == nil || own.gate.trying != 2 || nursery.gate.trying != 0 {
+		t.Errorf("the model's group: %+v", own)
+	}
+}
+
 // TestGate_ProbesTakeTurns has two sessions before a shut gate, of which the
 // first has a request that is refused whatever happens.
 func TestGate_ProbesTakeTurns(t *testing.T) {
