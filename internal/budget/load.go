@@ -15,11 +15,19 @@ type reading struct {
 	err  error
 }
 
-// Reread has every sum read again when its budget is next drawn on: call it when what a use costs
-// has changed.
-func (b *Book) Reread() {
+// Reread has the sums of these scopes, or of all without any, read again when their budgets are next drawn on: call
+// it when what a use costs has changed, or when something was used without a Reservation.
+func (b *Book) Reread(scopes ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, scope := range scopes {
+		if e := b.accounts[scope]; e != nil {
+			e.reread = true
+		}
+	}
+	if len(scopes) > 0 {
+		return
+	}
 	for _, e := range b.accounts {
 		e.reread = true
 	}
