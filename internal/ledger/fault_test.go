@@ -441,8 +441,11 @@ func TestSQLite_Locked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := conn.ExecContext(t.Context(), "BEGIN EXCLUSIVE"); err != nil {
+	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Ready(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("ready: %v; want ErrUnavailable, for another process writes", err)
 	}
 	var wg sync.WaitGroup
 	for range 20 {
