@@ -194,6 +194,12 @@ func ask(ctx context.Context, cfg *Config, address, path string, into any) error
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
+		var reason struct {
+			Error struct{ Message string } `json:"error"`
+		}
+		if json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&reason) == nil && reason.Error.Message != "" {
+			return fmt.Errorf("the sidecar answered %s: %s", resp.Status, reason.Error.Message)
+		}
 		return errors.New(url + " answered " + resp.Status)
 	}
 	if into == nil {
