@@ -83,7 +83,7 @@ type setting struct {
 // settings is the whole environment, in the order the reference prints it.
 var settings = []setting{
 	{"OPENAI_API_KEY", "", "a key of the provider", "key sent upstream; it replaces whatever Authorization the client sent", true, secretText(func(c *Config) *Secret { return &c.APIKey })},
-	{"OPENAI_BASE_URL", "https://api.openai.com/v1", "an http(s) URL without query", "upstream, with or without a trailing slash", false, setBaseURL},
+	{"OPENAI_BASE_URL", "https://api.openai.com/v1", "an http(s) URL without user and query", "upstream, with or without a trailing slash", false, setBaseURL},
 	{"RATE_LIMIT_PER_MIN", "60 until learned", "a whole number, 0 = no cap", "requests per minute toward the upstream, over all models", false, setRequestsPerMinute},
 	{"TOKEN_LIMIT_PER_MIN", "learned", "a whole number, 0 = no cap", "tokens per minute, over all models", false, setTokensPerMinute},
 	{"MAX_CONCURRENT_REQUESTS", "0", "a whole number, 0 = no cap", "requests in flight upstream", false, count(func(c *Config) *int64 { return &c.MaxConcurrent }, 0)},
@@ -220,7 +220,30 @@ func (s setting) fault(value string) string {
 	if s.secret {
 		return fmt.Sprintf("%s: value not accepted; want %s", s.name, s.form)
 	}
-	return fmt.Sprintf("%s=%q: want %s", s.name, value, s.form)
+	return fmt.Sprintf("%s=%q: want %s", s.name, s.shown(value), s.form)
+}
+
+// shown is value as it may be printed. A URL that is refused may be refused for
+// the password in it.
+func (s setting) shown(value string) string {
+	if s.secret {
+		return redacted
+	}
+	if s.name != "OPENAI_BASE_URL" {
+		return value
+	}
+	before, _, queried := strings.Cut(value, "?")
+	if queried {
+		before += "?" + redacted
+	}
+	if at := strings.LastIndex(before, "@"); at >= 0 {
+		scheme := ""
+		if i := strings.Index(before[:at], "://"); i >= 0 {
+			scheme = before[:i+3]
+		}
+		before = scheme + redacted + before[at:]
+	}
+	return before
 }
 
 // Validate checks what settings mean together; each fault is one line.
@@ -232,7 +255,10 @@ func (c *Config) Validate() []string {
 	if c.AdminAddr != "" && !loopback(c.AdminAddr) && len(c.ClientKeys) == 0 && !c.AllowUnauthenticated {
 		faults = append(faults, fmt.Sprintf("ADMIN_ADDR=%q: not a loopback address; want CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true beside it", c.AdminAddr))
 	}
-	if c.BaseURL != nil && pointsAt(c.BaseURL, c.ListenAddr) {
+	if c.AdminAddr != "" && c.AdminAddr == c.ListenAddr && !strings.HasSuffix(c.AdminAddr, ":0") {
+		faults = append(faults, fmt.Sprintf("ADMIN_ADDR=%q: LISTEN_ADDR is the same; want another port", c.AdminAddr))
+	}
+	if c.BaseURL != nil && (pointsAt(c.BaseURL, c.ListenAddr) || pointsAt(c.BaseURL, c.AdminAddr)) {
 		faults = append(faults, fmt.Sprintf("OPENAI_BASE_URL=%q: this is our own listener; want the provider's address", c.BaseURL))
 	}
 	if c.RepositoryType == "postgres" && c.PostgresDSN == "" {

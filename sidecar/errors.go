@@ -54,7 +54,7 @@ func invalid(code, message string) *apiError {
 var (
 	errUnknownRoute = &apiError{
 		status: http.StatusNotFound, code: "unknown_route",
-		message: "unknown route: the API lives below /v1, for example base_url = http://<this address>/v1/session/my-session",
+		message: "unknown route: the API lives below /v1, for example base_url = http://HOST:PORT/v1/session/NAME",
 	}
 	errDoubleV1 = &apiError{
 		status: http.StatusNotFound, code: "unknown_route",

@@ -142,11 +142,11 @@ func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, 
 			err = &configError{faults}
 		}
 	} else if main, err = net.Listen("tcp", cfg.ListenAddr); err != nil {
-		return nil, nil, fmt.Errorf("listen: %w", err)
+		return nil, nil, fmt.Errorf("LISTEN_ADDR: %w", err)
 	}
 	if err == nil && admin == nil && cfg.AdminAddr != "" {
 		if admin, err = net.Listen("tcp", cfg.AdminAddr); err != nil {
-			err = fmt.Errorf("listen: %w", err)
+			err = fmt.Errorf("ADMIN_ADDR: %w", err)
 		}
 	}
 	if err != nil {

@@ -219,6 +219,7 @@ func TestProxy_RefusesBadInput(t *testing.T) {
 		{"metered field named twice", "POST", "/v1/chat/completions", `{"model":"a","stream":true,"str\u0065am":false}`, nil, 400, "duplicate_field"},
 		{"large body", "POST", "/v1/chat/completions", `{"model":"` + strings.Repeat("x", 2000) + `"}`, nil, 413, "request_too_large"},
 		{"unknown route", "GET", "/chat/completions", "", nil, 404, "unknown_route"},
+		{"the base of the API", "GET", "/v1", "", nil, 404, "unknown_route"},
 		{"unknown method", "POST", "/sessions/status", "{}", nil, 404, "unknown_route"},
 		{"v1 twice", "POST", "/v1/v1/chat/completions", chat, nil, 404, "unknown_route"},
 		{"v1 twice behind a session", "POST", "/v1/session/s/v1/chat/completions", chat, nil, 404, "unknown_route"},

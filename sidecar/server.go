@@ -85,6 +85,7 @@ func (s *server) routes() []route {
 	}
 	return []route{
 		{"/v1/{rest...}", mainListener, false, s.handleProxy},
+		{"/v1", mainListener, false, s.handleUnknown}, // or the mux would redirect, past the guard
 		{"GET /v1/session/{id}/status", mainListener, false, s.handleSessionStatus},
 
 		{"GET /sessions/status", admin, false, s.handleStatus},
