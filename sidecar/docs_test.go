@@ -74,7 +74,13 @@ func TestDocs_NameWhatIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range append(pages, "../README.md", "../examples/monitoring/rules.yaml", "../examples/monitoring/dashboard.json", "../examples/kubernetes/README.md") {
+	examples, err := filepath.Glob("../examples/*/README.md")
+	if err != nil || len(examples) < 5 {
+		t.Fatalf("%d pages of examples, %v", len(examples), err)
+	}
+	pages = append(append(pages, examples...), "../README.md", "../SECURITY.md", "../examples/README.md",
+		"../examples/monitoring/rules.yaml", "../examples/monitoring/dashboard.json")
+	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -82,6 +88,12 @@ func TestDocs_NameWhatIsThere(t *testing.T) {
 		for _, m := range regexp.MustCompile(`llm_queue_proxy_([a-z0-9_]+)`).FindAllSubmatch(text, -1) {
 			if name := strings.TrimSuffix(string(m[1]), "_bucket"); !strings.Contains(sources, `"`+name+`"`) {
 				t.Errorf("%s names the metric %s, which is not there", page, m[0])
+			}
+		}
+		for _, m := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllSubmatch(text, -1) {
+			heading := "\n## " + strings.ReplaceAll(string(m[1]), "-", " ") + "\n"
+			if !strings.Contains(strings.ToLower(string(text)), heading) {
+				t.Errorf("%s links to #%s, which is not there", page, m[1])
 			}
 		}
 		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllSubmatch(text, -1) {
