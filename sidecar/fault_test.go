@@ -258,9 +258,18 @@ func TestFault_12_ServerErrors(t *testing.T) {
 
 func TestFault_13_NonsenseAnswersPass(t *testing.T) {
 	for _, answer := range []struct{ contentType, body string }{
-		{"text/html", "<html>\xff\xfe</html>"}, {"application/json", "{"}, {"application/json", ""}, {"application/json", "[1,2"}, {"", "\x00\x01"},
-		{"text/event-stream", "data: {\n\ndata: [1]\n\n"}, {"text/event-stream", "\n\n\n"}, {"text/event-stream", "event: x\nid: 1\nretry: x\n\n"},
-		{"text/event-stream", "{\"choices\":[]}"}, {"text/event-stream; charset=utf-16", "data: [DONE]"}, {"application/json", "data: {}\n\n"}, {"image/png", "\x89PNG"},
+		{"text/html", "<html>\xff\xfe</html>"},
+		{"application/json", "{"},
+		{"application/json", ""},
+		{"application/json", "[1,2"},
+		{"", "\x00\x01"},
+		{"text/event-stream", "data: {\n\ndata: [1]\n\n"},
+		{"text/event-stream", "\n\n\n"},
+		{"text/event-stream", "event: x\nid: 1\nretry: x\n\n"},
+		{"text/event-stream", "{\"choices\":[]}"},
+		{"text/event-stream; charset=utf-16", "data: [DONE]"},
+		{"application/json", "data: {}\n\n"},
+		{"image/png", "\x89PNG"},
 	} {
 		for _, body := range []string{chat, chatStream} {
 			s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
