@@ -97,7 +97,7 @@ var settings = []setting{
 	{"MAX_BODY_BYTES", "32MiB", "a size such as 32MiB", "largest body of a metered request", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes })},
 	{"PORT", "8080", "a port from 0 to 65535", "port of the listener", false, setPort},
 	{"LISTEN_ADDR", "127.0.0.1:$PORT", "host:port", "full address; anything but loopback needs CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true", false, address(func(c *Config) *string { return &c.ListenAddr })},
-	{"CLIENT_API_KEYS", "none", "comma-separated name=key or key", "when set, every route but the health routes needs one of these as a bearer token", true, setClientKeys},
+	{"CLIENT_API_KEYS", "none", "comma-separated name=key or key", "when set, every route but the health routes needs one of these as a bearer token or in api-key", true, setClientKeys},
 	{"ALLOW_UNAUTHENTICATED", "false", "true or false", "serve a non-loopback address without client keys", false, boolean(func(c *Config) *bool { return &c.AllowUnauthenticated })},
 	{"ALLOWED_HOSTS", "loopback names while bound to loopback, else any", "comma-separated host names", "accepted Host headers; others get 421", false, setHosts},
 	{"ADMIN_ADDR", "none", "host:port", "a second listener for sessions, usage, queue and metrics; the main one then serves /v1 and health only", false, address(func(c *Config) *string { return &c.AdminAddr })},

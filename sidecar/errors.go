@@ -66,7 +66,7 @@ var (
 	}
 	errUnauthorized = &apiError{
 		status: http.StatusUnauthorized, code: "invalid_api_key", final: true,
-		message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token",
+		message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token, or as api-key",
 	}
 	errHost = &apiError{
 		status: http.StatusMisdirectedRequest, code: "host_not_allowed", final: true,

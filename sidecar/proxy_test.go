@@ -312,6 +312,8 @@ func TestProxy_ClientKeys(t *testing.T) {
 		{"/nothing", nil, 401},
 		{"/v1/models", []string{"Authorization", "Bearer wrong"}, 401},
 		{"/v1/models", []string{"Authorization", "Bearer key-canary-1"}, 200},
+		{"/v1/models", []string{"Authorization", "bearer key-canary-1"}, 200},
+		{"/v1/models", []string{"Authorization", "Basic key-canary-1"}, 401},
 		{"/v1/models", []string{"Api-Key", "key-canary-2"}, 200},
 		{"/sessions/status", []string{"Authorization", "Bearer key-canary-2"}, 200},
 		{"/livez", nil, 200},

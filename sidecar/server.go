@@ -200,8 +200,8 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 		}
 		return host, nil
 	}
-	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !bearer {
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, section 11.1
 		key = r.Header.Get("Api-Key")
 	}
 	if key == "" && wantsWebsocket(r) {
