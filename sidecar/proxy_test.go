@@ -203,6 +203,19 @@ func TestProxy_UpstreamDownForTooLong(t *testing.T) {
 	}
 }
 
+// What was never sent has no row, but its log line says what could not be served.
+func TestProxy_LogsWhatItRefuses(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, "RATE_LIMIT_PER_MIN", "1")
+	for range 2 {
+		send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat, "X-Queue-Timeout", "1ms")
+	}
+	lines := s.log.lines("request")
+	if len(lines) != 2 || lines[1]["status"] != 503.0 || lines[1]["attempts"] != 0.0 || lines[1]["model"] == "" || lines[1]["model"] != lines[0]["model"] {
+		t.Errorf("logged %v", lines)
+	}
+}
+
 func TestProxy_RefusesBadInput(t *testing.T) {
 	sim, base := simulated(t, provider.Config{})
 	s := start(t, base, "MAX_BODY_BYTES", "1KiB")
