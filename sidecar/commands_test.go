@@ -60,3 +60,16 @@ func TestCommands_Version(t *testing.T) {
 		t.Errorf("version prints %q, --version %q, %v", asked, flag, err)
 	}
 }
+
+// A provider's address without its path starts, for some have none, but is said:
+// every request would meet a 404.
+func TestServe_DoubtsABaseURLWithoutAPath(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	const doubt = "OPENAI_BASE_URL has no path, most providers' ends with /v1: is it whole?"
+	if lines := start(t, base).log.lines(doubt); len(lines) != 0 {
+		t.Errorf("%s is doubted: %v", base, lines)
+	}
+	if lines := start(t, strings.TrimSuffix(base, "/v1")).log.lines(doubt); len(lines) != 1 || lines[0]["level"] != "WARN" {
+		t.Errorf("without /v1: %v", lines)
+	}
+}

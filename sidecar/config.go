@@ -108,7 +108,7 @@ var settings = []setting{
 	{"LEDGER_JOURNAL", "none for memory, beside the SQLite file, for postgres in the state folder", `a path, or "off"`, "file where records wait while the database is down; each process has its own", false, text(func(c *Config) *string { return &c.LedgerJournal })},
 	{"LEDGER_DURABILITY", "full", "full, normal or async", "what a crash may cost", false, oneOf(func(c *Config) *string { return &c.LedgerDurability }, "full", "normal", "async")},
 	{"LEDGER_ON_FAILURE", "serve", "serve or refuse", "when no record can be written: serve and log it, or refuse new requests", false, oneOf(func(c *Config) *string { return &c.LedgerOnFailure }, "serve", "refuse")},
-	{"SESSION_HEADER", "X-Session-Id", "a header name", "header that carries the session when the path does not", false, setHeaderName},
+	{"SESSION_HEADER", "X-Session-Id", "the name of a header without another use", "header that carries the session when the path does not", false, setHeaderName},
 	{"LOG_FORMAT", "auto", "auto, text or json", "text on a terminal, JSON elsewhere", false, oneOf(func(c *Config) *string { return &c.LogFormat }, "auto", "text", "json")},
 	{"LOG_LEVEL", "info", "debug, info, warn or error", "least severe level that is logged", false, oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 	{"SHUTDOWN_GRACE", "25s", "a positive duration", "how long SIGTERM lets queue and streams finish", false, duration(func(c *Config) *time.Duration { return &c.ShutdownGrace }, 1)},

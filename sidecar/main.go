@@ -111,6 +111,9 @@ func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stde
 		return err
 	}
 	defer s.systemd.close()
+	if strings.Trim(cfg.BaseURL.Path, "/") == "" {
+		logger.Warn("OPENAI_BASE_URL has no path, most providers' ends with /v1: is it whole?", "upstream", cfg.BaseURL.String())
+	}
 	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
 	stop := make(chan struct{})
