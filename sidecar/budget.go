@@ -95,14 +95,19 @@ func mostOutput(x *exchange) int64 {
 	return x.estimate.Output
 }
 
-// settleBudget puts what the row says in the reservation's place.
+// settleBudget puts what the row says in the reservation's place. Where there
+// is none, since the budgets could not be read, whoever reads them later must
+// not miss the row.
 func (x *exchange) settleBudget() {
 	if x.budget == nil {
+		for _, d := range x.row.Draws {
+			x.s.budgets.Reread(d.Scope)
+		}
 		return
 	}
 	use := x.row.Drawn()
 	use.Start = x.budget.At()
-	amount, _ := x.cfg.drawn(use)
+	amount, _ := x.s.cfg.Load().drawn(use) // by the prices of budgetUsed, which a reload may have changed
 	x.budget.Settle(amount)
 }
 

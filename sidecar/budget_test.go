@@ -434,6 +434,16 @@ func TestBudget_OfABrokenStore(t *testing.T) {
 			if _, err := db.ExecContext(t.Context(), "ALTER TABLE away RENAME TO budget_usage"); err != nil {
 				t.Fatal(err)
 			}
+			for n := 0; want == 200; n++ { // what passed meanwhile counts
+				a := s.ask("a")
+				if a.StatusCode != 200 {
+					wantUsedUp(t, a)
+					break
+				}
+				if n == 2 {
+					t.Fatal("what passed is forgotten")
+				}
+			}
 		})
 	}
 }
@@ -545,6 +555,79 @@ prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
 		}
 		if n == 2 {
 			t.Fatalf("%s of 1.00 were used", *s.usage("").Rows[0].Cost)
+		}
+	}
+}
+
+// What was under way at a change of prices counts by the new ones too.
+func TestBudget_IsReloadedUnderARequest(t *testing.T) {
+	arrived, answers := make(chan struct{}, 1), make(chan struct{})
+	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
+			arrived <- struct{}{}
+			<-answers
+		}
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":100000,"completion_tokens":0,"total_tokens":100000}}`)
+	})
+	const file = `
+sessions: [{match: "*", budget: {money: "1.00 USD", per: ever}}]
+prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
+`
+	settings := withFile(t, fmt.Sprintf(file, "10")) // a request is 1.00
+	s := start(t, base, settings...)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(chat, "{", `{"user":"slow",`, 1))
+	})
+	<-arrived
+	rewrite(t, settings[1], fmt.Sprintf(file, "1"))
+	s.hangup(true)
+	wantAnswered(t, s.ask("a"))
+	close(answers)
+	wg.Wait()
+	wantAnswered(t, s.ask("a"))
+}
+
+// A request that passed while its budget could not be read counts once it has ended, though the budget was read in between.
+func TestBudget_CountsWhatPassedUnread(t *testing.T) {
+	arrived, answers := make(chan struct{}, 1), make(chan struct{})
+	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
+			arrived <- struct{}{}
+			<-answers
+		}
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":40,"completion_tokens":0,"total_tokens":40}}`)
+	})
+	settings := sqlite(t)
+	s := start(t, base, append(settings, withFile(t, `sessions: [{match: "*", budget: {tokens: 100, per: ever}}]`)...)...)
+	db, err := sql.Open("sqlite", "file:"+settings[3]+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	exec := func(query string) {
+		if _, err := db.ExecContext(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("ALTER TABLE budget_usage RENAME TO away")
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(chat, "{", `{"user":"slow",`, 1))
+	})
+	<-arrived
+	exec("ALTER TABLE away RENAME TO budget_usage")
+	wantAnswered(t, s.ask("a")) // 40 are read and settled
+	close(answers)
+	wg.Wait()
+	for n := 0; ; n++ { // 80; the first of these has the sum read again
+		a := s.ask("a")
+		if a.StatusCode != 200 {
+			wantUsedUp(t, a)
+			break
+		}
+		if n == 1 {
+			t.Fatal("160 of 100 tokens were used")
 		}
 	}
 }

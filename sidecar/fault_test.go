@@ -22,6 +22,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -258,9 +259,18 @@ func TestFault_12_ServerErrors(t *testing.T) {
 
 func TestFault_13_NonsenseAnswersPass(t *testing.T) {
 	for _, answer := range []struct{ contentType, body string }{
-		{"text/html", "<html>\xff\xfe</html>"}, {"application/json", "{"}, {"application/json", ""}, {"application/json", "[1,2"}, {"", "\x00\x01"},
-		{"text/event-stream", "data: {\n\ndata: [1]\n\n"}, {"text/event-stream", "\n\n\n"}, {"text/event-stream", "event: x\nid: 1\nretry: x\n\n"},
-		{"text/event-stream", "{\"choices\":[]}"}, {"text/event-stream; charset=utf-16", "data: [DONE]"}, {"application/json", "data: {}\n\n"}, {"image/png", "\x89PNG"},
+		{"text/html", "<html>\xff\xfe</html>"},
+		{"application/json", "{"},
+		{"application/json", ""},
+		{"application/json", "[1,2"},
+		{"", "\x00\x01"},
+		{"text/event-stream", "data: {\n\ndata: [1]\n\n"},
+		{"text/event-stream", "\n\n\n"},
+		{"text/event-stream", "event: x\nid: 1\nretry: x\n\n"},
+		{"text/event-stream", "{\"choices\":[]}"},
+		{"text/event-stream; charset=utf-16", "data: [DONE]"},
+		{"application/json", "data: {}\n\n"},
+		{"image/png", "\x89PNG"},
 	} {
 		for _, body := range []string{chat, chatStream} {
 			s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
@@ -385,10 +395,24 @@ func TestFault_18_DeafClient(t *testing.T) {
 type panicking struct{ next http.RoundTripper }
 
 func (p panicking) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Header.Get("X-Panic") != "" {
+	switch r.Header.Get("X-Panic") {
+	case "1":
 		panic("a bug") //nolint:forbidigo // the point of the test
+	case "body":
+		resp, err := p.next.RoundTrip(r)
+		if err == nil {
+			resp.Body = panickingBody{resp.Body}
+		}
+		return resp, err
 	}
 	return p.next.RoundTrip(r)
+}
+
+// panickingBody is an answer with a bug.
+type panickingBody struct{ io.ReadCloser }
+
+func (panickingBody) Read([]byte) (int, error) {
+	panic("a bug") //nolint:forbidigo // the point of the test
 }
 
 func TestFault_22_PanicEndsOneRequest(t *testing.T) {
@@ -418,12 +442,22 @@ func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- s.serve(ctx, listener, nil) }()
 	address := "http://" + listener.Addr().String()
-	for range 3 {
-		if a, err := try(t.Context(), "POST", address+"/v1/session/s/chat/completions", chat, "X-Panic", "1"); err == nil {
+	for i := range 4 {
+		where := [...]string{"1", "body"}[i%2]
+		if a, err := try(t.Context(), "POST", address+"/v1/session/s/chat/completions", chat, "X-Panic", where); err == nil {
 			t.Errorf("a panic was answered with %d", a.StatusCode)
 		}
 		if a := send(t, "POST", address+"/v1/session/t/chat/completions", chat); a.StatusCode != 200 {
 			t.Errorf("the next request: %d %s", a.StatusCode, a.body)
+		}
+	}
+	page, err := store.Requests(t.Context(), "s", ledger.RecordQuery{})
+	if err != nil || len(page.Records) != 4 {
+		t.Errorf("%d rows, %v", len(page.Records), err)
+	}
+	for _, r := range page.Records {
+		if r.Outcome == ledger.Complete || r.UsageKnown {
+			t.Errorf("a panic is booked as %s, %+v", r.Outcome, r.Usage)
 		}
 	}
 	if n := s.limits.InFlight(); n != 0 {

@@ -338,6 +338,8 @@ func (x *exchange) record(usage wire.Usage, known bool, failure error) {
 func (x *exchange) depart(failure error) {
 	switch {
 	case x.row.Attempts > 0:
+		// Without a failure it has a row by now, or it panicked.
+		x.truncated = x.truncated || failure == nil && !x.recorded
 		x.record(wire.Usage{}, false, failure)
 	case x.live:
 		x.s.ledger.Forget(x.id)

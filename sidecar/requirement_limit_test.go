@@ -108,8 +108,14 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 			path = strings.NewReplacer("{id}", "s", "{rest...}", "chat/completions").Replace(path)
 			for _, url := range []string{s.URL, "http://" + admin} {
 				for _, headers := range [][]string{
-					nil, {"Authorization", "Bearer wrong"}, {"Authorization", "key-canary-1"}, {"Authorization", "Basic key-canary-1"}, {"X-Api-Key", "key-canary-1"},
-					{"Host", "localhost", "X-Forwarded-For", "127.0.0.1", "X-Real-Ip", "127.0.0.1"}, {"Cookie", "key=key-canary-1"}, {"X-Original-Url", "/livez"},
+					nil,
+					{"Authorization", "Bearer wrong"},
+					{"Authorization", "key-canary-1"},
+					{"Authorization", "Basic key-canary-1"},
+					{"X-Api-Key", "key-canary-1"},
+					{"Host", "localhost", "X-Forwarded-For", "127.0.0.1", "X-Real-Ip", "127.0.0.1"},
+					{"Cookie", "key=key-canary-1"},
+					{"X-Original-Url", "/livez"},
 				} {
 					asked++
 					body := map[string]string{"POST": chat}[method]

@@ -122,6 +122,12 @@ func TestUsageCommand(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if _, _, err := command(t, env, "usage", "--session=nobody"); err == nil || !strings.Contains(err.Error(), "404 Not Found: no request of this session") {
+		t.Errorf("an unknown session: %v", err)
+	}
+	if _, _, err := command(t, append(slices.Clone(env), "SQLITE_DSN", "no/such.db"), "usage", "--store"); err == nil || !strings.Contains(err.Error(), "no/such.db: no such file") {
+		t.Errorf("a store that is not there: %v", err)
+	}
 	if _, _, err := command(t, []string{"OPENAI_API_KEY", "x"}, "usage", "--store"); err == nil || exitStatus(err) != exitConfig {
 		t.Errorf("the store of a memory ledger: %v", err)
 	}

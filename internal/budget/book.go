@@ -261,8 +261,9 @@ func (r *Reservation) Settle(used Amount) {
 	}
 	r.ended = true
 	for i, e := range r.entries {
-		if !e.start.Equal(r.starts[i]) {
-			continue // the period is over, and with it all that was reserved
+		if !e.start.Equal(r.starts[i]) { // the period is over, and with it all that was reserved
+			e.reread = true // or it was another length of period that ended, at a change of the limit
+			continue
 		}
 		e.settle(r.amount, used)
 		e.since = e.since.Plus(used)

@@ -448,6 +448,74 @@ func TestBook_CountsWhatIsSettledDuringAReading(t *testing.T) {
 	})
 }
 
+// What was counted twice because of that is right after the next reading, without a Refresh too.
+func TestBook_ReadsAgainAfterADoubtfulReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var store atomic.Int64
+		slow, fresh := true, true
+		b := book(t, func(string, time.Time) (Amount, error) {
+			if slow {
+				time.Sleep(time.Second)
+			}
+			return tokens(store.Load()), nil
+		}, func(c *Config) { c.Fresh = func() bool { return fresh } })
+		limits := daily("x", 100)
+		held := reserve(t, b, limits, 10)
+		b.Reread()
+		reserve(t, b, limits, 1).Release() // starts the reading
+		store.Store(60)
+		held.Settle(tokens(60)) // and is in the store before that is read
+		time.Sleep(2 * time.Second)
+		exceeded(t, b, limits) // 120, for the moment
+		time.Sleep(2 * time.Second)
+		reserve(t, b, limits, 1).Release()
+
+		// A first reading of a store that lacks something is followed by one that does not.
+		slow, fresh = false, false
+		other := daily("y", 100)
+		reserve(t, b, other, 1).Release()
+		store.Store(100)
+		reserve(t, b, other, 1).Release()
+		fresh = true
+		reserve(t, b, other, 1).Release() // starts the reading
+		synctest.Wait()
+		exceeded(t, b, other)
+	})
+}
+
+// A budget whose period changes is read again when a request of the old period has settled.
+func TestBook_ReadsAgainAfterAChangeOfPeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var store atomic.Int64
+		b := book(t, func(string, time.Time) (Amount, error) { return tokens(store.Load()), nil })
+		time.Sleep(36 * time.Hour) // to the second of the month
+		held := reserve(t, b, daily("x", 100), 10)
+		limits := []Limit{{Scope: "x", Per: Month, Tokens: 100}}
+		reserve(t, b, limits, 1).Release()
+		store.Store(100)
+		held.Settle(tokens(100))
+		reserve(t, b, limits, 1).Release() // starts the reading
+		synctest.Wait()
+		exceeded(t, b, limits)
+	})
+}
+
+// Budgets that could not be read are forgotten like others.
+func TestBook_ForgetsWhatItCouldNotRead(t *testing.T) {
+	b := book(t, func(string, time.Time) (Amount, error) { return Amount{}, errors.New("down") },
+		func(c *Config) { c.MaxAccounts = 10 })
+	for i := range 100 {
+		if _, err := b.Reserve(t.Context(), daily(fmt.Sprint(i), 100), tokens(1)); !errors.Is(err, ErrUnknown) {
+			t.Fatal(err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(b.accounts); n > 10 || n != b.recent.Len() {
+		t.Errorf("%d accounts, %d in order; want 10", n, b.recent.Len())
+	}
+}
+
 func TestReservation_NilDoesNothing(t *testing.T) {
 	var r *Reservation
 	r.Release()

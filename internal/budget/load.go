@@ -15,11 +15,19 @@ type reading struct {
 	err  error
 }
 
-// Reread has every sum read again when its budget is next drawn on: call it when what a use costs
-// has changed.
-func (b *Book) Reread() {
+// Reread has the sums of these scopes, or of all without any, read again when their budgets are next drawn on: call
+// it when what a use costs has changed, or when something was used without a Reservation.
+func (b *Book) Reread(scopes ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, scope := range scopes {
+		if e := b.accounts[scope]; e != nil {
+			e.reread = true
+		}
+	}
+	if len(scopes) > 0 {
+		return
+	}
 	for _, e := range b.accounts {
 		e.reread = true
 	}
@@ -35,11 +43,12 @@ func (b *Book) load(ctx context.Context, l *Limit, now time.Time) error {
 			e = &entry{scope: l.Scope}
 			e.place = b.recent.PushBack(e)
 			b.accounts[l.Scope] = e
-			b.forget()
+			b.forget(e)
 		}
 		start := l.Per.Start(now)
 		current := e.start.Equal(start)
-		stale := (e.reread || b.cfg.Refresh > 0 && now.Sub(e.loaded) >= b.cfg.Refresh) && (b.cfg.Fresh == nil || b.cfg.Fresh())
+		fresh := b.cfg.Fresh == nil || b.cfg.Fresh()
+		stale := fresh && (e.reread || b.cfg.Refresh > 0 && now.Sub(e.loaded) >= b.cfg.Refresh)
 		if current && (!stale || e.loading != nil) {
 			b.mu.Unlock()
 			return nil
@@ -47,7 +56,7 @@ func (b *Book) load(ctx context.Context, l *Limit, now time.Time) error {
 		one := e.loading
 		if one == nil {
 			one = &reading{done: make(chan struct{})}
-			e.loading, e.loaded, e.since, e.reread = one, now, Amount{}, false
+			e.loading, e.loaded, e.since, e.reread = one, now, Amount{}, !fresh
 			// The reading goes on for the others when this client leaves.
 			b.readings.Go(func() { b.read(context.WithoutCancel(ctx), e, one, *l, start) })
 		}
@@ -67,7 +76,7 @@ func (b *Book) load(ctx context.Context, l *Limit, now time.Time) error {
 }
 
 // read loads an account. What was settled while it read may be in what it read or not, and is
-// counted on top: for a moment a sum may be too large, never too small.
+// counted on top: until the next reading, which is due at once, the sum may be too large, never too small.
 func (b *Book) read(ctx context.Context, e *entry, one *reading, l Limit, start time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
@@ -84,16 +93,19 @@ func (b *Book) read(ctx context.Context, e *entry, one *reading, l Limit, start 
 		e.account = account{start: start}
 		e.since = Amount{}
 	}
+	if e.since != (Amount{}) {
+		e.reread = true
+	}
 	e.used = used.Plus(e.since)
 	e.ring()
 }
 
-// forget drops the accounts used longest ago, but none that is in use.
-func (b *Book) forget() {
+// forget drops the accounts used longest ago, but none that is in use, nor the one just made.
+func (b *Book) forget(made *entry) {
 	place := b.recent.Front()
 	for len(b.accounts) > b.cfg.MaxAccounts && place != nil {
 		next := place.Next()
-		if e := place.Value.(*entry); e.held == 0 && len(e.waiting) == 0 && e.loading == nil && e.start != (time.Time{}) {
+		if e := place.Value.(*entry); e.held == 0 && len(e.waiting) == 0 && e.loading == nil && e != made {
 			b.recent.Remove(place)
 			delete(b.accounts, e.scope)
 		}

@@ -210,15 +210,20 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 		s := startFaulty(t, f, Config{JournalPath: path})
 		s.journal.file.Close() // a disk that is gone
 		f.down()
-		for range 5 {
-			if err := s.Record(context.Background(), testRecord("a")); !errors.Is(err, ErrUnavailable) {
-				t.Errorf("record: %v; want ErrUnavailable", err)
-			}
+		const n = 2000
+		var all sync.WaitGroup
+		for range n { // many, for the committer may give one up at any step of its Record
+			all.Go(func() {
+				if err := s.Record(context.Background(), testRecord("a")); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("record: %v; want ErrUnavailable", err)
+				}
+			})
 		}
+		all.Wait()
 		f.up()
 		waitFor(t, func() bool { return s.Stats().Pending == 0 })
-		if got := session(t, s, "a"); got.Requests != 5 {
-			t.Errorf("requests = %d once the store is back; want 5", got.Requests)
+		if got := session(t, s, "a"); got.Requests != n {
+			t.Errorf("requests = %d once the store is back; want %d", got.Requests, n)
 		}
 		record(t, s, testRecord("a"))
 		if err := s.Close(context.Background()); !errors.Is(err, os.ErrClosed) {
@@ -436,8 +441,11 @@ func TestSQLite_Locked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := conn.ExecContext(t.Context(), "BEGIN EXCLUSIVE"); err != nil {
+	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Ready(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("ready: %v; want ErrUnavailable, for another process writes", err)
 	}
 	var wg sync.WaitGroup
 	for range 20 {

@@ -99,6 +99,27 @@ func TestOpen_ReplaysTheJournalsOfTheDead(t *testing.T) {
 	}
 }
 
+// The next process takes one journal as its own; the others of the dead are replayed, and go.
+func TestOpen_ReplaysAllJournalsOfTheDead(t *testing.T) {
+	cfg := Config{Type: "sqlite", SQLiteDSN: filepath.Join(t.TempDir(), "x.db")}
+	dead := []*Store{open(t, cfg), open(t, cfg), open(t, cfg)}
+	release := exclusive(t, cfg.SQLiteDSN)
+	for _, s := range dead {
+		record(t, s, testRecord("a"))
+	}
+	for _, s := range dead {
+		crashed(t, s)
+	}
+	release()
+	next := open(t, cfg)
+	if got := session(t, next, "a"); got.Requests != 3 || next.Stats().Replayed != 3 {
+		t.Errorf("requests = %d, replayed %d; want 3, 3", got.Requests, next.Stats().Replayed)
+	}
+	if left, _ := filepath.Glob(cfg.SQLiteDSN + ".spill.*"); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
+}
+
 // A store that cannot be written when the process starts is an outage like any other.
 func TestOpen_WhileTheJournalCannotBeReplayed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j.spill")

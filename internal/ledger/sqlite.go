@@ -99,6 +99,9 @@ func readSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
+	if _, err := os.Stat(path); err != nil { // SQLite would say less
+		return nil, fmt.Errorf("open ledger: sqlite: %w", err)
+	}
 	params.Set("mode", "ro")
 	db, err := openPool(path, params, []string{busyPragma(), "query_only(1)"}, readers)
 	if err != nil {

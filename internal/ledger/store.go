@@ -224,22 +224,23 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 		s.lose(&r, err)
 		return err
 	}
-	p := &pending{record: r, noted: noted}
+	var done chan error // p is the committer's, once it is in the queue
 	if s.cfg.Durability != DurabilityAsync {
-		p.done = make(chan error, 1)
+		done = make(chan error, 1)
 	}
+	p := &pending{record: r, noted: noted, done: done}
 	if err := s.queue.put(ctx, p); err != nil {
 		s.lose(&r, err)
 		return fmt.Errorf("record %s: %w", r.ID, err)
 	}
-	if p.done == nil {
+	if done == nil {
 		return nil
 	}
 	if s.stuck.Load() {
 		return fmt.Errorf("record %s: %w", r.ID, errStuck)
 	}
 	select {
-	case err := <-p.done:
+	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("record %s: %w: %w", r.ID, ErrUnavailable, context.Cause(ctx))
