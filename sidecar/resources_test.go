@@ -296,7 +296,7 @@ func TestResources_Full(t *testing.T) {
 	}
 	admin := free.Addr().String()
 	free.Close()
-	p := childUnder(t, []string{"prlimit", "--nofile=256:256"}, base, "ADMIN_ADDR", admin)
+	p := launch{wrapper: []string{"prlimit", "--nofile=256:256"}}.child(t, base, "ADMIN_ADDR", admin)
 	for range 1000 {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
 		if err != nil {
