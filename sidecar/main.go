@@ -216,7 +216,7 @@ func newServer(d dependencies) *server {
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
-		clients:  newConnections(),
+		clients:  newConnections(connectionsFor(maxFiles())),
 	}
 	s.cfg.Store(d.Config)
 	s.key = newProviderKey(d.Config, d.Logger)

@@ -15,6 +15,15 @@ func harden() {
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 }
 
+// maxFiles is how many files the process may have open; 0 = not known.
+func maxFiles() int {
+	var r syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
+		return 0
+	}
+	return int(min(uint64(r.Cur), 1<<30)) // it is signed on some systems
+}
+
 // monotonic is the machine's monotonic clock.
 func monotonic() time.Duration {
 	var t unix.Timespec

@@ -284,6 +284,51 @@ func TestResources_HalfOpen(t *testing.T) {
 	p.until("they are closed after ten seconds", func() bool { return p.descriptors() < 50 })
 }
 
+// TestResources_Full: a thousand half-open connections at a process that may open
+// 256 files. Health on the admin listener does not notice; the main one answers
+// as soon as those before it have given way, and a request goes through.
+func TestResources_Full(t *testing.T) {
+	measured(t, "RESOURCES")
+	_, base := simulated(t, provider.Config{})
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := free.Addr().String()
+	free.Close()
+	p := launch{wrapper: []string{"prlimit", "--nofile=256:256"}}.child(t, base, "ADMIN_ADDR", admin)
+	for range 1000 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nX")
+	}
+	health := func(base string) time.Duration {
+		begun := time.Now()
+		resp, err := http.Get(base + "/livez")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return time.Since(begun)
+	}
+	var took []time.Duration
+	for range 20 {
+		took = append(took, health("http://"+admin))
+	}
+	slices.Sort(took)
+	held, main := p.descriptors(), health(p.URL)
+	t.Logf("%d descriptors open; health answers in %v (median) on the admin listener, in %v on the main one", held, took[10], main)
+	if took[10] > 50*time.Millisecond || main > 6*time.Second {
+		t.Errorf("health took %v and %v", took[10], main)
+	}
+	if a := send(t, "POST", p.URL+"/v1/session/after/chat/completions", chat); a.StatusCode != 200 {
+		t.Errorf("the next request: %d", a.StatusCode)
+	}
+}
+
 // TestResources_Descriptors: with 256 descriptors, 400 clients at once are served,
 // later rather than not at all.
 func TestResources_Descriptors(t *testing.T) {

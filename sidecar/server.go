@@ -253,6 +253,7 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 		servers = append(servers, server)
 		go func() { failed <- server.Serve(l) }()
 	}
+	main = s.clients.listener(main) // health on the admin listener answers however full this one is
 	serveOn(mainListener, main)
 	if admin != nil {
 		serveOn(adminListener, admin)

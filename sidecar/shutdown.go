@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -49,63 +47,4 @@ func (s *server) drain(servers []*http.Server, stopListening func()) error {
 	}
 	s.exchanges.Wait() // their rows come before the ledger's end
 	return failed
-}
-
-// A connections knows the clients' connections. It is safe for concurrent use.
-type connections struct {
-	mu      sync.Mutex
-	states  map[net.Conn]http.ConnState
-	fresh   int           // that have not sent a request yet
-	changed chan struct{} // holds one token: something has changed
-}
-
-func newConnections() *connections {
-	return &connections{states: map[net.Conn]http.ConnState{}, changed: make(chan struct{}, 1)}
-}
-
-// note is an http.Server's ConnState.
-func (c *connections) note(conn net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if before, known := c.states[conn]; known && before == http.StateNew {
-		c.fresh--
-	}
-	switch state {
-	case http.StateClosed, http.StateHijacked:
-		delete(c.states, conn)
-	default:
-		if state == http.StateNew {
-			c.fresh++
-		}
-		c.states[conn] = state
-	}
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
-}
-
-func (c *connections) none() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.states) == 0
-}
-
-func (c *connections) noneNew() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.fresh == 0
-}
-
-// await waits until ok, for d at the longest. One goroutine at a time may wait.
-func (c *connections) await(d time.Duration, ok func() bool) {
-	over := time.NewTimer(d)
-	defer over.Stop()
-	for !ok() {
-		select {
-		case <-over.C:
-			return
-		case <-c.changed:
-		}
-	}
 }

@@ -76,6 +76,7 @@ func (c *core) started(gr *grant, now instant) {
 func (c *core) observe(gr *grant, s *Signal, now instant) {
 	gr.heard = true
 	g := c.resolve(gr.group, gr.model)
+	g.gate.row = 0
 	if g == c.plain || !c.cfg.Learn {
 		return
 	}

@@ -240,6 +240,26 @@ func TestGate_LeaversGiveTheirProbeBack(t *testing.T) {
 	}
 }
 
+// TestGate_AnyAnswerEndsARow: an answer of whatever status between refusals says
+// that the provider is there.
+func TestGate_AnyAnswerEndsARow(t *testing.T) {
+	c := newCore(Config{Learn: true}.withDefaults(), 0)
+	g := c.confirm("m", 0)
+	for n := range instant(50) {
+		now := n * 10 * second // too far apart for a count
+		if refused := take(t, c, ask("m", "a"), now); n%7 == 0 {
+			c.observe(refused, &Signal{}, now)
+			c.release(refused, now)
+		} else {
+			c.unavailable(refused, 0, now)
+			c.close(refused, now)
+		}
+		if g.gate.limit > 0 {
+			t.Fatalf("shut after %d attempts", n+1)
+		}
+	}
+}
+
 // TestGate_IsInherited has the first good answer of a model, which makes its
 // group, come to a nursery whose gate is shut.
 func TestGate_IsInherited(t *testing.T) {

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"container/list"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A connections knows the clients' connections, and bounds their number. It is
+// safe for concurrent use.
+type connections struct {
+	most int // of them; 0 = no bound
+
+	mu      sync.Mutex
+	states  map[net.Conn]http.ConnState
+	fresh   int        // that have not sent a request yet
+	quiet   *list.List // of lull: new and idle ones, the longest first
+	lulls   map[net.Conn]*list.Element
+	changed chan struct{} // holds one token: something has changed
+	freed   chan struct{} // the same for room
+}
+
+// A lull is a connection with no request under way.
+type lull struct {
+	conn  net.Conn
+	since time.Time
+}
+
+func newConnections(most int) *connections {
+	return &connections{
+		most: most, states: map[net.Conn]http.ConnState{}, quiet: list.New(), lulls: map[net.Conn]*list.Element{},
+		changed: make(chan struct{}, 1), freed: make(chan struct{}, 1),
+	}
+}
+
+// note is an http.Server's ConnState.
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(conn)
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+	case http.StateNew:
+		c.fresh++
+		fallthrough
+	case http.StateIdle:
+		c.lulls[conn] = c.quiet.PushBack(lull{conn, time.Now()})
+		fallthrough
+	default:
+		c.states[conn] = state
+	}
+	tell(c.changed)
+	tell(c.freed)
+}
+
+// forget takes conn out of the books. The lock is held.
+func (c *connections) forget(conn net.Conn) {
+	if before, known := c.states[conn]; known && before == http.StateNew {
+		c.fresh--
+	}
+	delete(c.states, conn)
+	if e := c.lulls[conn]; e != nil {
+		c.quiet.Remove(e)
+		delete(c.lulls, conn)
+	}
+}
+
+func tell(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (c *connections) none() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.states) == 0
+}
+
+func (c *connections) noneNew() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fresh == 0
+}
+
+// await waits until ok, for d at the longest. One goroutine at a time may wait.
+func (c *connections) await(d time.Duration, ok func() bool) {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for !ok() {
+		select {
+		case <-over.C:
+			return
+		case <-c.changed:
+		}
+	}
+}
+
+// lullLeast is how long a connection is without a request before it gives way:
+// the request of a new one is on its heels.
+const lullLeast = 250 * time.Millisecond
+
+// room waits until another connection may be taken, or done is closed. A
+// connection without a request gives way, the one that is longest so first: half
+// a header must not keep others out.
+func (c *connections) room(done <-chan struct{}) {
+	for {
+		c.mu.Lock()
+		if c.most <= 0 || len(c.states) < c.most {
+			c.mu.Unlock()
+			return
+		}
+		wait := time.Duration(-1)
+		if e := c.quiet.Front(); e != nil {
+			l := e.Value.(lull)
+			if wait = lullLeast - time.Since(l.since); wait <= 0 {
+				c.forget(l.conn)
+				c.mu.Unlock()
+				l.conn.Close()
+				return
+			}
+		}
+		c.mu.Unlock()
+		var older <-chan time.Time
+		if wait > 0 {
+			older = time.After(wait)
+		}
+		select {
+		case <-older:
+		case <-c.freed:
+		case <-done:
+			return
+		}
+	}
+}
+
+// A roomListener takes a connection when there is room for it: the others wait in
+// the system's backlog.
+type roomListener struct {
+	net.Listener
+	clients *connections
+	closed  chan struct{}
+	close   func() error
+}
+
+func (c *connections) listener(l net.Listener) net.Listener {
+	r := &roomListener{Listener: l, clients: c, closed: make(chan struct{})}
+	r.close = sync.OnceValue(func() error { close(r.closed); return l.Close() })
+	return r
+}
+
+func (l *roomListener) Accept() (net.Conn, error) {
+	l.clients.room(l.closed)
+	return l.Listener.Accept()
+}
+
+func (l *roomListener) Close() error { return l.close() }
+
+// connectionsFor is how many clients a process may have that may open so many
+// files: each may need a second one, toward the provider, and the store, the
+// admin listener and health need some.
+func connectionsFor(files int) int {
+	const others = 64
+	if files <= 0 {
+		return 0
+	}
+	return max((files-others)/2, files/4, 1)
+}
