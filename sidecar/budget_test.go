@@ -244,6 +244,54 @@ sessions:
 	}
 }
 
+// Parent and child of one rule draw on one budget, and once.
+func TestBudget_OfOneRuleIsDrawnOnOnce(t *testing.T) {
+	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}`)
+	})
+	settings := sqlite(t)
+	s := start(t, base, append(settings, withFile(t, `sessions: [{match: "agent-*", budget: {tokens: 30, per: ever}}]`)...)...)
+	began := time.Now()
+	for range 3 {
+		wantAnswered(t, s.ask("agent-2", "X-Parent-Session-Id", "agent-1"))
+	}
+	wantUsedUp(t, s.ask("agent-2"))
+	db, err := sql.Open("sqlite", "file:"+settings[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var start, sum int64 // kept by the day, whatever the period: prices change between days
+	if err := db.QueryRowContext(t.Context(), "SELECT max(start), sum(prompt_tokens + completion_tokens) FROM budget_usage").Scan(&start, &sum); err != nil {
+		t.Fatal(err)
+	}
+	if day := time.UnixMilli(start); sum != 30 || day.Before(began.Truncate(24*time.Hour)) || day.After(time.Now()) {
+		t.Errorf("%d tokens on %v", sum, day)
+	}
+}
+
+// What is reserved is what the client allows, not what is expected.
+func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
+	arrived, answers := make(chan struct{}, 1), make(chan struct{})
+	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
+			arrived <- struct{}{}
+			<-answers
+		}
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}`)
+	})
+	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 100000}}]`)...)
+	big := strings.Replace(chat, "{", `{"max_tokens":90000,`, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(big, "{", `{"user":"slow",`, 1)) })
+	<-arrived
+	if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", big, "X-Queue-Timeout", "50ms"); a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" {
+		t.Errorf("%d %s; want that it waited in vain", a.StatusCode, a.body)
+	}
+	close(answers)
+	wg.Wait()
+}
+
 func TestBudget_WarnLetsPass(t *testing.T) {
 	_, base := simulated(t, provider.Config{})
 	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 1, action: warn}}]`)...)
