@@ -16,7 +16,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -283,7 +285,9 @@ func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
 	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 100000}}]`)...)
 	big := strings.Replace(chat, "{", `{"max_tokens":90000,`, 1)
 	var wg sync.WaitGroup
-	wg.Go(func() { send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(big, "{", `{"user":"slow",`, 1)) })
+	wg.Go(func() {
+		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(big, "{", `{"user":"slow",`, 1))
+	})
 	<-arrived
 	if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", big, "X-Queue-Timeout", "50ms"); a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" {
 		t.Errorf("%d %s; want that it waited in vain", a.StatusCode, a.body)
@@ -549,6 +553,23 @@ prices:
 	var exact map[string]any
 	if err := json.Unmarshal([]byte(a.body), &exact); err != nil || len(exact) != 5 {
 		t.Errorf("the status has not its five members: %s", a.body)
+	}
+}
+
+// Each request costs what its day's price says, whenever somebody asks.
+func TestUsage_OfARequestByThePriceOfItsDay(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2026, 1, n, 23, 59, 59, 0, time.UTC) }
+	table, err := price.NewTable([]price.Entry{
+		{Model: "m", From: day(1), Rates: price.Rates{Input: 1e9}}, {Model: "m", From: day(3), Rates: price.Rates{Input: 5e9}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]string{1: "1.00", 2: "1.00", 3: "5.00"} {
+		row := requestRowOf(ledger.Record{Model: "m", StartedAt: day(n), UsageKnown: true, Usage: ledger.Usage{Prompt: 1e6}}, table)
+		if row.Cost == nil || *row.Cost != want {
+			t.Errorf("day %d costs %v, want %s", n, row.Cost, want)
+		}
 	}
 }
 
