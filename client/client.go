@@ -17,8 +17,9 @@ import (
 // and something that is not a sidecar cannot fill the memory.
 const maxAnswer = 256 << 20
 
-// Client calls one sidecar. It is safe for concurrent use and holds no resources
-// beyond its http.Client's connections.
+// Client calls one sidecar. [New] makes one; the zero Client knows no sidecar and
+// must not be used. It is safe for concurrent use and holds no resources beyond its
+// http.Client's connections, so it need not be closed.
 type Client struct {
 	base     string // scheme, host and path prefix, no trailing slash
 	key      string

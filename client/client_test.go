@@ -339,9 +339,9 @@ func TestClient_Errors(t *testing.T) {
 	}{
 		{
 			"as the sidecar words them",
-			refuse(404, nil, `{"error":{"message":"no such session","type":"invalid_request_error","param":null,"code":"session_not_found"}}`),
-			client.Error{StatusCode: 404, Code: "session_not_found", Type: "invalid_request_error", Message: "no such session"},
-			"client: get /sessions/a/status: 404 session_not_found: no such session",
+			refuse(404, nil, `{"error":{"message":"no such session","type":"invalid_request_error","param":null,"code":"unknown_session"}}`),
+			client.Error{StatusCode: 404, Code: "unknown_session", Type: "invalid_request_error", Message: "no such session"},
+			"client: get /sessions/a/status: 404 unknown_session: no such session",
 		},
 		{
 			"with a wait in milliseconds before one in seconds",

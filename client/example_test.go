@@ -18,7 +18,7 @@ func answers(routes map[string]string) *httptest.Server {
 		body, ok := routes[r.Method+" "+r.URL.Path]
 		if !ok {
 			w.WriteHeader(http.StatusNotFound)
-			body = `{"error":{"message":"unknown session","type":"invalid_request_error","param":null,"code":"session_not_found"}}`
+			body = `{"error":{"message":"no request of this session has been answered","type":"invalid_request_error","param":null,"code":"unknown_session"}}`
 		}
 		io.WriteString(w, body)
 	}))
@@ -249,8 +249,8 @@ func ExampleError() {
 	}
 	fmt.Println(err)
 	// Output:
-	// session_not_found
-	// client: get /sessions/nobody/status: 404 session_not_found: unknown session
+	// unknown_session
+	// client: get /sessions/nobody/status: 404 unknown_session: no request of this session has been answered
 }
 
 func ExampleError_Error() {

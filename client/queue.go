@@ -16,8 +16,8 @@ type Queue struct {
 
 // QueueGroup is a set of models that share limits.
 type QueueGroup struct {
-	Name     string `json:"name"`
-	Profile  string `json:"profile"` // how the upstream charges, see PROVIDER_PROFILE
+	Name     string `json:"name"`    // "" for the limits over all models
+	Profile  string `json:"profile"` // how the upstream charges: a word of PROVIDER_PROFILE, "reserve" until it is known
 	Waiting  int    `json:"waiting"`
 	InFlight int    `json:"in_flight"`
 

@@ -34,7 +34,8 @@
 //
 // A session id that the sidecar would refuse is refused before anything is sent
 // ([ErrInvalidSession]). A base URL that holds "/v1" twice, or not at all, would
-// only earn a puzzling 404 from the provider; it is named too ([ErrBaseURL]).
+// only earn a puzzling 404 from the provider; it is named too ([ErrBaseURL]), and so
+// is "https" where the sidecar speaks http.
 // And where nothing listens, the error says at which address and what to start
 // ([ErrUnreachable]). Faults of construction are reported by every request, so
 // that New, Transport and Client fit into one line; see [Check] to learn of them

@@ -14,8 +14,9 @@ const (
 )
 
 // A Source finds the session of an incoming request, or returns "" when the
-// request does not tell. Any function will do: one that reads the user from the
-// request's context after authentication, or an id from its path.
+// request does not tell. Any function will do that is safe for concurrent use: one
+// that reads the user from the request's context after authentication, or an id
+// from its path.
 type Source func(*http.Request) string
 
 // Handler takes the session of each incoming request into the request's context

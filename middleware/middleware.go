@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -186,8 +187,16 @@ func (c *carrier) withhold(req *http.Request) *http.Request {
 // explain turns a failed connection to the sidecar into advice. Failures of
 // requests that have left, or that the caller gave up, stay as they are.
 func (c *carrier) explain(req *http.Request, err error) error {
+	if err == nil || req.Context().Err() != nil || !c.sidecar.owns(req.URL) {
+		return err
+	}
+	// The transport says the one, http.Client makes the other of it.
+	var notTLS tls.RecordHeaderError
+	if errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &notTLS) && string(notTLS.RecordHeader[:]) == "HTTP/" {
+		return fmt.Errorf("middleware: %w: %s speaks http, not https: %w", ErrBaseURL, req.URL.Host, err)
+	}
 	var op *net.OpError
-	if err == nil || req.Context().Err() != nil || !errors.As(err, &op) || op.Op != "dial" || !c.sidecar.owns(req.URL) {
+	if !errors.As(err, &op) || op.Op != "dial" {
 		return err
 	}
 	return fmt.Errorf("middleware: %w at %s: start llm-queue-proxy there, or correct the base URL: %w", ErrUnreachable, req.URL.Host, err)

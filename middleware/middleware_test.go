@@ -366,6 +366,22 @@ func TestMiddleware_RecognisesWrongBaseURLs(t *testing.T) {
 	}
 }
 
+func TestMiddleware_RecognisesHTTPSWhereTheSidecarSpeaksHTTP(t *testing.T) {
+	sidecar := httptest.NewServer(http.NotFoundHandler())
+	defer sidecar.Close()
+	base := strings.Replace(sidecar.URL, "http:", "https:", 1) + "/v1"
+	eachShape(t, func(t *testing.T, s shape) {
+		_, err := s.do(base, post(t, context.Background(), base+"/chat/completions"))
+		if !errors.Is(err, middleware.ErrBaseURL) || !strings.Contains(err.Error(), "speaks http, not https") {
+			t.Errorf("error = %v, want ErrBaseURL saying so", err)
+		}
+		_, err = s.do("http://127.0.0.1:1", post(t, context.Background(), base+"/"))
+		if err == nil || errors.Is(err, middleware.ErrBaseURL) {
+			t.Errorf("another host: error = %v, want its own", err)
+		}
+	})
+}
+
 func TestMiddleware_BehindAPathPrefix(t *testing.T) {
 	sidecar := newRecorder(t, nil)
 	ctx := middleware.WithSession(context.Background(), "agent-1")

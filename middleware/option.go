@@ -86,8 +86,9 @@ func hint(header, value string, ok bool, want string) Option {
 	}
 }
 
-// Trace sets the function that writes the trace context of ctx into h. Its
-// headers go to the sidecar, which passes them on. With OpenTelemetry:
+// Trace sets the function that writes the trace context of ctx into h, which is
+// called for each request, concurrently. Its headers go to the sidecar, which passes
+// them on. With OpenTelemetry:
 //
 //	middleware.Trace(func(ctx context.Context, h http.Header) {
 //		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(h))

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -42,7 +41,9 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		Use: "llm-queue-proxy", Short: "An OpenAI-compatible sidecar that queues instead of failing with 429",
 		Args: noArgs, RunE: serve, SilenceUsage: true, SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%s: %w; see --help", cmd.CommandPath(), err)}
+	})
 	for _, s := range settings {
 		if s.secret {
 			continue // a command line is visible to every user of the machine
@@ -96,6 +97,8 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		RunE: func(*cobra.Command, []string) error { return printVersion(stdout, asJSON) },
 	}
 	versions.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	root.Version = version().Version
+	root.SetVersionTemplate(version().String() + "\n")
 	root.AddCommand(
 		config,
 		&cobra.Command{Use: "serve", Short: "Serve (the default)", Args: noArgs, RunE: serve},
@@ -162,8 +165,12 @@ func printVersion(stdout io.Writer, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(stdout).Encode(v)
 	}
-	_, err := fmt.Fprintln(stdout, "llm-queue-proxy", v.Version, v.Go, v.Platform)
+	_, err := fmt.Fprintln(stdout, v)
 	return err
+}
+
+func (v versionInfo) String() string {
+	return fmt.Sprint("llm-queue-proxy ", v.Version, " ", v.Go, " ", v.Platform)
 }
 
 // ask gets JSON from the sidecar that listens on address.
@@ -190,22 +197,31 @@ func ask(ctx context.Context, cfg *Config, address, path string, into any) error
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("no sidecar answers: %w", err)
+		return fmt.Errorf("no sidecar answers (PORT, LISTEN_ADDR and ADMIN_ADDR say where to ask): %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		var reason struct {
-			Error struct{ Message string } `json:"error"`
-		}
-		if json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&reason) == nil && reason.Error.Message != "" {
-			return fmt.Errorf("the sidecar answered %s: %s", resp.Status, reason.Error.Message)
-		}
-		return errors.New(url + " answered " + resp.Status)
+		return fmt.Errorf("%s answered %s%s", url, resp.Status, reason(resp.Body))
 	}
 	if into == nil {
 		return nil
 	}
 	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// reason is what an answer of the sidecar says is wrong, behind a colon.
+func reason(body io.Reader) string {
+	var answer struct {
+		Error  struct{ Message string }
+		Status string // of the health routes
+	}
+	if err := json.NewDecoder(io.LimitReader(body, 64<<10)).Decode(&answer); err != nil {
+		return ""
+	}
+	if text := answer.Error.Message + answer.Status; text != "" {
+		return ": " + text
+	}
+	return ""
 }
 
 // adminAddr is where a running sidecar serves its own routes.
@@ -225,6 +241,9 @@ func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
 	fmt.Fprintf(out, "%d waiting, %d in flight\n", status.Waiting, status.InFlight)
 	fmt.Fprintln(out, "GROUP\tLIMIT\tLEVEL\tOF\tSOURCE")
 	for _, g := range status.Groups {
+		if g.Name == "" {
+			g.Name = "(all models)"
+		}
 		for _, l := range g.Limits {
 			fmt.Fprintf(out, "%s\t%s\t%.0f\t%d\t%s\n", g.Name, l.Name, l.Level, l.Limit, l.Source)
 		}

@@ -83,7 +83,7 @@ type setting struct {
 // settings is the whole environment, in the order the reference prints it.
 var settings = []setting{
 	{"OPENAI_API_KEY", "", "a key of the provider", "key sent upstream; it replaces whatever Authorization the client sent", true, secretText(func(c *Config) *Secret { return &c.APIKey })},
-	{"OPENAI_BASE_URL", "https://api.openai.com/v1", "an http(s) URL without query", "upstream, with or without a trailing slash", false, setBaseURL},
+	{"OPENAI_BASE_URL", "https://api.openai.com/v1", "an http(s) URL without user and query", "upstream, with or without a trailing slash", false, setBaseURL},
 	{"RATE_LIMIT_PER_MIN", "60 until learned", "a whole number, 0 = no cap", "requests per minute toward the upstream, over all models", false, setRequestsPerMinute},
 	{"TOKEN_LIMIT_PER_MIN", "learned", "a whole number, 0 = no cap", "tokens per minute, over all models", false, setTokensPerMinute},
 	{"MAX_CONCURRENT_REQUESTS", "0", "a whole number, 0 = no cap", "requests in flight upstream", false, count(func(c *Config) *int64 { return &c.MaxConcurrent }, 0)},
@@ -97,7 +97,7 @@ var settings = []setting{
 	{"MAX_BODY_BYTES", "32MiB", "a size such as 32MiB", "largest body of a metered request", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes })},
 	{"PORT", "8080", "a port from 0 to 65535", "port of the listener", false, setPort},
 	{"LISTEN_ADDR", "127.0.0.1:$PORT", "host:port", "full address; anything but loopback needs CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true", false, address(func(c *Config) *string { return &c.ListenAddr })},
-	{"CLIENT_API_KEYS", "none", "comma-separated name=key or key", "when set, every route but the health routes needs one of these as a bearer token", true, setClientKeys},
+	{"CLIENT_API_KEYS", "none", "comma-separated name=key or key", "when set, every route but the health routes needs one of these as a bearer token or in api-key", true, setClientKeys},
 	{"ALLOW_UNAUTHENTICATED", "false", "true or false", "serve a non-loopback address without client keys", false, boolean(func(c *Config) *bool { return &c.AllowUnauthenticated })},
 	{"ALLOWED_HOSTS", "loopback names while bound to loopback, else any", "comma-separated host names", "accepted Host headers; others get 421", false, setHosts},
 	{"ADMIN_ADDR", "none", "host:port", "a second listener for sessions, usage, queue and metrics; the main one then serves /v1 and health only", false, address(func(c *Config) *string { return &c.AdminAddr })},
@@ -108,7 +108,7 @@ var settings = []setting{
 	{"LEDGER_JOURNAL", "none for memory, beside the SQLite file, for postgres in the state folder", `a path, or "off"`, "file where records wait while the database is down; each process has its own", false, text(func(c *Config) *string { return &c.LedgerJournal })},
 	{"LEDGER_DURABILITY", "full", "full, normal or async", "what a crash may cost", false, oneOf(func(c *Config) *string { return &c.LedgerDurability }, "full", "normal", "async")},
 	{"LEDGER_ON_FAILURE", "serve", "serve or refuse", "when no record can be written: serve and log it, or refuse new requests", false, oneOf(func(c *Config) *string { return &c.LedgerOnFailure }, "serve", "refuse")},
-	{"SESSION_HEADER", "X-Session-Id", "a header name", "header that carries the session when the path does not", false, setHeaderName},
+	{"SESSION_HEADER", "X-Session-Id", "the name of a header without another use", "header that carries the session when the path does not", false, setHeaderName},
 	{"LOG_FORMAT", "auto", "auto, text or json", "text on a terminal, JSON elsewhere", false, oneOf(func(c *Config) *string { return &c.LogFormat }, "auto", "text", "json")},
 	{"LOG_LEVEL", "info", "debug, info, warn or error", "least severe level that is logged", false, oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 	{"SHUTDOWN_GRACE", "25s", "a positive duration", "how long SIGTERM lets queue and streams finish", false, duration(func(c *Config) *time.Duration { return &c.ShutdownGrace }, 1)},
@@ -220,7 +220,30 @@ func (s setting) fault(value string) string {
 	if s.secret {
 		return fmt.Sprintf("%s: value not accepted; want %s", s.name, s.form)
 	}
-	return fmt.Sprintf("%s=%q: want %s", s.name, value, s.form)
+	return fmt.Sprintf("%s=%q: want %s", s.name, s.shown(value), s.form)
+}
+
+// shown is value as it may be printed. A URL that is refused may be refused for
+// the password in it.
+func (s setting) shown(value string) string {
+	if s.secret {
+		return redacted
+	}
+	if s.name != "OPENAI_BASE_URL" {
+		return value
+	}
+	before, _, queried := strings.Cut(value, "?")
+	if queried {
+		before += "?" + redacted
+	}
+	if at := strings.LastIndex(before, "@"); at >= 0 {
+		scheme := ""
+		if i := strings.Index(before[:at], "://"); i >= 0 {
+			scheme = before[:i+3]
+		}
+		before = scheme + redacted + before[at:]
+	}
+	return before
 }
 
 // Validate checks what settings mean together; each fault is one line.
@@ -232,7 +255,10 @@ func (c *Config) Validate() []string {
 	if c.AdminAddr != "" && !loopback(c.AdminAddr) && len(c.ClientKeys) == 0 && !c.AllowUnauthenticated {
 		faults = append(faults, fmt.Sprintf("ADMIN_ADDR=%q: not a loopback address; want CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true beside it", c.AdminAddr))
 	}
-	if c.BaseURL != nil && pointsAt(c.BaseURL, c.ListenAddr) {
+	if c.AdminAddr != "" && c.AdminAddr == c.ListenAddr && !strings.HasSuffix(c.AdminAddr, ":0") {
+		faults = append(faults, fmt.Sprintf("ADMIN_ADDR=%q: LISTEN_ADDR is the same; want another port", c.AdminAddr))
+	}
+	if c.BaseURL != nil && (pointsAt(c.BaseURL, c.ListenAddr) || pointsAt(c.BaseURL, c.AdminAddr)) {
 		faults = append(faults, fmt.Sprintf("OPENAI_BASE_URL=%q: this is our own listener; want the provider's address", c.BaseURL))
 	}
 	if c.RepositoryType == "postgres" && c.PostgresDSN == "" {

@@ -18,8 +18,8 @@ func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) 
 		value, origin, _ := cfg.sources.lookup(s) // its fault is among faults
 		if origin == "" {
 			value, origin = cfg.defaultText(s), "default"
-		} else if s.secret {
-			value = redacted
+		} else {
+			value = s.shown(value)
 		}
 		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
 	}

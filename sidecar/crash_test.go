@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
@@ -11,10 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,95 +39,6 @@ const crashClients = 20
 const longEvery = 8
 
 type requestKey struct{ session, model string }
-
-// programPath builds the program once for all tests; TestMain removes programDir.
-var programPath = sync.OnceValues(func() (path string, err error) {
-	if programDir, err = os.MkdirTemp("", "llm-queue-proxy-test-"); err != nil {
-		return "", err
-	}
-	path = filepath.Join(programDir, "llm-queue-proxy")
-	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
-var programDir string
-
-// A process is the program run for real.
-type process struct {
-	cmd    *exec.Cmd
-	URL    string
-	exited chan error    // what it ended with, once
-	ended  chan struct{} // closed then
-	log    bytes.Buffer  // all but INFO; complete once it has ended
-}
-
-// startProcess runs the program; settings come as NAME, value pairs.
-func startProcess(t *testing.T, upstream string, settings ...string) *process {
-	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("no SIGTERM")
-	}
-	path, err := programPath()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: exec.Command(path), exited: make(chan error, 1), ended: make(chan struct{})}
-	p.cmd.Env = []string{
-		"OPENAI_API_KEY=sk-upstream-canary", "OPENAI_BASE_URL=" + upstream, "PORT=0", "RATE_LIMIT_PER_MIN=0",
-		"SHUTDOWN_GRACE=20s", "LOG_FORMAT=json",
-	}
-	for i := 0; i+1 < len(settings); i += 2 {
-		p.cmd.Env = append(p.cmd.Env, settings[i]+"="+settings[i+1])
-	}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	serving := make(chan string, 1)
-	go func() {
-		lines := bufio.NewScanner(stderr)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			var line struct{ Msg, Level, Addr string }
-			_ = json.Unmarshal(lines.Bytes(), &line)
-			if line.Msg == "serving" {
-				serving <- line.Addr
-			}
-			if line.Level != "INFO" { // requests are many, and of no interest here
-				fmt.Fprintln(&p.log, lines.Text())
-			}
-		}
-		p.exited <- p.cmd.Wait()
-		close(p.ended)
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.ended
-		if t.Failed() && p.log.Len() > 0 {
-			t.Logf("the sidecar's log:\n%s", &p.log)
-		}
-	})
-	select {
-	case addr := <-serving:
-		p.URL = "http://" + addr
-	case err := <-p.exited:
-		t.Fatalf("the sidecar did not start: %v\n%s", err, &p.log)
-	}
-	return p
-}
-
-func (p *process) signal(t *testing.T, s syscall.Signal) (exit error) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		t.Fatal(err)
-	}
-	return <-p.exited
-}
 
 // billed is what the provider's ledger says of one request.
 type billed struct {
@@ -215,10 +122,10 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 	exit := p.signal(t, sig)
 	complete := load.stop()
 	if sig == syscall.SIGTERM && exit != nil {
-		t.Errorf("SIGTERM: exit %v\n%s", exit, &p.log)
+		t.Errorf("SIGTERM: exit %v\n%s", exit, p.log)
 	}
 	if strings.Contains(p.log.String(), `"level":"ERROR"`) {
-		t.Errorf("the log has errors:\n%s", &p.log)
+		t.Errorf("the log has errors:\n%s", p.log)
 	}
 	if err := closeSim(); err != nil {
 		t.Error(err)
@@ -248,7 +155,7 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 		}
 	}
 	if err := p.signal(t, syscall.SIGTERM); err != nil {
-		t.Errorf("exit %v\n%s", err, &p.log)
+		t.Errorf("exit %v\n%s", err, p.log)
 	}
 }
 
@@ -635,7 +542,7 @@ func (c *crashRun) settle() {
 		}
 	}
 	if err := p.signal(c.t, syscall.SIGTERM); err != nil {
-		c.t.Errorf("exit %v\n%s", err, &p.log)
+		c.t.Errorf("exit %v\n%s", err, p.log)
 	}
 }
 

@@ -58,7 +58,7 @@ func TestTroubleshooting_HasEveryErrorCode(t *testing.T) {
 	}
 }
 
-// TestDocs_NameWhatIsThere: metrics and settings that the pages name exist.
+// TestDocs_NameWhatIsThere: metrics, tests, pages and headings that the pages name exist.
 func TestDocs_NameWhatIsThere(t *testing.T) {
 	sources := ""
 	names, err := filepath.Glob("*.go")
@@ -70,11 +70,18 @@ func TestDocs_NameWhatIsThere(t *testing.T) {
 			sources += string(text)
 		}
 	}
+	tests := testNames(t)
 	pages, err := filepath.Glob("../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range append(pages, "../README.md", "../examples/monitoring/rules.yaml", "../examples/monitoring/dashboard.json", "../examples/kubernetes/README.md") {
+	examples, err := filepath.Glob("../examples/*/README.md")
+	if err != nil || len(examples) < 5 {
+		t.Fatalf("%d pages of examples, %v", len(examples), err)
+	}
+	pages = append(append(pages, examples...), "../README.md", "../SECURITY.md", "../examples/README.md",
+		"../examples/monitoring/rules.yaml", "../examples/monitoring/dashboard.json")
+	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -84,10 +91,42 @@ func TestDocs_NameWhatIsThere(t *testing.T) {
 				t.Errorf("%s names the metric %s, which is not there", page, m[0])
 			}
 		}
-		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllSubmatch(text, -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(page), string(m[1]))); err != nil {
+		for _, m := range regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllSubmatch(text, -1) {
+			if !tests[string(m[1])] {
+				t.Errorf("%s names %s, which is not there", page, m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]*)(?:#([^):]+))?\)`).FindAllSubmatch(text, -1) {
+			target := page
+			if len(m[1]) > 0 {
+				target = filepath.Join(filepath.Dir(page), string(m[1]))
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s links to %s, which is not there", page, m[1])
 			}
+			if len(m[2]) == 0 {
+				continue
+			}
+			linked, _ := os.ReadFile(target)
+			if heading := "\n## " + strings.ReplaceAll(string(m[2]), "-", " ") + "\n"; !strings.Contains(strings.ToLower(string(linked)), heading) {
+				t.Errorf("%s links to %s#%s, which is not there", page, m[1], m[2])
+			}
+		}
+	}
+	// This page names series without their prefix.
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, alerts, _ := strings.Cut(string(text), "\n## Alert on\n")
+	alerts, _, _ = strings.Cut(alerts, "\n## ")
+	series := regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)").FindAllStringSubmatch(alerts, -1)
+	if len(series) < 10 {
+		t.Errorf("docs/operations.md has %d series to alert on", len(series))
+	}
+	for _, m := range series {
+		if !strings.Contains(sources, `"`+m[1]+`"`) {
+			t.Errorf("docs/operations.md alerts on %s, which is not there", m[1])
 		}
 	}
 }

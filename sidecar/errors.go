@@ -54,7 +54,7 @@ func invalid(code, message string) *apiError {
 var (
 	errUnknownRoute = &apiError{
 		status: http.StatusNotFound, code: "unknown_route",
-		message: "unknown route: the API lives below /v1, for example base_url = http://<this address>/v1/session/my-session",
+		message: "unknown route: the API lives below /v1, for example base_url = http://HOST:PORT/v1/session/NAME",
 	}
 	errDoubleV1 = &apiError{
 		status: http.StatusNotFound, code: "unknown_route",
@@ -66,7 +66,7 @@ var (
 	}
 	errUnauthorized = &apiError{
 		status: http.StatusUnauthorized, code: "invalid_api_key", final: true,
-		message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token",
+		message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token, or as api-key",
 	}
 	errHost = &apiError{
 		status: http.StatusMisdirectedRequest, code: "host_not_allowed", final: true,

@@ -204,9 +204,13 @@ func (x *exchange) end(failure error) {
 		x.s.inFlight.Add(-1)
 	}
 	x.s.metrics.observe(x, failure)
+	model := x.row.Model
+	if model == "" && x.req != nil { // nothing was sent, so there is no row
+		model = storable(x.req.Model)
+	}
 	attributes := []slog.Attr{
 		slog.String("request_id", x.id.String()), slog.String("client", x.client), slog.String("session", x.who.Session),
-		slog.String("route", x.endpoint.String()), slog.String("model", x.row.Model), slog.Int("status", x.status(failure)),
+		slog.String("route", x.endpoint.String()), slog.String("model", model), slog.Int("status", x.status(failure)),
 		slog.Int("attempts", x.row.Attempts), slog.Int64("queue_ms", x.row.QueueWait.Milliseconds()),
 		slog.Int64("first_byte_ms", x.row.FirstByte.Milliseconds()), slog.Int64("total_ms", time.Since(x.started).Milliseconds()),
 	}

@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockHolderEnv); path != "" {
 		os.Exit(holdLock(path)) // this process is the second one of a test, see store_fault_test.go
 	}
+	if os.Getenv(plainProxyEnv) != "" {
+		os.Exit(plainProxy()) // as above, see resources_test.go
+	}
 	remove := goleak.Cleanup(func(code int) {
 		os.RemoveAll(programDir)
 		os.Exit(code)

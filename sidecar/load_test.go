@@ -29,8 +29,9 @@ type bubble struct {
 	client *http.Client
 	dial   func(context.Context) (net.Conn, error) // to the sidecar
 	stop   func()
-	cancel func()      // begins the end, as SIGTERM does
-	down   atomic.Bool // no connection to the provider can be made
+	cancel func()       // begins the end, as SIGTERM does
+	down   atomic.Bool  // no connection to the provider can be made
+	dials  atomic.Int64 // that failed for it
 }
 
 func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
@@ -61,6 +62,7 @@ func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), s
 	upTransport := upstream.NewTransport()
 	upTransport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if b.down.Load() {
+			b.dials.Add(1)
 			return nil, errors.New("connection refused")
 		}
 		return up.DialContext(ctx, network, address)

@@ -111,6 +111,9 @@ func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stde
 		return err
 	}
 	defer s.systemd.close()
+	if strings.Trim(cfg.BaseURL.Path, "/") == "" {
+		logger.Warn("OPENAI_BASE_URL has no path, most providers' ends with /v1: is it whole?", "upstream", cfg.BaseURL.String())
+	}
 	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
 
 	stop := make(chan struct{})
@@ -142,11 +145,11 @@ func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, 
 			err = &configError{faults}
 		}
 	} else if main, err = net.Listen("tcp", cfg.ListenAddr); err != nil {
-		return nil, nil, fmt.Errorf("listen: %w", err)
+		return nil, nil, fmt.Errorf("LISTEN_ADDR: %w", err)
 	}
 	if err == nil && admin == nil && cfg.AdminAddr != "" {
 		if admin, err = net.Listen("tcp", cfg.AdminAddr); err != nil {
-			err = fmt.Errorf("listen: %w", err)
+			err = fmt.Errorf("ADMIN_ADDR: %w", err)
 		}
 	}
 	if err != nil {

@@ -153,14 +153,15 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		x.answered(resp)
 		now := time.Now()
 		levels := wire.ParseRateLimit(resp.Header, now)
-		if resp.StatusCode != http.StatusTooManyRequests { // a 429's levels go with its reasons
+		verdict, pause := upstream.Judge(resp, now)
+		if verdict == upstream.Pass { // a 429's levels go with its reasons
 			lease.Observe(limitSignal(levels, wire.Throttle{}))
 		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
 		}
 
-		switch verdict, pause := upstream.Judge(resp, now); {
+		switch {
 		case verdict == upstream.Throttled:
 			throttle := wire.ParseThrottle(resp.StatusCode, resp.Header, peek(resp))
 			s.metrics.upstream429.WithLabelValues(throttleReason(throttle)).Inc()
@@ -178,14 +179,14 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		case verdict == upstream.Unavailable && !x.streamed(out) && s.repeats.spend(now):
 			s.metrics.attempts.WithLabelValues("unavailable").Inc()
 			x.discard(resp)
-			if err := lease.Retry(queue, pause); err != nil {
+			if err := lease.Unavailable(queue, pause); err != nil {
 				return nil, err
 			}
 		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed(out) && s.key.replaced(s.upstream.KeyOf(resp)):
 			s.metrics.attempts.WithLabelValues("key_replaced").Inc()
 			x.rekeyed = true
 			x.discard(resp)
-			if err := lease.Retry(queue, 0); err != nil {
+			if err := lease.Retry(queue); err != nil {
 				return nil, err
 			}
 		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
@@ -193,7 +194,7 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			s.plain.add(x.req.Model)
 			x.discard(resp)
 			out.Body = s.upstreamBody(x)
-			if err := lease.Retry(queue, 0); err != nil {
+			if err := lease.Retry(queue); err != nil {
 				return nil, err
 			}
 		default:

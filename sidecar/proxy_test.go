@@ -203,6 +203,19 @@ func TestProxy_UpstreamDownForTooLong(t *testing.T) {
 	}
 }
 
+// What was never sent has no row, but its log line says what could not be served.
+func TestProxy_LogsWhatItRefuses(t *testing.T) {
+	_, base := simulated(t, provider.Config{})
+	s := start(t, base, "RATE_LIMIT_PER_MIN", "1")
+	for range 2 {
+		send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat, "X-Queue-Timeout", "1ms")
+	}
+	lines := s.log.lines("request")
+	if len(lines) != 2 || lines[1]["status"] != 503.0 || lines[1]["attempts"] != 0.0 || lines[1]["model"] == "" || lines[1]["model"] != lines[0]["model"] {
+		t.Errorf("logged %v", lines)
+	}
+}
+
 func TestProxy_RefusesBadInput(t *testing.T) {
 	sim, base := simulated(t, provider.Config{})
 	s := start(t, base, "MAX_BODY_BYTES", "1KiB")
@@ -219,6 +232,7 @@ func TestProxy_RefusesBadInput(t *testing.T) {
 		{"metered field named twice", "POST", "/v1/chat/completions", `{"model":"a","stream":true,"str\u0065am":false}`, nil, 400, "duplicate_field"},
 		{"large body", "POST", "/v1/chat/completions", `{"model":"` + strings.Repeat("x", 2000) + `"}`, nil, 413, "request_too_large"},
 		{"unknown route", "GET", "/chat/completions", "", nil, 404, "unknown_route"},
+		{"the base of the API", "GET", "/v1", "", nil, 404, "unknown_route"},
 		{"unknown method", "POST", "/sessions/status", "{}", nil, 404, "unknown_route"},
 		{"v1 twice", "POST", "/v1/v1/chat/completions", chat, nil, 404, "unknown_route"},
 		{"v1 twice behind a session", "POST", "/v1/session/s/v1/chat/completions", chat, nil, 404, "unknown_route"},
@@ -311,6 +325,8 @@ func TestProxy_ClientKeys(t *testing.T) {
 		{"/nothing", nil, 401},
 		{"/v1/models", []string{"Authorization", "Bearer wrong"}, 401},
 		{"/v1/models", []string{"Authorization", "Bearer key-canary-1"}, 200},
+		{"/v1/models", []string{"Authorization", "bearer key-canary-1"}, 200},
+		{"/v1/models", []string{"Authorization", "Basic key-canary-1"}, 401},
 		{"/v1/models", []string{"Api-Key", "key-canary-2"}, 200},
 		{"/sessions/status", []string{"Authorization", "Bearer key-canary-2"}, 200},
 		{"/livez", nil, 200},

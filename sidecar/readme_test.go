@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -17,7 +18,7 @@ func TestReadme_ListsEverySetting(t *testing.T) {
 		if def == "" {
 			def = "required"
 		}
-		if row := "| `" + s.name + "` | " + def + " | " + s.doc + "; " + s.form + " |"; !strings.Contains(string(readme), row) {
+		if row := "| `" + s.name + "` | " + def + " | " + s.doc + " (" + s.form + ") |"; !strings.Contains(string(readme), row) {
 			t.Errorf("the README lacks the row\n%s", row)
 		}
 	}
@@ -32,5 +33,23 @@ func TestReadme_IsShort(t *testing.T) {
 	before, _, found := strings.Cut(string(readme), "| variable |")
 	if lines := strings.Count(before, "\n"); !found || lines > 80 {
 		t.Errorf("%d lines come before the settings table, want at most 80", lines)
+	}
+}
+
+// TestReadme_ListsEveryPage: the README has the one list of pages, and it is whole.
+func TestReadme_ListsEveryPage(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(readme), "\n## Documentation\n")
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(pages) < 10 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	for _, page := range append(pages, "../SECURITY.md") {
+		if link := "](" + strings.TrimPrefix(page, "../") + ") "; !strings.Contains(strings.ReplaceAll(list, "),", ") "), link) {
+			t.Errorf("the README's list of pages lacks %s", page)
+		}
 	}
 }

@@ -80,8 +80,8 @@ This page is made by ` + "`llm-queue-proxy config reference`" + ` from the table
 	b.WriteString(`
 ## CONFIG_FILE
 
-YAML; every key is optional, an unknown one is an error. [examples/config.yaml](../examples/config.yaml) has them all. All of it is taken
-up on SIGHUP.
+YAML; every key is optional, an unknown one is an error. [examples/config.yaml](../examples/config.yaml) has them all. All of it but
+` + "`retention`" + ` is taken up on SIGHUP.
 
 | key | accepted | meaning |
 |---|---|---|

@@ -30,7 +30,12 @@ var errStalled = errors.New("the answer stalled")
 
 var errEnded = errors.New("the answer is complete, its connection stays open")
 
-var relayBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+// Events are small and their streams long, so theirs are: 500 slow streams hold
+// 500 of them.
+var (
+	relayBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+)
 
 // relay copies the upstream's answer to the client as it arrives, and returns
 // the bytes that must wait for the ledger. A read error is the upstream's
@@ -50,8 +55,12 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 	idle := time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
 	defer idle.Stop()
 
-	buffer := relayBuffers.Get().(*[]byte)
-	defer relayBuffers.Put(buffer)
+	buffers := &relayBuffers
+	if isStream(resp) {
+		buffers = &eventBuffers
+	}
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
 	afterLeft := 0
 	var ended *time.Timer
 	for {

@@ -81,7 +81,7 @@ func TestRequirement_05_KeysAreNowhere(t *testing.T) {
 	}
 	env := map[string]string{
 		"OPENAI_API_KEY": "sk-upstream-canary", "CLIENT_API_KEYS": "a=key-canary-1,key-canary-2", "POSTGRES_DSN": "postgres://u:pw-canary@h/d",
-		"REPOSITORY_TYPE": "postgres", "OPENAI_BASE_URL": "nonsense", "RATE_LIMIT_PER_MIN": "x",
+		"REPOSITORY_TYPE": "postgres", "OPENAI_BASE_URL": "https://u:pw-canary@h/v1?key=pw-canary", "RATE_LIMIT_PER_MIN": "x",
 	}
 	for _, args := range [][]string{{"config", "print"}, {"config", "check"}, {"serve"}, {"--help"}, {"queue"}, {"--openai-api-key", "sk-upstream-canary"}} {
 		var out bytes.Buffer

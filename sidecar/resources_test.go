@@ -4,15 +4,20 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +38,7 @@ func measured(t *testing.T, variable string) string {
 }
 
 // resident is the process's memory that is its own, in bytes.
-func (p *childProcess) resident() int64 {
+func (p *process) resident() int64 {
 	p.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
@@ -47,7 +52,7 @@ func (p *childProcess) resident() int64 {
 	return kB << 10
 }
 
-func (p *childProcess) descriptors() int {
+func (p *process) descriptors() int {
 	p.t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 	if err != nil {
@@ -57,7 +62,7 @@ func (p *childProcess) descriptors() int {
 }
 
 // series reads one series of the process's metrics.
-func (p *childProcess) series(name string) float64 {
+func (p *process) series(name string) float64 {
 	p.t.Helper()
 	for line := range strings.Lines(send(p.t, "GET", p.URL+"/metrics", "").body) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
@@ -73,7 +78,7 @@ func (p *childProcess) series(name string) float64 {
 }
 
 // until polls a condition of the process.
-func (p *childProcess) until(what string, ok func() bool) {
+func (p *process) until(what string, ok func() bool) {
 	p.t.Helper()
 	for range 1200 {
 		if ok() {
@@ -84,49 +89,94 @@ func (p *childProcess) until(what string, ok func() bool) {
 	p.t.Fatalf("never: %s", what)
 }
 
-// TestResources_Streams: what an open stream costs. The aim is 60 kB; measured are
-// 80 kB, of which 28 kB are the stacks of its four goroutines and the rest is heap,
-// garbage included. The bound keeps it from growing.
+// plainProxyEnv makes the test binary a plain proxy instead.
+const plainProxyEnv = "LLM_QUEUE_PROXY_TEST_PLAIN"
+
+// plainProxy is the standard library's reverse proxy: what any Go proxy costs.
+func plainProxy() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	upstream, err := url.Parse(os.Getenv("OPENAI_BASE_URL"))
+	if err != nil {
+		return 1
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 1
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		FlushInterval: -1, ErrorLog: discardLog,
+	}
+	server := &http.Server{Handler: proxy, ReadHeaderTimeout: time.Minute}
+	slog.New(slog.NewJSONHandler(os.Stderr, nil)).Info("serving", "addr", l.Addr().String())
+	go func() { _ = server.Serve(l) }()
+	<-ctx.Done()
+	_ = server.Close()
+	return 0
+}
+
+// TestResources_Streams: what an open stream costs, beside what it costs the
+// standard library's own proxy. The aim of 60 kB is below that proxy's figure
+// here; the bounds keep ours from growing.
 func TestResources_Streams(t *testing.T) {
 	measured(t, "RESOURCES")
-	const streams, most = 500, 96_000
 	_, base := simulated(t, provider.Config{TokenInterval: 200 * time.Millisecond})
+	plain := streamCost(t, launch{wrapper: []string{os.Args[0]}}.child(t, base, plainProxyEnv, "1"), "/chat/completions")
 	p := child(t, base)
-	send(t, "POST", p.URL+"/v1/session/s/chat/completions", chat)
-	before := p.resident()
+	ours := streamCost(t, p, "/v1/session/s-%d/chat/completions")
+	t.Logf("%d streams: %d bytes each, %.2f times the plain proxy's %d", openStreams, ours, float64(ours)/float64(plain), plain)
+	if ours > 96_000 || float64(ours) > 1.6*float64(plain) {
+		t.Errorf("%d bytes a stream, %d of a plain proxy", ours, plain)
+	}
+}
+
+const openStreams = 500
+
+// streamCost is what one of openStreams slow streams adds to the memory of p: the
+// median of ten samples.
+func streamCost(t *testing.T, p *process, path string) int64 {
+	t.Helper()
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
-	transport := &http.Transport{MaxIdleConnsPerHost: streams}
+	transport := &http.Transport{MaxIdleConnsPerHost: openStreams}
 	defer transport.CloseIdleConnections()
-	var calls sync.WaitGroup
 	body := strings.Replace(chatStream, "say 5 words", "say 500 words", 1)
-	for i := range streams {
+	var calls sync.WaitGroup
+	streaming := make(chan struct{}, openStreams+1)
+	open := func(i int) {
 		calls.Go(func() {
-			req, _ := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i), strings.NewReader(body))
+			url := p.URL + strings.Replace(path, "%d", strconv.Itoa(i), 1)
+			req, _ := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(body))
 			resp, err := transport.RoundTrip(req)
 			if err != nil {
+				t.Error(err)
 				return
 			}
 			defer resp.Body.Close()
+			_, _ = io.ReadFull(resp.Body, make([]byte, 1))
+			streaming <- struct{}{}
 			_, _ = io.Copy(io.Discard, resp.Body)
 		})
 	}
-	p.until("500 streams", func() bool { return p.series("llm_queue_proxy_in_flight") == streams })
+	open(openStreams) // what the first costs is not the others'
+	<-streaming
+	before := p.resident()
+	for i := range openStreams {
+		open(i)
+	}
+	for range openStreams {
+		<-streaming
+	}
 	var samples []int64
 	for range 10 {
 		<-time.After(500 * time.Millisecond)
-		samples = append(samples, (p.resident()-before)/streams)
+		samples = append(samples, (p.resident()-before)/openStreams)
 	}
 	slices.Sort(samples)
-	t.Logf("%d streams: %d bytes each (median; %d to %d), %d descriptors", streams, samples[5], samples[0], samples[9], p.descriptors())
-	t.Logf("of it heap in use %.0f, stacks %.0f, live after the last collection %.0f bytes; %.1f goroutines",
-		p.series("go_memstats_heap_inuse_bytes")/streams, p.series("go_memstats_stack_inuse_bytes")/streams,
-		p.series("go_memstats_heap_alloc_bytes")/streams, p.series("go_goroutines")/streams)
-	if samples[5] > most {
-		t.Errorf("%d bytes a stream, want at most %d", samples[5], most)
-	}
 	leave()
 	calls.Wait()
+	return samples[5]
 }
 
 // TestResources_Bodies: 100 requests of 20 MiB in a cgroup of 512 MiB. CGROUP is
@@ -140,7 +190,7 @@ func TestResources_Bodies(t *testing.T) {
 		mounted = "/sys/fs/cgroup"
 	}
 	script := fmt.Sprintf(`mount --make-rprivate / && echo $$ >%[1]s/cgroup.procs && mount --bind %[1]s %[2]s && exec "$@"`, cgroup, mounted)
-	p := childUnder(t, []string{"unshare", "-m", "sh", "-c", script, "sh"}, base)
+	p := launch{wrapper: []string{"unshare", "-m", "sh", "-c", script, "sh"}}.child(t, base)
 	body := strings.Replace(chat, "say 5 words", strings.Repeat("lorem ", size/6)+"say 5 words", 1)
 	var served, full, broken atomic.Int64
 	var calls sync.WaitGroup
@@ -240,7 +290,7 @@ func TestResources_Descriptors(t *testing.T) {
 	measured(t, "RESOURCES")
 	const clients = 400
 	_, base := simulated(t, provider.Config{TTFT: 50 * time.Millisecond})
-	p := childUnder(t, []string{"prlimit", "--nofile=256:256"}, base)
+	p := launch{wrapper: []string{"prlimit", "--nofile=256:256"}}.child(t, base)
 	var calls sync.WaitGroup
 	var answered, refused, failed atomic.Int64
 	for i := range clients {
@@ -341,13 +391,17 @@ func TestSoak(t *testing.T) {
 		slices.Sort(all)
 		return all[len(all)/2]
 	}
+	memorySlack := float64(8 << 20)
+	if minutes < 10 { // the heap is still finding its size
+		memorySlack *= 3
+	}
 	for _, m := range []struct {
 		name  string
 		value func(sample) float64
 		most  float64 // growth of the median from the first third to the last, as a part
 		slack float64 // and in units: what a single garbage collection, or a few clients that leave at once, make
 	}{
-		{"resident bytes", func(s sample) float64 { return s.memory }, 0.05, 8 << 20},
+		{"resident bytes", func(s sample) float64 { return s.memory }, 0.05, memorySlack},
 		{"descriptors", func(s sample) float64 { return s.descriptors }, 0.02, 60},
 		{"goroutines", func(s sample) float64 { return s.goroutines }, 0.02, 120},
 	} {

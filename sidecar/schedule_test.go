@@ -141,7 +141,7 @@ type stage struct {
 
 	sim      *provider.Server
 	up       *cable
-	faultsMu sync.Mutex
+	faultsMu sync.Mutex // of what is drawn and counted as requests arrive
 
 	mu   sync.Mutex
 	down *cable // of the sidecar that runs now
@@ -181,6 +181,8 @@ func (s *stage) run() {
 		if s.plan.dialled != nil {
 			s.plan.dialled()
 		}
+		s.faultsMu.Lock()
+		defer s.faultsMu.Unlock()
 		return s.plan.breakage(damage)
 	}
 	s.start()

@@ -85,6 +85,7 @@ func (s *server) routes() []route {
 	}
 	return []route{
 		{"/v1/{rest...}", mainListener, false, s.handleProxy},
+		{"/v1", mainListener, false, s.handleUnknown}, // or the mux would redirect, past the guard
 		{"GET /v1/session/{id}/status", mainListener, false, s.handleSessionStatus},
 
 		{"GET /sessions/status", admin, false, s.handleStatus},
@@ -199,8 +200,8 @@ func (s *server) admit(r *http.Request, address string, open bool) (client strin
 		}
 		return host, nil
 	}
-	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !bearer {
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, section 11.1
 		key = r.Header.Get("Api-Key")
 	}
 	if key == "" && wantsWebsocket(r) {

@@ -121,75 +121,6 @@ func TestShutdown_QueueIsServedWhileItCanFinish(t *testing.T) {
 	})
 }
 
-// A launched is the real program in a process of its own.
-type launched struct {
-	cmd  *exec.Cmd
-	log  *logBuffer
-	done chan error
-}
-
-// launch starts the program; sockets are passed on as a service manager does.
-func launch(t *testing.T, base string, sockets []*os.File, settings ...string) *launched {
-	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("signals and sockets are passed on otherwise there")
-	}
-	path, err := programPath()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &launched{log: &logBuffer{serving: make(chan string, 1)}, done: make(chan error, 1)}
-	p.cmd = exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, path)
-	p.cmd.Env = append(os.Environ(), "OPENAI_API_KEY=sk-upstream-canary", "OPENAI_BASE_URL="+base, "PORT=0", "RATE_LIMIT_PER_MIN=0", "SHUTDOWN_GRACE=5s", "LOG_FORMAT=json")
-	if len(sockets) > 0 {
-		p.cmd.Env = append(p.cmd.Env, fmt.Sprint("LISTEN_FDS=", len(sockets)))
-	}
-	for name, value := range pairs(settings) {
-		p.cmd.Env = append(p.cmd.Env, name+"="+value)
-	}
-	p.cmd.ExtraFiles = sockets
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for lines := bufio.NewReader(stderr); ; { // a line each, however the pipe cuts them
-			line, err := lines.ReadBytes('\n')
-			_, _ = p.log.Write(line)
-			if err != nil {
-				break
-			}
-		}
-		p.done <- p.cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		if t.Failed() {
-			for _, line := range strings.Split(p.log.String(), "\n") {
-				if !strings.Contains(line, `"status":200`) {
-					t.Log(line)
-				}
-			}
-		}
-	})
-	return p
-}
-
-// serving waits for the program to serve, and returns its address.
-func (p *launched) serving(t *testing.T) string {
-	t.Helper()
-	select {
-	case address := <-p.log.serving:
-		return address
-	case err := <-p.done:
-		t.Fatalf("it ended with %v\n%s", err, p.log)
-		return ""
-	}
-}
-
 // passedSocket is a listener as a service manager holds it, and its address.
 func passedSocket(t *testing.T) (*os.File, string) {
 	t.Helper()
@@ -215,7 +146,7 @@ func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 	sockets := []*os.File{admin, main}
 	names := []string{"LISTEN_FDNAMES", "admin:api"}
 
-	first := launch(t, base, sockets, names...)
+	first := launch{sockets: sockets}.start(t, base, names...)
 	if got := first.serving(t); got != address {
 		t.Fatalf("serving on %s, the socket is %s", got, address)
 	}
@@ -253,20 +184,20 @@ func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 			<-time.After(time.Millisecond)
 		}
 	}
-	end := func(p *launched) {
+	end := func(p *process) {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		if err := <-p.done; err != nil {
+		if err := p.wait(); err != nil {
 			t.Errorf("ended with %v\n%s", err, p.log)
 		}
 	}
 	more()
-	second := launch(t, base, sockets, names...)
+	second := launch{sockets: sockets}.start(t, base, names...)
 	second.serving(t)
 	more()
 	end(first) // the second has the socket already
 	more()
 	end(second) // nobody has it but its holder: connections wait in its backlog
-	third := launch(t, base, sockets, names...)
+	third := launch{sockets: sockets}.start(t, base, names...)
 	third.serving(t)
 	more()
 	cancel()
@@ -287,9 +218,9 @@ func TestSocketActivation_KeepsTheRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	p := launch(t, base, []*os.File{file})
+	p := launch{sockets: []*os.File{file}}.start(t, base)
 	var exit *exec.ExitError
-	if err := <-p.done; !errors.As(err, &exit) || exit.ExitCode() != exitConfig || !strings.Contains(p.log.String(), "not a loopback address") {
+	if err := p.wait(); !errors.As(err, &exit) || exit.ExitCode() != exitConfig || !strings.Contains(p.log.String(), "not a loopback address") {
 		t.Errorf("a socket open to all, without keys: %v\n%s", err, p.log)
 	}
 }
@@ -312,7 +243,7 @@ func TestSystemd_IsTold(t *testing.T) {
 		}
 		return string(b[:n])
 	}
-	p := launch(t, base, nil, "NOTIFY_SOCKET", name, "WATCHDOG_USEC", "20000", "SHUTDOWN_GRACE", "7s")
+	p := launch{}.start(t, base, "NOTIFY_SOCKET", name, "WATCHDOG_USEC", "20000", "SHUTDOWN_GRACE", "7s")
 	if got := told(); got != "READY=1\nSTATUS=serving: 0 waiting, 0 in flight" {
 		t.Errorf("told %q", got)
 	}
@@ -333,7 +264,7 @@ func TestSystemd_IsTold(t *testing.T) {
 	// A second signal does not wait for the stream.
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	var exit *exec.ExitError
-	if err := <-p.done; !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+	if err := p.wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("after the second signal: %v", err)
 	}
 }
@@ -367,7 +298,7 @@ func TestProcess_FilesAreItsUsers(t *testing.T) {
 	_, base := simulated(t, provider.Config{})
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sub.db")
-	p := launch(t, base, nil, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file)
+	p := launch{}.start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file)
 	address := p.serving(t)
 	send(t, "POST", "http://"+address+"/v1/session/s/chat/completions", chat)
 	entries, err := os.ReadDir(dir)
@@ -386,7 +317,7 @@ func TestProcess_FilesAreItsUsers(t *testing.T) {
 		}
 	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := <-p.done; err != nil {
+	if err := p.wait(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
 }

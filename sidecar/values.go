@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
 
 // A Secret prints as "[redacted]" wherever it ends up: logs, errors, JSON,
@@ -203,8 +205,19 @@ func setHeaderName(c *Config, v string) error {
 			return errForm
 		}
 	}
-	c.SessionHeader = textproto.CanonicalMIMEHeaderKey(v)
+	name := textproto.CanonicalMIMEHeaderKey(v)
+	if slices.Contains(takenHeaders, name) || slices.Contains(session.Headers(), name) || strings.HasPrefix(name, "Content-") {
+		return errForm
+	}
+	c.SessionHeader = name
 	return nil
+}
+
+// takenHeaders mean something else. A session's name is stored and shown, so a
+// header that carries keys must not become one.
+var takenHeaders = []string{
+	"Authorization", "Proxy-Authorization", "Api-Key", "X-Api-Key", "Cookie", "Host", "Origin", "Via",
+	"Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
 func setHosts(c *Config, v string) error {

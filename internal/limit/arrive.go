@@ -5,7 +5,7 @@ import "time"
 // seat grants r at once, if nobody waits and everything fits. It is most of
 // what a limiter does on a good day, so it touches no queue and no heap.
 func (c *core) seat(gr *grant, r *Request, now instant) bool {
-	if c.waiting > 0 || len(c.parked) > 0 || c.draining {
+	if c.waiting > 0 || len(c.parked) > 0 || c.rejecting {
 		return false
 	}
 	s := c.sessionFor(r, now)
@@ -18,6 +18,7 @@ func (c *core) seat(gr *grant, r *Request, now instant) bool {
 	c.seq++
 	gr.open(s, r.Model, r.Demand, ch, c.seq, now)
 	gr.cost, gr.rates = cost, c.rates(s.group)
+	gr.probe = s.group.gate.limit > 0
 	c.serveIdle(s, cost, now)
 	return true
 }
@@ -80,7 +81,7 @@ func (c *core) serveIdle(s *flow, cost float64, now instant) {
 
 // arrive decides about a newcomer: granted at once, queued, or refused.
 func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant) *Rejected {
-	if c.draining {
+	if c.rejecting {
 		return c.refuse(Draining, time.Second, "", 0, 0)
 	}
 	s := c.sessionFor(r, now)
@@ -94,7 +95,7 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 		if cost, ok := c.tryTake(g, w.charge, now); ok {
 			w.cost = float32(cost)
 			c.serveIdle(s, cost, now)
-			w.state = granted
+			w.grant()
 			return nil
 		}
 	}
@@ -169,7 +170,7 @@ func (c *core) unlink(w *waiter, now instant) {
 		c.unpark(s)
 		g.listIdle(s, now)
 	}
-	if g.bands[0].queued+g.bands[1].queued+g.bands[2].queued == 0 {
+	if g.queued() == 0 {
 		g.listed = false
 		for i, a := range c.active {
 			if a == g {

@@ -69,7 +69,7 @@ func TestCore_AbsurdRequestsHarmNobody(t *testing.T) {
 			}
 			for _, w := range c.done {
 				waiters--
-				if w.state == granted {
+				if w.state.admitted() {
 					var gr grant
 					w.open(&gr, w.demand.unpack(), now)
 					c.sent(&gr, now)
@@ -93,7 +93,7 @@ func TestCore_AbsurdRequestsHarmNobody(t *testing.T) {
 			w := new(waiter)
 			if c.arrive(w, &r, maxWait, now) == nil {
 				waiters++
-				if w.state == granted {
+				if w.state.admitted() {
 					c.done = append(c.done, w)
 				}
 			}

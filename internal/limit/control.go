@@ -25,6 +25,7 @@ func (c *core) sent(gr *grant, now instant) {
 		g.onTheWay.add(gr.charge, 1)
 	}
 	gr.sent, gr.sentAt, gr.family = true, now, g.family
+	gr.count = g.gate.sends(now)
 	for d := range gr.spent {
 		gr.spent[d] = g.meters[d].spent
 		gr.late[d] = g.meters[d].late(now, gr.charge.amount(dimension(d), 1))
@@ -52,7 +53,10 @@ func (c *core) started(gr *grant, now instant) {
 			gr.pending = nil
 		}
 	}
-	g.rejects = 0
+	g.rejects, g.gate.row = 0, 0
+	if gr.probe {
+		c.taken(gr, now)
+	}
 	if g.window > 0 && gr.sentAt > g.windowCut {
 		// As TCP opens its window after a loss: double per round trip up to half
 		// of what was too much, then one place per round trip.
@@ -70,6 +74,7 @@ func (c *core) started(gr *grant, now instant) {
 // observe takes in the headers of an answer. Those of a model that has not yet
 // answered well are kept until it has.
 func (c *core) observe(gr *grant, s *Signal, now instant) {
+	gr.heard = true
 	g := c.resolve(gr.group, gr.model)
 	if g == c.plain || !c.cfg.Learn {
 		return
@@ -305,15 +310,19 @@ func (b *bucket) cut(now, sentAt instant) {
 }
 
 // throttled takes in a curable 429. The charge stays booked: freeing it would
-// hand the next in line what the provider has just said is not there.
-func (c *core) throttled(gr *grant, s *Signal, now instant) {
+// hand the next in line what the provider has just said is not there. It returns
+// what unavailable does.
+func (c *core) throttled(gr *grant, s *Signal, now instant) (notBefore instant, probe bool) {
 	c.stats.throttled++
 	g := c.resolve(gr.group, gr.model)
 	if gr.sent {
 		g.shadows.book(gr.demand, -1)
 	}
 	g = c.alias(g, s.Group, now)
-	g.rejects++
+	if gr.sentAt > g.rejectedAt { // else it was on the way already
+		g.rejects++
+		g.rejectedAt = now
+	}
 	d, known := dimensionOf(s.Dimension)
 	if !known {
 		d = -1
@@ -329,7 +338,7 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 		}
 	}
 	if known && (d == dimRequestsDay || d == dimTokensDay) && c.dayOver(g, d, s, now) {
-		return
+		return now, gr.probe
 	}
 	b := g.bucketFor(d, &c.global)
 	pause := c.pauseOf(g, b, d, s, gr, now)
@@ -346,9 +355,14 @@ func (c *core) throttled(gr *grant, s *Signal, now instant) {
 		x := float64(s.Requested) / float64(gr.charge.tokens)
 		g.requestX = min(max(g.requestX*(1+0.2*(x-1)), 0.25), 4)
 	}
-	// Sidecars that share a key are refused together and must not come back together.
-	pause += time.Duration(c.roll() * (0.1*float64(pause) + float64(50*time.Millisecond)))
-	g.pausedUntil = max(g.pausedUntil, now.add(pause))
+	g.pausedUntil = max(g.pausedUntil, now.add(c.spread(pause)))
+	probe = gr.probe
+	shut := c.refusal(g, gr, now)
+	g.gate.pauses(g.pausedUntil)
+	if !shut {
+		return now, probe
+	}
+	return g.pausedUntil.add(aside), probe
 }
 
 // bucketFor is the bucket that a 429 in dimension d is about: the group's, or
@@ -396,7 +410,7 @@ func (c *core) pauseOf(g *group, b *bucket, d dimension, s *Signal, gr *grant, n
 	if v := s.of(d); v != nil && v.HasReset && v.Reset > 0 && v.Reset <= pauseMax {
 		return v.Reset
 	}
-	backoff := min(time.Second<<min(g.rejects-1, 5), backoffMax)
+	backoff := min(time.Second<<min(max(g.rejects-1, 0), 5), backoffMax)
 	if b != nil && d >= 0 && b.refill != places {
 		if at := b.ready(now, gr.charge.amount(d, 1)); at != never {
 			backoff = max(min(backoff, 2*time.Second), min(at.sub(now), backoffMax))

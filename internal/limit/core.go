@@ -31,8 +31,7 @@ type core struct {
 	ghosts    ghosts
 	done      []*waiter // decided since the caller last looked
 	wakeAt    instant
-	draining  bool
-	rejecting bool // refuse waiters instead of serving them
+	rejecting bool // refuse waiters and newcomers instead of serving them
 	dice      uint64
 
 	stats struct {
@@ -56,6 +55,9 @@ type grant struct {
 	sentAt  instant
 	sent    bool
 	started bool
+	heard   bool                   // an answer's headers have come
+	probe   bool                   // let through by a gate that is shut
+	count   uint32                 // of the gate, that it was sent in
 	family  profile                // by which it was charged when it was sent
 	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
 	late    [dimOutput + 1]float64 // what was charged shortly before that

@@ -23,7 +23,7 @@ func enter(t *testing.T, c *core, r Request, now instant) *waiter {
 func take(t *testing.T, c *core, r Request, now instant) *grant {
 	t.Helper()
 	w := enter(t, c, r, now)
-	if w.state != granted {
+	if !w.state.admitted() {
 		t.Fatalf("request of %q was not granted at once", r.Model)
 	}
 	gr := new(grant)
@@ -139,7 +139,7 @@ func TestCore_ReconfigureScalesLevelsAndKeepsTheQueue(t *testing.T) {
 	if c.waiting != 1 || w.state != waiting {
 		t.Error("the queue was not kept")
 	}
-	if done := drainDone(c, second); len(done) != 1 || done[0].state != granted {
+	if done := drainDone(c, second); len(done) != 1 || !done[0].state.admitted() {
 		t.Errorf("decided %v", done)
 	}
 	if enter(t, c, ask("m", "s"), second).state != waiting {
@@ -289,7 +289,7 @@ func TestCore_DayLimitOfThe429EndsTheDay(t *testing.T) {
 	if rejected == nil || rejected.Reason != DailyLimit || rejected.RetryAfter > 6*time.Hour || rejected.RetryAfter < 5*time.Hour {
 		t.Errorf("refusal = %+v, want the day's reset in 6 h", rejected)
 	}
-	if at := instant(6*time.Hour) + second; enter(t, c, r, at).state != granted {
+	if at := instant(6*time.Hour) + second; !enter(t, c, r, at).state.admitted() {
 		t.Error("not granted on the next day")
 	}
 }

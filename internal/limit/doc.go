@@ -15,7 +15,8 @@
 // There is no goroutine per waiter and no tick: whoever changes the state pumps.
 //
 // Read tree.go for fairness, bucket.go and meters.go for limits, control.go for
-// what the provider's answers teach; core.go, arrive.go, serve.go and settle.go
+// what the provider's answers teach, gate.go for what follows when it refuses
+// everything; core.go, arrive.go, serve.go and settle.go
 // for how they meet in the life of a request; limiter.go and lease.go for the
 // shell; budget.go for limits that several sidecars share.
 //
@@ -62,6 +63,25 @@
 // overtake each other on the way, and at the very edge each such pair is a 429.
 // A 429 pauses its group as told, keeps its charge, and cuts the rate once per
 // epoch, as TCP does; the cut regains with time, not with answers.
+//
+// # Half-open
+//
+// A pause that a single 429 asked for ends at full speed: its bucket lets go what
+// fits, and to start slowly each time would cost the use of fast limits. A storm
+// is different, be it of 429s, of 503s with a hint, or with nobody listening:
+// when of the attempts sent since a first refusal half are refused (three at
+// least), or when eight in a row meet a provider that pauses nobody, the group's
+// gate shuts. After the pause one probe goes. Each answer lets one more be on the
+// way than before (1, 2, 4, ... per round trip, by the answers' headers), until
+// nobody waits behind the gate or 128 may go. A probe that is refused starts the
+// pause anew: as long as told, or growing to 5 s (30 s after 429s), with jitter.
+//
+// A provider that does not stream is silent for its whole service time. Refusals
+// are quick: a probe that has heard nothing for four times as long as they took,
+// and a second at least, has been taken, and what may go doubles.
+//
+// What a probe meets is not its own fault. Its refusal is no attempt of the
+// request's, and it lets others go first the next time.
 //
 // # Bounds
 //

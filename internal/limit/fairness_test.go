@@ -64,7 +64,7 @@ func (s *stage) ask(client string, a *actor, factor float64) {
 	if rejected := s.core.arrive(w, &r, 1<<60, s.now); rejected != nil {
 		panic(rejected)
 	}
-	if w.state == granted {
+	if w.state.admitted() {
 		s.begin(w, a)
 		return
 	}

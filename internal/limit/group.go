@@ -45,7 +45,9 @@ type group struct {
 	used     instant
 
 	pausedUntil instant
-	rejects     int     // 429s in a row without an answer between
+	gate        gate
+	rejects     int // pauses in a row without an answer between
+	rejectedAt  instant
 	window      float64 // places in flight while a 429's limit is unknown; 0 = no such bound
 	threshold   float64
 	windowCut   instant
@@ -70,7 +72,7 @@ func bandOf(p Priority) int8 {
 
 func newGroup(name string, p profile, now instant) *group {
 	g := &group{
-		name: name, profile: p, family: p, used: now, bias: 1, requestX: 1, windowCut: -1,
+		name: name, profile: p, family: p, used: now, bias: 1, requestX: 1, windowCut: -1, rejectedAt: -1,
 		clients: map[clientKey]*flow{},
 	}
 	if p == auto {
@@ -139,6 +141,7 @@ func (c *core) confirm(model string, now instant) *group {
 	}
 	g := newGroup(model, parent.profile, now)
 	g.family, g.meters, g.pausedUntil = parent.family, parent.meters, parent.pausedUntil
+	g.gate, g.gate.trying = parent.gate, 0
 	g.meters.attach()
 	for d := range g.meters {
 		if b := &g.meters[d]; b.ring != nil {
@@ -310,17 +313,25 @@ func (g *group) owe(band int, cost float64) {
 	}
 }
 
-// blocked is when g may send at all: not during a pause, and not beyond the
-// window that stands in for an unknown limit.
+// blocked is when g may send at all: not during a pause, not beyond the gate
+// after one, and not beyond the window that stands in for an unknown limit.
 func (g *group) blocked(now instant) instant {
 	if now < g.pausedUntil {
 		return g.pausedUntil
+	}
+	if g.gate.limit > 0 {
+		if at := g.gate.opens(g.queued(), now); at > now {
+			return at
+		}
 	}
 	if g.window > 0 && float64(g.inflight) >= max(1, g.window) {
 		return never
 	}
 	return now
 }
+
+// queued is how many wait in g.
+func (g *group) queued() int { return g.bands[0].queued + g.bands[1].queued + g.bands[2].queued }
 
 // paceByProfile applies what a profile knows about bursts.
 func (g *group) paceByProfile() {

@@ -75,8 +75,8 @@ func (le *Lease) end() {
 // Waited is the time spent in the queue so far, over all attempts.
 func (le *Lease) Waited() time.Duration { return le.waited }
 
-// Attempt is 1 for the first place granted, 2 after the first Throttled, Retry
-// or Unsent, and so on.
+// Attempt is 1 for the first place granted, 2 after the first Throttled, Retry,
+// Unavailable or Unsent, and so on.
 func (le *Lease) Attempt() int { return le.attempt }
 
 // Sent must be called just before the request's bytes leave: from then on its
@@ -90,8 +90,9 @@ func (le *Lease) Sent() {
 	p.l.core.sent(&p.grant, p.l.now())
 }
 
-// Observe takes in what the headers of an answer, of any status, say about the
-// provider's limits. Call it when they arrive, and before Started.
+// Observe takes in what the headers of an answer say about the provider's
+// limits. Call it when they arrive, and before Started; of any status, but not
+// for an answer that turns the request away (see Throttled and Unavailable).
 func (le *Lease) Observe(s Signal) {
 	p := le.enter()
 	if p == nil {
@@ -126,31 +127,53 @@ func (le *Lease) Throttled(ctx context.Context, s Signal) error {
 		return ErrEnded
 	}
 	now := p.l.now()
-	p.l.core.throttled(&p.grant, &s, now)
-	le.refused++
-	return le.again(ctx, now, now)
+	notBefore, probe := p.l.core.throttled(&p.grant, &s, now)
+	if !probe {
+		le.refused++
+	}
+	return le.again(ctx, notBefore, now)
 }
 
 // Retry takes back a request that the provider answered without processing it,
-// such as with a 503 and a hint. Its charge is returned, it goes back to the
-// head of its session, and blocks until it is granted again, after at the
-// soonest. Errors are those of Throttled.
-func (le *Lease) Retry(ctx context.Context, after time.Duration) error {
-	le.refused++
-	return le.Unsent(ctx, after)
-}
-
-// Unsent is Retry for a request that did not reach the provider, such as over a
-// refused connection. It does not count as an attempt that was turned away:
-// only the time to wait bounds it.
-func (le *Lease) Unsent(ctx context.Context, after time.Duration) error {
+// for a cause that is cured already. Its charge is returned, it goes back to the
+// head of its session, and blocks until it is granted again. Errors are those of
+// Throttled.
+func (le *Lease) Retry(ctx context.Context) error {
 	p := le.enter()
 	if p == nil {
 		return ErrEnded
 	}
 	now := p.l.now()
 	p.l.core.takeBack(&p.grant, now)
-	return le.again(ctx, now.add(max(0, after)), now)
+	le.refused++
+	return le.again(ctx, now, now)
+}
+
+// Unavailable is Retry for a request that the provider turned away because it is
+// overloaded or down, such as with a 503 and a hint: it is granted again after
+// that at the soonest, and the provider's others wait when it turns away most.
+func (le *Lease) Unavailable(ctx context.Context, after time.Duration) error {
+	return le.back(ctx, after, 1)
+}
+
+// Unsent is Unavailable for a request that did not reach the provider, such as
+// over a refused connection. It does not count as an attempt that was turned
+// away: only the time to wait bounds it.
+func (le *Lease) Unsent(ctx context.Context, after time.Duration) error {
+	return le.back(ctx, after, 0)
+}
+
+func (le *Lease) back(ctx context.Context, after time.Duration, refused int) error {
+	p := le.enter()
+	if p == nil {
+		return ErrEnded
+	}
+	now := p.l.now()
+	notBefore, probe := p.l.core.unavailable(&p.grant, after, now)
+	if !probe {
+		le.refused += refused
+	}
+	return le.again(ctx, notBefore, now)
 }
 
 // again requeues the request and waits. It is called with the lock held, and

@@ -28,7 +28,7 @@ func TestLease_EndsOnceForEver(t *testing.T) {
 			if err := old.Throttled(t.Context(), Signal{}); !errors.Is(err, ErrEnded) {
 				t.Errorf("throttled after the end: %v", err)
 			}
-			if err := old.Retry(t.Context(), 0); !errors.Is(err, ErrEnded) {
+			if err := old.Retry(t.Context()); !errors.Is(err, ErrEnded) {
 				t.Errorf("retry after the end: %v", err)
 			}
 			if l.InFlight() != 1 {

@@ -124,13 +124,13 @@ func (l *Limiter) await(ctx context.Context, w *waiter, s *stay) (now instant, e
 	l.mu.Lock()
 	now = l.now()
 	switch {
-	case err == nil && w.state == granted:
+	case err == nil && w.state.admitted():
 		return now, nil
 	case err == nil:
 		err = l.core.verdict(w, now).dated()
 	case !l.core.cancel(w, s.retryKey, now):
 		<-w.wake // decided in the same moment: its wake-up is sent already
-		if w.state == granted {
+		if w.state.admitted() {
 			var gr grant
 			w.open(&gr, w.demand.unpack(), now)
 			l.core.release(&gr, now)
@@ -217,19 +217,12 @@ func (l *Limiter) Reconfigure(cfg Config) error {
 	return nil
 }
 
-// Drain refuses newcomers from now on; the queue is still served.
-func (l *Limiter) Drain() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.core.draining = true
-}
-
-// RejectWaiting refuses all who wait, and all who come back to wait, with
-// Draining. It implies Drain.
+// RejectWaiting refuses all who wait, and all who come to wait from now on,
+// with Draining.
 func (l *Limiter) RejectWaiting() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.core.draining, l.core.rejecting = true, true
+	l.core.rejecting = true
 	l.pump(l.now())
 }
 

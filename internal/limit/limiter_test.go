@@ -282,7 +282,7 @@ func TestLimiter_RetryWaitsAndReturnsTheCharge(t *testing.T) {
 		defer l.Close()
 		le := mustAcquire(t, l, request("a"))
 		start := time.Now()
-		if err := le.Retry(t.Context(), 1500*time.Millisecond); err != nil {
+		if err := le.Unavailable(t.Context(), 1500*time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
 		if got := time.Since(start); got != 1500*time.Millisecond {
@@ -295,7 +295,7 @@ func TestLimiter_RetryWaitsAndReturnsTheCharge(t *testing.T) {
 	})
 }
 
-func TestLimiter_DrainServesTheQueueAndThenRejectsIt(t *testing.T) {
+func TestLimiter_RejectWaitingRefusesTheQueueAndNewcomers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(Config{Global: Limits{Concurrent: 1}})
 		defer l.Close()
@@ -312,13 +312,12 @@ func TestLimiter_DrainServesTheQueueAndThenRejectsIt(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		l.Drain()
-		_, err := l.Acquire(t.Context(), request("c"))
-		wantReason(t, err, Draining)
 		first.Release()
 		synctest.Wait()
 		l.RejectWaiting()
 		wantReason(t, <-errs, Draining)
+		_, err := l.Acquire(t.Context(), request("c"))
+		wantReason(t, err, Draining)
 		if err := <-errs; err != nil {
 			t.Errorf("the one that was served: %v", err)
 		}
@@ -473,7 +472,7 @@ func TestLimiter_Hammered(t *testing.T) {
 					case 0:
 						le.Settle(Usage{Input: 1})
 					case 1:
-						err = le.Retry(ctx, 0)
+						err = le.Retry(ctx)
 					case 2:
 						err = le.Throttled(ctx, Signal{HasRetryAfter: true})
 					case 3:

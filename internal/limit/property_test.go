@@ -58,7 +58,7 @@ func (h *history) settleDown(t *rapid.T) {
 
 func (h *history) decided(w *waiter, d Demand) {
 	h.log = append(h.log, fmt.Sprintf("%d %d %d", h.now, w.seq, w.state))
-	if w.state != granted {
+	if !w.state.admitted() {
 		h.ended++
 		return
 	}
@@ -69,7 +69,7 @@ func (h *history) decided(w *waiter, d Demand) {
 }
 
 func (h *history) step(t *rapid.T) {
-	switch rapid.IntRange(0, 9).Draw(t, "event") {
+	switch rapid.IntRange(0, 10).Draw(t, "event") {
 	case 0, 1, 2:
 		d := Demand{Input: rapid.Int64Range(1, 3000).Draw(t, "input")}
 		r := Request{
@@ -85,7 +85,7 @@ func (h *history) step(t *rapid.T) {
 			h.grants = append(h.grants, gr)
 		} else if h.core.arrive(w, &r, time.Duration(rapid.Int64Range(1e9, 200e9).Draw(t, "wait")), h.now) != nil {
 			h.ended++
-		} else if w.state == granted {
+		} else if w.state.admitted() {
 			h.decided(w, d)
 		} else {
 			h.waiting[w] = d
@@ -114,7 +114,7 @@ func (h *history) step(t *rapid.T) {
 		}
 	case 8:
 		if gr := h.takeGrant(t); gr != nil {
-			if rapid.Bool().Draw(t, "sent") {
+			if rapid.Bool().Draw(t, "sent") || gr.sent {
 				h.core.sent(gr, h.now)
 			} else {
 				h.booked = append(h.booked, booking{h.now, -float64(gr.charge.tokens)})
@@ -125,13 +125,28 @@ func (h *history) step(t *rapid.T) {
 	case 9:
 		if gr := h.takeGrant(t); gr != nil {
 			h.core.sent(gr, h.now)
-			h.core.throttled(gr, &Signal{RetryAfter: time.Second, HasRetryAfter: true, Dimension: "tokens"}, h.now)
+			var notBefore instant
+			if rapid.Bool().Draw(t, "throttled") {
+				notBefore, _ = h.core.throttled(gr, &Signal{RetryAfter: time.Second, HasRetryAfter: true, Dimension: "tokens"}, h.now)
+			} else {
+				if rapid.Bool().Draw(t, "in a storm") {
+					gr.group.gate.row = stormRow
+				}
+				h.booked = append(h.booked, booking{h.now, -float64(gr.charge.tokens)})
+				notBefore, _ = h.core.unavailable(gr, time.Second, h.now)
+			}
 			w := new(waiter)
-			if h.core.requeue(gr, w, 100*time.Second, 0, h.now, h.now) != nil {
+			if h.core.requeue(gr, w, 100*time.Second, 0, notBefore, h.now) != nil {
 				h.ended++
 			} else {
 				h.waiting[w] = gr.demand
 			}
+		}
+	case 10:
+		if n := len(h.grants); n > 0 {
+			gr := h.grants[rapid.IntRange(0, n-1).Draw(t, "answered")]
+			h.core.sent(gr, h.now)
+			h.core.started(gr, h.now)
 		}
 	}
 	h.settleDown(t)
@@ -170,6 +185,17 @@ func (h *history) check(t *rapid.T) {
 	}
 	if h.arrived != h.ended+c.waiting+c.inflight {
 		t.Fatalf("of %d requests %d ended, %d wait, %d are in flight", h.arrived, h.ended, c.waiting, c.inflight)
+	}
+	trying := map[*group]int{}
+	for _, gr := range h.grants {
+		if trying[gr.group] += 0; gr.probe {
+			trying[gr.group]++
+		}
+	}
+	for g, n := range trying {
+		if g.gate.trying != n {
+			t.Fatalf("the gate counts %d probes, %d are on the way", g.gate.trying, n)
+		}
 	}
 	g := c.groupFor("m", h.now)
 	var spent float64
@@ -265,7 +291,7 @@ func replay(seed uint64) []string {
 		now = now.add(time.Duration(next(1e9)))
 		w := new(waiter)
 		r := Request{Model: fmt.Sprint(next(3)), Session: fmt.Sprint(next(5)), Demand: Demand{Input: int64(next(2000))}}
-		if c.arrive(w, &r, time.Minute, now) == nil && w.state == granted {
+		if c.arrive(w, &r, time.Minute, now) == nil && w.state.admitted() {
 			gr := new(grant)
 			w.open(gr, r.Demand, now)
 			c.settle(gr, Usage{Input: int64(next(2000))}, now)

@@ -84,7 +84,7 @@ func drive(c *core, seed uint64) (log []string) {
 		switch rejected := c.arrive(w, &r, time.Minute, now); {
 		case rejected != nil:
 			log = append(log, fmt.Sprint(now, " ", rejected.Reason))
-		case w.state == granted:
+		case w.state.admitted():
 			log = append(log, fmt.Sprint(now, " at once"))
 			open(w, d)
 		default:
@@ -94,7 +94,7 @@ func drive(c *core, seed uint64) (log []string) {
 		}
 		for _, w := range c.done {
 			log = append(log, fmt.Sprint(now, " ", w.seq, " ", w.state))
-			if w.state == granted {
+			if w.state.admitted() {
 				open(w, demands[w])
 			}
 		}
@@ -198,7 +198,7 @@ func TestBudget_OtherLimitsAreOtherLeases(t *testing.T) {
 	c.settle(first, Usage{Input: 100, Output: 100}, 2*second)
 	for c.pump(2*second, pumpBatch) {
 	}
-	if queued.state != granted {
+	if !queued.state.admitted() {
 		t.Fatal("the place that came back was not given on")
 	}
 	// It is granted, and its caller has not looked yet.
@@ -224,21 +224,21 @@ func TestBudget_OtherLimitsAreOtherLeases(t *testing.T) {
 	}
 }
 
-// gate is a Budget that is empty until its engine answers.
-type gate struct {
+// dryBudget is a Budget that is empty until its engine answers.
+type dryBudget struct {
 	Budget
 	open   atomic.Bool
 	wanted chan Want
 }
 
-func (b *gate) Ready(now time.Duration, c Cost) (time.Duration, string) {
+func (b *dryBudget) Ready(now time.Duration, c Cost) (time.Duration, string) {
 	if !b.open.Load() {
 		return Never, "tokens_per_minute"
 	}
 	return b.Budget.Ready(now, c)
 }
 
-func (b *gate) Want(_ time.Duration, w Want) {
+func (b *dryBudget) Want(_ time.Duration, w Want) {
 	select {
 	case b.wanted <- w:
 	default:
@@ -248,7 +248,7 @@ func (b *gate) Want(_ time.Duration, w Want) {
 // TestLimiter_ABudgetsWakeUpServesTheQueue: Never means that only wake tells.
 func TestLimiter_ABudgetsWakeUpServesTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &gate{Budget: NewBudget(Limits{}, ""), wanted: make(chan Want, 1)}
+		b := &dryBudget{Budget: NewBudget(Limits{}, ""), wanted: make(chan Want, 1)}
 		wake := func() {}
 		l := New(Config{Shared: func(_ string, _ Limits, w func()) Budget {
 			wake = w

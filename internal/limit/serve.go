@@ -85,7 +85,7 @@ func (c *core) dispatch(w *waiter, band int, now instant) {
 	g.take(now, w)
 	c.global.take(now, w.charge)
 	c.book(g, cost, now)
-	w.state = granted
+	w.grant()
 	c.done = append(c.done, w)
 }
 
@@ -99,6 +99,10 @@ func (c *core) book(g *group, cost float64, now instant) {
 	g.tag += cost
 	g.inflight++
 	g.used = now
+	if g.gate.limit > 0 {
+		g.gate.trying++
+		g.gate.since = now
+	}
 	c.inflight++
 	c.stats.granted++
 }

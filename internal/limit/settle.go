@@ -13,7 +13,7 @@ func (gr *grant) open(s *flow, model string, d Demand, ch charge, seq uint64, no
 	}
 	gr.model, gr.demand, gr.charge = model, d, ch
 	gr.seq, gr.taken = seq, now
-	gr.sent, gr.started = false, false
+	gr.sent, gr.started, gr.heard = false, false, false
 	if gr.pending != nil {
 		gr.pending = nil
 	}
@@ -24,6 +24,14 @@ func (c *core) close(gr *grant, now instant) {
 	if gr.way != nil {
 		gr.way.onTheWay.add(gr.charge, -1)
 		gr.way = nil
+	}
+	if gr.probe {
+		if gr.heard {
+			c.taken(gr, now)
+		} else { // its client left: that tells nothing
+			gr.probe = false
+			gr.group.gate.trying--
+		}
 	}
 	g, s := gr.group, gr.session
 	if gr.rates == 0 || (g.meters[0].of.on|c.global[0].of.on)&(1<<dimConcurrent) != 0 {

@@ -70,7 +70,7 @@ func (p *limiterPolicy) offer(k *simCall, now instant) {
 	if p.core.arrive(k.waiter, &r, p.patience, at) != nil {
 		return
 	}
-	if k.waiter.state == granted {
+	if k.waiter.state.admitted() {
 		p.dispatch(k, now)
 	} else {
 		p.calls[k.waiter] = k
@@ -93,7 +93,7 @@ func (p *limiterPolicy) pump(now instant) {
 	for _, w := range p.core.done {
 		k := p.calls[w]
 		delete(p.calls, w)
-		if w.state != granted {
+		if !w.state.admitted() {
 			continue
 		}
 		if wait := at.sub(w.queuedAt).Seconds(); wait > 1 && k.attempts == 0 && now > p.warm {

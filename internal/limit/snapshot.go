@@ -85,7 +85,7 @@ func (l *Limiter) Snapshot() Snapshot {
 func (c *core) snapshot(now instant) Snapshot {
 	s := Snapshot{
 		Waiting: c.waiting, WaitingBytes: c.bytes, WaitingTokens: c.sum.tokens, InFlight: c.inflight,
-		Draining: c.draining, Global: c.global.snapshot(now),
+		Draining: c.rejecting, Global: c.global.snapshot(now),
 		Granted: c.stats.granted, Throttled: c.stats.throttled, Abandoned: c.stats.abandoned,
 		Refused: map[Reason]uint64{}, ForecastError: c.stats.forecastError,
 	}

@@ -6,9 +6,12 @@ type waiterState uint8
 
 const (
 	waiting waiterState = iota
-	granted
 	refused
+	granted
+	probing // granted by a gate that is shut
 )
+
+func (s waiterState) admitted() bool { return s >= granted }
 
 // A waiter is one request in the queue. It is kept small, for a full queue is
 // made of these: 144 bytes, and 112 for its channel, are the two size classes
@@ -39,10 +42,18 @@ func (w *waiter) group() *group { return w.session.group }
 // forecast is the wait in seconds that was foretold on arrival.
 func (w *waiter) forecast() float64 { return float64(w.fluid) * float64(w.bias) / biasUnit }
 
+// grant marks w as served.
+func (w *waiter) grant() {
+	w.state = granted
+	if w.group().gate.limit > 0 {
+		w.state = probing
+	}
+}
+
 // open fills gr from the granted w.
 func (w *waiter) open(gr *grant, d Demand, now instant) {
 	gr.open(w.session, w.model, d, w.charge, w.seq, now)
-	gr.cost, gr.rates = float64(w.cost), 0
+	gr.cost, gr.rates, gr.probe = float64(w.cost), 0, w.state == probing
 	if g := w.group(); g.taken[w] != nil {
 		gr.lease = g.taken[w]
 		delete(g.taken, w)

@@ -79,7 +79,6 @@ func NewTransport() *http.Transport {
 		MaxIdleConns:          1024,
 		MaxIdleConnsPerHost:   1024,
 		DisableCompression:    true,
-		ReadBufferSize:        16 << 10,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -71,6 +72,8 @@ func check(data []byte) (kinds []string, err error) {
 		}
 		kinds = append(kinds, kind.Kind)
 		switch o := object.(type) {
+		case *corev1.Secret:
+			faults = append(faults, errors.New("a Secret: applying the file would replace the key that is there"))
 		case *appsv1.Deployment:
 			faults = append(faults, sidecar(o.Spec.Template.Spec)...)
 		case *batchv1.Job:
@@ -90,6 +93,12 @@ func sidecar(pod corev1.PodSpec) (faults []error) {
 	for _, v := range pod.Volumes {
 		volumes[v.Name] = true
 	}
+	if s := pod.SecurityContext; s == nil || !is(s.RunAsNonRoot, true) || s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		fault("the pod may run as root, or call what it likes")
+	}
+	if !is(pod.AutomountServiceAccountToken, false) {
+		fault("the pod gets a token of the cluster's API")
+	}
 	found := false
 	for _, c := range append(pod.InitContainers, pod.Containers...) {
 		for _, m := range c.VolumeMounts {
@@ -100,8 +109,15 @@ func sidecar(pod corev1.PodSpec) (faults []error) {
 				fault("%s: %s: a subPath does not follow a rotated secret", c.Name, m.Name)
 			}
 		}
-		if s := c.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
+		s := c.SecurityContext
+		if s == nil {
+			s = &corev1.SecurityContext{}
+		}
+		if !is(s.ReadOnlyRootFilesystem, true) {
 			fault("%s: its root can be written", c.Name)
+		}
+		if !is(s.AllowPrivilegeEscalation, false) || s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			fault("%s: it has capabilities, or can gain them", c.Name)
 		}
 	}
 	for _, c := range pod.InitContainers {
@@ -123,3 +139,6 @@ func sidecar(pod corev1.PodSpec) (faults []error) {
 	}
 	return faults
 }
+
+// is reports whether a field is set, and to want.
+func is(field *bool, want bool) bool { return field != nil && *field == want }
