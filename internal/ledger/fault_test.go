@@ -230,6 +230,23 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 			t.Errorf("close: %v; want that of the journal's file", err)
 		}
 	})
+	t.Run("what is asked of the store meanwhile is refused at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFaulty()
+			s := startFaulty(t, f, Config{JournalPath: filepath.Join(t.TempDir(), "j.spill")})
+			f.down()
+			record(t, s, testRecord("a"))
+			if err := s.SaveState(t.Context(), "x", nil); !errors.Is(err, ErrUnavailable) { // though this store would take it
+				t.Errorf("save: %v; want ErrUnavailable", err)
+			}
+			f.up()
+			time.Sleep(time.Minute)
+			if err := s.SaveState(t.Context(), "x", nil); err != nil || s.Stats().Journaled != 0 {
+				t.Errorf("save: %v, %+v", err, s.Stats())
+			}
+			closeStore(t, s)
+		})
+	})
 	t.Run("close tells what it could not store", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFaulty()
