@@ -16,7 +16,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -242,6 +244,56 @@ sessions:
 	if a := s.ask("child", parent, "a b"); a.StatusCode != 400 || errorOf(t, a) != "invalid_session_id" {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
+}
+
+// Parent and child of one rule draw on one budget, and once.
+func TestBudget_OfOneRuleIsDrawnOnOnce(t *testing.T) {
+	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}`)
+	})
+	settings := sqlite(t)
+	s := start(t, base, append(settings, withFile(t, `sessions: [{match: "agent-*", budget: {tokens: 30, per: ever}}]`)...)...)
+	began := time.Now()
+	for range 3 {
+		wantAnswered(t, s.ask("agent-2", "X-Parent-Session-Id", "agent-1"))
+	}
+	wantUsedUp(t, s.ask("agent-2"))
+	db, err := sql.Open("sqlite", "file:"+settings[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var start, sum int64 // kept by the day, whatever the period: prices change between days
+	if err := db.QueryRowContext(t.Context(), "SELECT max(start), sum(prompt_tokens + completion_tokens) FROM budget_usage").Scan(&start, &sum); err != nil {
+		t.Fatal(err)
+	}
+	if day := time.UnixMilli(start); sum != 30 || day.Before(began.Truncate(24*time.Hour)) || day.After(time.Now()) {
+		t.Errorf("%d tokens on %v", sum, day)
+	}
+}
+
+// What is reserved is what the client allows, not what is expected.
+func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
+	arrived, answers := make(chan struct{}, 1), make(chan struct{})
+	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
+			arrived <- struct{}{}
+			<-answers
+		}
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}`)
+	})
+	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 100000}}]`)...)
+	big := strings.Replace(chat, "{", `{"max_tokens":90000,`, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(big, "{", `{"user":"slow",`, 1))
+	})
+	<-arrived
+	if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", big, "X-Queue-Timeout", "50ms"); a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" {
+		t.Errorf("%d %s; want that it waited in vain", a.StatusCode, a.body)
+	}
+	close(answers)
+	wg.Wait()
 }
 
 func TestBudget_WarnLetsPass(t *testing.T) {
@@ -501,6 +553,23 @@ prices:
 	var exact map[string]any
 	if err := json.Unmarshal([]byte(a.body), &exact); err != nil || len(exact) != 5 {
 		t.Errorf("the status has not its five members: %s", a.body)
+	}
+}
+
+// Each request costs what its day's price says, whenever somebody asks.
+func TestUsage_OfARequestByThePriceOfItsDay(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2026, 1, n, 23, 59, 59, 0, time.UTC) }
+	table, err := price.NewTable([]price.Entry{
+		{Model: "m", From: day(1), Rates: price.Rates{Input: 1e9}}, {Model: "m", From: day(3), Rates: price.Rates{Input: 5e9}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]string{1: "1.00", 2: "1.00", 3: "5.00"} {
+		row := requestRowOf(ledger.Record{Model: "m", StartedAt: day(n), UsageKnown: true, Usage: ledger.Usage{Prompt: 1e6}}, table)
+		if row.Cost == nil || *row.Cost != want {
+			t.Errorf("day %d costs %v, want %s", n, row.Cost, want)
+		}
 	}
 }
 

@@ -141,6 +141,8 @@ func toAPIError(err error) *apiError {
 		return invalid("duplicate_field", duplicate.Error())
 	case errors.Is(err, ledger.ErrNotFound):
 		return errUnknownSession
+	case errors.Is(err, ledger.ErrUnavailable):
+		return &apiError{status: http.StatusServiceUnavailable, code: "ledger_unavailable", retryAfter: ledgerPause, cause: err, message: "the ledger cannot be reached at the moment"}
 	case errors.Is(err, ledger.ErrInvalid):
 		return &apiError{status: http.StatusBadRequest, code: "invalid_query", cause: err, message: "a query parameter is not of its form"}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"net"
 	"sync"
@@ -24,13 +25,23 @@ func (s *sidecar) sessionsPage() (rows []sessionRow) {
 // A request of which nothing was sent has cost nothing: it has no row.
 func TestRows_NotSentNoRow(t *testing.T) {
 	t.Run("the provider is down until the wait is over", func(t *testing.T) {
-		s := start(t, closedPort(t), append(sqlite(t), "QUEUE_MAX_WAIT", "300ms")...)
+		settings := sqlite(t)
+		s := start(t, closedPort(t), append(settings, "QUEUE_MAX_WAIT", "1500ms")...) // long enough to be noted as in flight
 		if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat); a.StatusCode != 503 {
 			t.Errorf("status %d %s; want 503", a.StatusCode, a.body)
 		}
 		if rows := s.sessionsPage(); len(rows) != 0 {
 			t.Errorf("sessions %+v; want none", rows)
 		}
+		db, err := sql.Open("sqlite", "file:"+settings[3])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		eventually(t, "its note is gone", func() bool {
+			var n int
+			return db.QueryRowContext(t.Context(), "SELECT count(*) FROM inflight").Scan(&n) == nil && n == 0
+		})
 	})
 	t.Run("the client leaves before there is a connection", func(t *testing.T) {
 		s := start(t, stuckPort(t), append(sqlite(t), "DISCONNECT_POLICY", "cancel")...)

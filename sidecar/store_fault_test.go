@@ -171,6 +171,9 @@ func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
 	if got := metric(t, s.URL, namespace+"_ledger_journaled"); got != "40" {
 		t.Errorf("%s records in the journal; want 40", got)
 	}
+	if a := send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != 503 || errorOf(t, a) != "ledger_unavailable" {
+		t.Errorf("delete meanwhile: %d %s", a.StatusCode, a.body)
+	}
 	release()
 	booked(t, s.URL, "a", sim)
 	eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })

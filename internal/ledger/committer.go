@@ -318,7 +318,10 @@ func (s *Store) replay(j *journal) error {
 // runControls does what was asked for between two batches.
 func (s *Store) runControls(down *outage) {
 	for _, c := range s.queue.takeControls() {
-		err := c.do(s.life)
+		err := s.health.fault()
+		if !down.on || err == nil { // else records would wait for a server that does not answer
+			err = c.do(s.life)
+		}
 		if errors.Is(err, ErrUnavailable) && !down.on {
 			s.health.end(err)
 			s.outage(down, err)
