@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -41,5 +42,27 @@ func TestPatientBody_LeavesTheConnectionAloneOnceClosed(t *testing.T) {
 	b.close()
 	if _, _ = io.Copy(io.Discard, b); w.set != 0 {
 		t.Errorf("%d deadlines were set", w.set)
+	}
+}
+
+// TestBeat_BesideALateInterimAnswer is for the race detector: what an attempt's
+// connection brings may come when the next attempt is waited for.
+func TestBeat_BesideALateInterimAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{w: w, r: r}
+		var late sync.WaitGroup
+		late.Go(func() {
+			for range 10 {
+				x.interim(103, http.Header{"Link": {"</a>"}})
+			}
+		})
+		if err := x.beat(); err != nil {
+			t.Error(err)
+		}
+		late.Wait()
+	}))
+	defer server.Close()
+	if a := send(t, "GET", server.URL, ""); a.StatusCode != 200 || a.body != " \n" || a.Header.Get("Link") != "" {
+		t.Errorf("%d %q %v", a.StatusCode, a.body, a.Header)
 	}
 }
