@@ -141,9 +141,6 @@ func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
 		return nil
 	}
 	x.upload = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
-	// An answer may come before the first read: net/http reads the body before it
-	// sends one, without any deadline but this.
-	x.upload.until(time.Now().Add(bodyPatience))
 	out.Stream, out.Length = x.upload, x.r.ContentLength
 	return nil
 }

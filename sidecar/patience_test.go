@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -65,4 +66,27 @@ func TestBeat_BesideALateInterimAnswer(t *testing.T) {
 	if a := send(t, "GET", server.URL, ""); a.StatusCode != 200 || a.body != " \n" || a.Header.Get("Link") != "" {
 		t.Errorf("%d %q %v", a.StatusCode, a.body, a.Header)
 	}
+}
+
+// TestBody_NobodyReadsIsNotWaitedFor asks for a page that is larger than net/http's
+// buffer, and announces a body that never comes.
+func TestBody_NobodyReadsIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := handlerBubble(t, func(http.ResponseWriter, *http.Request) {})
+		defer b.stop()
+		conn, err := b.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * bodyPatience))
+		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		started := time.Now()
+		page, err := io.ReadAll(conn)
+		if took := time.Since(started); err != nil || took > 2*bodyPatience || !strings.Contains(string(page), "go_goroutines") {
+			t.Errorf("after %v: %v, %d bytes", took, err, len(page))
+		}
+	})
 }

@@ -126,6 +126,10 @@ func (s *server) handlerFor(on listener) http.Handler {
 		rc := http.NewResponseController(w)
 		// The last answer on this connection may have left its deadline behind.
 		_ = rc.SetWriteDeadline(time.Time{})
+		if r.ContentLength != 0 {
+			// Where no handler reads the body, or not all of it, does before it sends an answer.
+			_ = rc.SetReadDeadline(time.Now().Add(bodyPatience))
+		}
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close")
 		}
