@@ -90,3 +90,24 @@ func TestBody_NobodyReadsIsNotWaitedFor(t *testing.T) {
 		}
 	})
 }
+
+// TestPage_NobodyReadsIsNotWrittenForever asks for a page of the sidecar's own and
+// reads nothing of it.
+func TestPage_NobodyReadsIsNotWrittenForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := handlerBubble(t, func(http.ResponseWriter, *http.Request) {})
+		defer b.stop()
+		conn, err := b.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * slowReader)
+		if !b.server.clients.none() {
+			t.Error("the connection is still written to")
+		}
+	})
+}
