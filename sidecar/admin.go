@@ -109,14 +109,19 @@ func (s *server) handleStatus(w http.ResponseWriter, r *http.Request, _ string) 
 		_ = out.WriteByte(separator)
 		_, _ = out.Write(id)
 		_ = out.WriteByte(':')
-		_, _ = out.Write(value)
+		if _, err := out.Write(value); err != nil {
+			return errClientGone // the rest need not be read
+		}
 	}
 	if !started {
 		w.Header().Set("Content-Type", "application/json")
 		_ = out.WriteByte('{')
 	}
 	_, _ = out.WriteString("}\n")
-	return out.Flush()
+	if out.Flush() != nil {
+		return errClientGone
+	}
+	return nil
 }
 
 func (s *server) handleSessionStatus(w http.ResponseWriter, r *http.Request, _ string) error {

@@ -140,27 +140,52 @@ func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
 		x.body, out.Body = held, held.bytes
 		return nil
 	}
-	out.Stream = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
-	out.Length = x.r.ContentLength
+	x.upload = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
+	out.Stream, out.Length = x.upload, x.r.ContentLength
 	return nil
 }
 
 // A patientBody holds a body that streams through to the same rate. Only the
 // time spent waiting for the client counts: a slow provider is not its fault.
+// One goroutine at a time may read; close may be called beside it.
 type patientBody struct {
 	rc     *http.ResponseController
 	body   io.Reader
 	read   int
 	waited time.Duration
+
+	mu     sync.Mutex
+	closed bool
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
 	started := time.Now()
-	_ = b.rc.SetReadDeadline(bodyDeadline(started.Add(-b.waited), b.read))
+	b.until(bodyDeadline(started.Add(-b.waited), b.read))
 	n, err := b.body.Read(p)
 	b.read += n
 	b.waited += time.Since(started)
-	// Behind the body the server waits for the client to leave, for as long as it takes.
-	_ = b.rc.SetReadDeadline(time.Time{})
+	if errors.Is(err, io.EOF) {
+		// Behind the body the server waits for the client to leave, for as long as it
+		// takes. Before its end the deadline stays: whoever answers early has net/http
+		// read the rest first, at the client's pace, while the place is held.
+		b.until(time.Time{})
+	}
 	return n, err
+}
+
+// until bounds the reads from the client.
+func (b *patientBody) until(t time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		_ = b.rc.SetReadDeadline(t)
+	}
+}
+
+// close leaves the connection to the server: the transport may read on behind
+// the answer's end, and the deadline is then another's.
+func (b *patientBody) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
 }

@@ -46,8 +46,9 @@ type exchange struct {
 	endpoint wire.Endpoint
 	req      *wire.Request
 	body     *heldBody
-	spliced  bool // include_usage was added by us
-	rekeyed  bool // sent again with the key that is in the file by now
+	upload   *patientBody // where the body streams through
+	spliced  bool         // include_usage was added by us
+	rekeyed  bool         // sent again with the key that is in the file by now
 	estimate tokens.Estimate
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
@@ -199,6 +200,9 @@ func (x *exchange) end(failure error) {
 		stop()
 	}
 	x.cancel(nil)
+	if x.upload != nil {
+		x.upload.close()
+	}
 	x.settleDrain()
 	if x.live {
 		x.s.inFlight.Add(-1)
@@ -253,6 +257,8 @@ func (x *exchange) refused(err error) error {
 // beat keeps a waiting stream's connection alive: a line of one space is the
 // only sign of life that no SDK stumbles over.
 func (x *exchange) beat() error {
+	x.interims.Lock() // the last attempt's connection may still bring an interim answer
+	defer x.interims.Unlock()
 	if !x.headerOut {
 		h := x.w.Header()
 		h.Set("Content-Type", "text/event-stream; charset=utf-8")

@@ -170,6 +170,9 @@ func (x *exchange) interim(status int, header http.Header) {
 	if x.answering || x.headerOut || x.left.Load() || !x.r.ProtoAtLeast(1, 1) {
 		return
 	}
+	if x.r.Header.Get("Expect") != "" {
+		return // net/http may be writing its 100 from the goroutine that reads the body
+	}
 	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(slowReader))
 	h := x.w.Header()
 	ours := maps.Clone(h) // these are the final answer's

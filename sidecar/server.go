@@ -68,6 +68,9 @@ const (
 	bothListeners = mainListener | adminListener
 )
 
+// apiPattern is the route whose answers take as long as the provider's.
+const apiPattern = "/v1/{rest...}"
+
 // A route is one line of the HTTP surface.
 type route struct {
 	pattern string
@@ -84,7 +87,7 @@ func (s *server) routes() []route {
 		admin = adminListener
 	}
 	return []route{
-		{"/v1/{rest...}", mainListener, false, s.handleProxy},
+		{apiPattern, mainListener, false, s.handleProxy},
 		{"/v1", mainListener, false, s.handleUnknown}, // or the mux would redirect, past the guard
 		{"GET /v1/session/{id}/status", mainListener, false, s.handleSessionStatus},
 
@@ -126,6 +129,10 @@ func (s *server) handlerFor(on listener) http.Handler {
 		rc := http.NewResponseController(w)
 		// The last answer on this connection may have left its deadline behind.
 		_ = rc.SetWriteDeadline(time.Time{})
+		if r.ContentLength != 0 {
+			// Where no handler reads the body, or not all of it, does before it sends an answer.
+			_ = rc.SetReadDeadline(time.Now().Add(bodyPatience))
+		}
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close")
 		}
@@ -139,6 +146,10 @@ func (s *server) handlerFor(on listener) http.Handler {
 // key are accepted, and answers with the error that the handler returns.
 func (s *server) guard(address string, route route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if route.pattern != apiPattern {
+			// Who does not read a page would hold its connection for ever.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowReader))
+		}
 		client, err := s.admit(r, address, route.open)
 		if err == nil {
 			err = route.handler(w, r, client)

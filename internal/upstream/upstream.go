@@ -129,8 +129,8 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		req.Body = io.NopCloser(strings.NewReader(""))
 	}
 	resp, err := c.cfg.Transport.RoundTrip(req)
-	switch {
-	case err == nil && (resp.StatusCode >= 200 || r.Websocket && switched(resp)):
+	switch { // HTTP/2 lets statuses of any size through, which net/http's server panics at
+	case err == nil && (resp.StatusCode >= 200 && resp.StatusCode <= 999 || r.Websocket && switched(resp)):
 		return resp, nil
 	case err == nil:
 		resp.Body.Close()

@@ -73,16 +73,15 @@ func (w *writes) none() bool {
 	return m == nil || m.conn != nil && m.conn.count.Load() == m.start
 }
 
-// tracked tells whether anything of a body that streams through was read.
+// tracked tells whether a read of a body that streams through was begun: the
+// transport may still be in one when it has given the connection up, and what
+// that brings is gone.
 type tracked struct {
 	io.Reader
 	read *atomic.Bool
 }
 
 func (t *tracked) Read(p []byte) (int, error) {
-	n, err := t.Reader.Read(p)
-	if n > 0 {
-		t.read.Store(true)
-	}
-	return n, err
+	t.read.Store(true)
+	return t.Reader.Read(p)
 }
