@@ -84,7 +84,10 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 		}
 		if x.left.Load() {
 			if afterLeft += n; afterLeft > drainBytes {
+				// The cancel takes a moment to reach the connection: nothing more is read.
 				x.cancel(errClientGone)
+				x.truncated = true
+				return nil, errClientGone
 			}
 		}
 		if ended == nil && x.watch != nil && x.watch.Complete() {
