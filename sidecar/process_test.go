@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,4 +157,16 @@ func (p *process) signal(t *testing.T, s syscall.Signal) error {
 		t.Fatal(err)
 	}
 	return p.wait()
+}
+
+// notifySocket is where a service manager listens, and its name.
+func notifySocket(t *testing.T) (name string, conn *net.UnixConn) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return name, conn
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -386,12 +385,7 @@ func TestReload_ChangesTheRate(t *testing.T) {
 }
 
 func TestReload_TellsSystemd(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	path, conn := notifySocket(t)
 	next := func(want string) {
 		t.Helper()
 		buf := make([]byte, 4096)

@@ -227,12 +227,7 @@ func TestSocketActivation_KeepsTheRules(t *testing.T) {
 
 func TestSystemd_IsTold(t *testing.T) {
 	up, base := newStepwise(t)
-	name := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	name, conn := notifySocket(t)
 	told := func() string {
 		t.Helper()
 		b := make([]byte, 4096)
@@ -270,12 +265,7 @@ func TestSystemd_IsTold(t *testing.T) {
 }
 
 func TestSystemd_Reload(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	name, conn := notifySocket(t)
 	n, err := newSystemd(func(key string) string { return map[string]string{"NOTIFY_SOCKET": name}[key] })
 	if err != nil {
 		t.Fatal(err)
