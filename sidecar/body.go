@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
 // A body has bodyPatience plus the time of its bytes at bodyRate: one that
@@ -123,12 +121,13 @@ func (s *server) readBody(x *exchange) (*heldBody, error) {
 		// The end has to be read for the server to notice that a client leaves.
 		_, _ = r.Body.Read(make([]byte, 1))
 	}
+	_ = r.Body.Close() // or the server would look for more of it before it answers
 	h.bytes = buf
 	return h, nil
 }
 
 // unmeteredBody holds a small body, and lets any other stream through.
-func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
+func (s *server) unmeteredBody(x *exchange) error {
 	switch n := x.r.ContentLength; {
 	case n == 0:
 		return nil
@@ -137,11 +136,11 @@ func (s *server) unmeteredBody(x *exchange, out *upstream.Request) error {
 		if err != nil {
 			return err
 		}
-		x.body, out.Body = held, held.bytes
+		x.body, x.out.Body = held, held.bytes
 		return nil
 	}
 	x.upload = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
-	out.Stream, out.Length = x.upload, x.r.ContentLength
+	x.out.Stream, x.out.Length = x.upload, x.r.ContentLength
 	return nil
 }
 

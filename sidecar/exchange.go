@@ -47,8 +47,9 @@ type exchange struct {
 	req      *wire.Request
 	body     *heldBody
 	upload   *patientBody // where the body streams through
-	spliced  bool         // include_usage was added by us
-	rekeyed  bool         // sent again with the key that is in the file by now
+	out      upstream.Request
+	spliced  bool // include_usage was added by us
+	rekeyed  bool // sent again with the key that is in the file by now
 	estimate tokens.Estimate
 
 	ctx    context.Context // of the attempts: outlives the client by DISCONNECT_POLICY
@@ -60,6 +61,7 @@ type exchange struct {
 
 	lease     *limit.Lease
 	sentAt    time.Time // of the last attempt
+	events    bool      // the answer is a stream of events
 	watch     *wire.Watcher
 	headerOut bool // a status line is out: only a cut can still say that something failed
 	truncated bool
@@ -80,6 +82,7 @@ type exchange struct {
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
 	x := &exchange{s: s, cfg: s.cfg.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+	x.out = upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),
@@ -162,30 +165,32 @@ func (x *exchange) requeued() { x.row.Status, x.row.FirstByte = 0, 0 }
 func (x *exchange) release() {
 	if x.body != nil {
 		x.body.release()
-		x.req = &wire.Request{Endpoint: x.endpoint, Model: x.req.Model, Stream: x.req.Stream} // no span into the body
+		x.out.Body = nil
+		*x.req = wire.Request{Endpoint: x.endpoint, Model: x.req.Model, Stream: x.req.Stream} // no span into the body
 	}
 }
 
 // streamed reports whether the body has passed through and is gone.
-func (x *exchange) streamed(out *upstream.Request) bool { return out.Stream != nil && out.Length != 0 }
+func (x *exchange) streamed() bool { return x.out.Stream != nil && x.out.Length != 0 }
 
-// usage returns what the answer said of its cost; a count beyond what the
-// ledger can hold is none.
-func (x *exchange) usage() (u wire.Usage, known bool) {
+// usage returns what the answer said of its cost, nil if it said nothing; a
+// count beyond what the ledger can hold is none.
+func (x *exchange) usage() *wire.Usage {
 	if x.watch == nil {
-		return wire.Usage{}, false
+		return nil
 	}
-	u, known = x.watch.Usage()
-	if max(u.Prompt, u.Completion, u.Cached, u.Reasoning) > ledger.MaxTokens {
-		return wire.Usage{}, false
+	u, known := x.watch.Usage()
+	if !known || max(u.Prompt, u.Completion, u.Cached, u.Reasoning) > ledger.MaxTokens {
+		return nil
 	}
-	return u, known
+	return &u
 }
 
 // complete fills in the row's end.
-func (x *exchange) complete(u wire.Usage, known bool, failure error) {
-	x.row.Usage = ledger.Usage{Prompt: u.Prompt, Completion: u.Completion, Cached: u.Cached, Reasoning: u.Reasoning}
-	x.row.UsageKnown = known
+func (x *exchange) complete(u *wire.Usage, failure error) {
+	if x.row.UsageKnown = u != nil; u != nil {
+		x.row.Usage = ledger.Usage{Prompt: u.Prompt, Completion: u.Completion, Cached: u.Cached, Reasoning: u.Reasoning}
+	}
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
 		x.row.AnsweredModel = storable(x.watch.Model())
@@ -200,6 +205,9 @@ func (x *exchange) end(failure error) {
 		stop()
 	}
 	x.cancel(nil)
+	if x.body != nil {
+		x.body.release()
+	}
 	if x.upload != nil {
 		x.upload.close()
 	}

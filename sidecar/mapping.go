@@ -36,7 +36,7 @@ func tokensRequest(r *wire.Request) tokens.Request {
 	}
 }
 
-func tokensUsage(u wire.Usage, responseID string) tokens.Usage {
+func tokensUsage(u *wire.Usage, responseID string) tokens.Usage {
 	return tokens.Usage{Prompt: u.Prompt, Cached: u.Cached, Completion: u.Completion, Reasoning: u.Reasoning, ResponseID: responseID}
 }
 
@@ -68,6 +68,24 @@ func limitSignal(l wire.RateLimit, t wire.Throttle) limit.Signal {
 		s.Dimension = "tokens_day"
 	}
 	return s
+}
+
+// observeLevels tells the limiter what an answer's headers say of its levels.
+func observeLevels(lease *limit.Lease, h http.Header, now time.Time) {
+	lease.Observe(limitSignal(wire.ParseRateLimit(h, now), wire.Throttle{}))
+}
+
+// estimate is what the request will probably cost.
+func (s *server) estimate(x *exchange) tokens.Estimate {
+	return s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
+}
+
+// settle charges what the answer cost, and lets the estimates learn from it.
+func (s *server) settle(x *exchange, lease *limit.Lease, u *wire.Usage) {
+	lease.Settle(limit.Usage{Input: u.Prompt, Cached: u.Cached, Output: u.Completion})
+	if x.watch.Complete() {
+		s.tokens.Observe(x.tokensKey(), x.estimate, tokensUsage(u, x.watch.ResponseID()))
+	}
 }
 
 // throttleReason is the label of a 429: from a closed set.

@@ -42,32 +42,27 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
-	out := upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
 		held, err := s.readBody(x)
 		if err != nil {
 			return err
 		}
-		defer held.release()
+		x.body = held
 		if x.req, err = wire.Decode(x.endpoint, held.bytes); err != nil {
 			return err
 		}
-		x.body = held
-		out.Body, out.Identity, out.Events = s.upstreamBody(x), true, x.req.Stream
+		x.out.Body, x.out.Identity, x.out.Events = s.upstreamBody(x), true, x.req.Stream
 	} else {
 		x.req = &wire.Request{Endpoint: x.endpoint}
-		out.Websocket = wantsWebsocket(r)
-		if err := s.unmeteredBody(x, &out); err != nil {
+		x.out.Websocket = wantsWebsocket(r)
+		if err := s.unmeteredBody(x); err != nil {
 			return err
-		}
-		if x.body != nil {
-			defer x.body.release()
 		}
 	}
 
 	// 3 Estimate.
 	if x.endpoint.Metered() {
-		x.estimate = s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
+		x.estimate = s.estimate(x)
 	}
 
 	// 4 Reserve what it may cost in the budgets of its session.
@@ -77,7 +72,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	defer x.budget.Release() // harmless once settled
 
 	// 5 Wait for a place.
-	lease, err := s.limits.Acquire(r.Context(), s.limitRequest(x))
+	lease, err := s.acquire(x)
 	if err != nil {
 		return x.refused(err)
 	}
@@ -85,7 +80,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 
 	// 6 Send; a 429 or a safe fault goes back to 5 with its place kept.
 	defer func() { x.depart(err) }() // from here on there is something to record
-	resp, err := s.send(x, lease, &out)
+	resp, err := s.send(x, lease)
 	x.closeInterim()
 	if err != nil {
 		lease.Release() // nobody waits for this request's row
@@ -93,11 +88,10 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 	defer resp.Body.Close()
 	x.release() // nothing can be sent again now: the body's bytes are free
-	out.Body = nil
 
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		err := s.tunnel(x, resp)
-		x.record(wire.Usage{}, false, err)
+		x.record(nil, err)
 		return err
 	}
 
@@ -105,17 +99,14 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	tail, err := s.relay(x, resp)
 
 	// 8 Settle the charge.
-	usage, known := x.usage()
-	if known {
-		lease.Settle(limit.Usage{Input: usage.Prompt, Cached: usage.Cached, Output: usage.Completion})
-		if x.watch.Complete() {
-			s.tokens.Observe(x.tokensKey(), x.estimate, tokensUsage(usage, x.watch.ResponseID()))
-		}
+	usage := x.usage()
+	if usage != nil {
+		s.settle(x, lease, usage)
 	}
 
 	// 9 Record, before the client has the whole answer; the budgets settle with
 	// the row.
-	x.record(usage, known, err)
+	x.record(usage, err)
 	if err != nil {
 		return err
 	}
@@ -127,12 +118,12 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 
 // send makes attempts until there is an answer to hand on. An attempt that may
 // be repeated returns to the head of its session's queue first.
-func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*http.Response, error) {
+func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 	queue := x.r.Context()
 	s.repeats.earn()
 	for unsent := 1; ; {
 		x.attempt(lease)
-		resp, err := s.upstream.Do(x.ctx, *out)
+		resp, err := s.upstream.Do(x.ctx, x.out)
 		if err != nil {
 			if !notSent(err) {
 				return nil, err
@@ -152,10 +143,9 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 		unsent = 1
 		x.answered(resp)
 		now := time.Now()
-		levels := wire.ParseRateLimit(resp.Header, now)
 		verdict, pause := upstream.Judge(resp, now)
 		if verdict == upstream.Pass { // a 429's levels go with its reasons
-			lease.Observe(limitSignal(levels, wire.Throttle{}))
+			observeLevels(lease, resp.Header, now)
 		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
@@ -169,20 +159,19 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
 				return resp, nil
 			}
-			if x.streamed(out) {
+			if x.streamed() {
 				return resp, nil
 			}
-			x.discard(resp)
-			if err := lease.Throttled(queue, limitSignal(levels, throttle)); err != nil {
+			if err := x.throttled(lease, resp, &throttle); err != nil {
 				return nil, err
 			}
-		case verdict == upstream.Unavailable && !x.streamed(out) && s.repeats.spend(now):
+		case verdict == upstream.Unavailable && !x.streamed() && s.repeats.spend(now):
 			s.metrics.attempts.WithLabelValues("unavailable").Inc()
 			x.discard(resp)
 			if err := lease.Unavailable(queue, pause); err != nil {
 				return nil, err
 			}
-		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed(out) && s.key.replaced(s.upstream.KeyOf(resp)):
+		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && s.key.replaced(s.upstream.KeyOf(resp)):
 			s.metrics.attempts.WithLabelValues("key_replaced").Inc()
 			x.rekeyed = true
 			x.discard(resp)
@@ -193,7 +182,7 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			// Our own splice was refused: this provider is asked without it from now on.
 			s.plain.add(x.req.Model)
 			x.discard(resp)
-			out.Body = s.upstreamBody(x)
+			x.out.Body = s.upstreamBody(x)
 			if err := lease.Retry(queue); err != nil {
 				return nil, err
 			}
@@ -201,6 +190,13 @@ func (s *server) send(x *exchange, lease *limit.Lease, out *upstream.Request) (*
 			return resp, nil
 		}
 	}
+}
+
+// throttled returns to the queue with all that the refusal says.
+func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, t *wire.Throttle) error {
+	signal := limitSignal(wire.ParseRateLimit(resp.Header, time.Now()), *t)
+	x.discard(resp)
+	return lease.Throttled(x.r.Context(), signal)
 }
 
 // upstreamBody is the client's body, byte for byte, but for include_usage
@@ -213,6 +209,11 @@ func (s *server) upstreamBody(x *exchange) []byte {
 	body, spliced := x.req.Upstream()
 	x.spliced = spliced
 	return body
+}
+
+// acquire waits for a place.
+func (s *server) acquire(x *exchange) (*limit.Lease, error) {
+	return s.limits.Acquire(x.r.Context(), s.limitRequest(x))
 }
 
 // limitRequest says what the queue has to know of a request.
@@ -314,13 +315,14 @@ func (s *server) ledgerFit(cfg *Config) error {
 const recordTimeout = 10 * time.Second
 
 // record writes the exchange's one row. It must not inherit the client's
-// cancellation: who leaves early has used tokens all the same.
-func (x *exchange) record(usage wire.Usage, known bool, failure error) {
+// cancellation: who leaves early has used tokens all the same. Usage is nil
+// where it is not known.
+func (x *exchange) record(usage *wire.Usage, failure error) {
 	if x.recorded {
 		return
 	}
 	x.recorded = true
-	x.complete(usage, known, failure)
+	x.complete(usage, failure)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), recordTimeout)
 	defer cancel()
 	if err := x.s.ledger.Record(ctx, x.row); err != nil {
@@ -340,7 +342,7 @@ func (x *exchange) depart(failure error) {
 	case x.row.Attempts > 0:
 		// Without a failure it has a row by now, or it panicked.
 		x.truncated = x.truncated || failure == nil && !x.recorded
-		x.record(wire.Usage{}, false, failure)
+		x.record(nil, failure)
 	case x.live:
 		x.s.ledger.Forget(x.id)
 	}

@@ -30,11 +30,11 @@ var errStalled = errors.New("the answer stalled")
 
 var errEnded = errors.New("the answer is complete, its connection stays open")
 
-// Events are small and their streams long, so theirs are: 500 slow streams hold
-// 500 of them.
+// Events are small and their streams long: a slow stream holds a small buffer,
+// and takes a large one when it fills that.
 var (
 	relayBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<10); return &b }}
 )
 
 // relay copies the upstream's answer to the client as it arrives, and returns
@@ -42,25 +42,33 @@ var (
 // fault and cuts the answer off; a write error is the client's and leaves the
 // answer to be read on by DISCONNECT_POLICY.
 func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error) {
+	x.events = isStream(resp)
 	x.observe(resp)
-	if x.headerOut && !isStream(resp) {
+	if x.headerOut && !x.events {
 		x.readOn(resp) // it is billed all the same
 		return nil, &abortError{errors.New("the answer to a heartbeat's stream is none")}
 	}
-	held := x.watch != nil && !isStream(resp) // nothing is out before the whole answer is recorded
+	held := x.watch != nil && !x.events // nothing is out before the whole answer is recorded
 	if !held {
 		x.writeHeader(resp)
 		_ = http.NewResponseController(x.w).Flush()
 	}
+	return s.copyAnswer(x, resp)
+}
+
+// copyAnswer passes the body on. It is apart from relay because net/http needs
+// much stack to write a header: a stream's goroutine stays at 8 KB if the way to
+// there is short.
+func (s *server) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err error) {
 	idle := time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
 	defer idle.Stop()
 
 	buffers := &relayBuffers
-	if isStream(resp) {
+	if x.events {
 		buffers = &eventBuffers
 	}
 	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
+	defer func() { buffers.Put(buffer) }()
 	afterLeft := 0
 	var ended *time.Timer
 	for {
@@ -72,8 +80,7 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 			forward = x.watch.Push(forward)
 			if over && x.watch.Terminal() && len(forward) > 0 {
 				// So much follows the end that it cannot be held: the record comes first.
-				usage, known := x.usage()
-				x.record(usage, known, nil)
+				x.record(x.usage(), nil)
 			}
 		}
 		if len(forward) > 0 && !x.left.Load() {
@@ -96,6 +103,11 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 		}
 		switch {
 		case readErr == nil:
+			if n == len(*buffer) && buffers == &eventBuffers {
+				buffers.Put(buffer)
+				buffers = &relayBuffers
+				buffer = buffers.Get().(*[]byte)
+			}
 			continue
 		case errors.Is(readErr, io.EOF), ended != nil:
 			// Some servers keep the connection open behind the end of the answer.
@@ -137,7 +149,7 @@ func (x *exchange) observe(resp *http.Response) {
 	if !x.endpoint.Metered() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
 		return
 	}
-	x.watch = wire.Watch(x.endpoint, wire.WatchOptions{Stream: isStream(resp), StripUsage: x.spliced})
+	x.watch = wire.Watch(x.endpoint, wire.WatchOptions{Stream: x.events, StripUsage: x.spliced})
 }
 
 func isStream(resp *http.Response) bool {

@@ -117,8 +117,8 @@ func plainProxy() int {
 }
 
 // TestResources_Streams: what an open stream costs, beside what it costs the
-// standard library's own proxy. The aim of 60 kB is below that proxy's figure
-// here; the bounds keep ours from growing.
+// standard library's own proxy. The aim of 60 kB is at that proxy's figure here,
+// 59 to 67 kB; the bounds keep ours from growing away from it.
 func TestResources_Streams(t *testing.T) {
 	measured(t, "RESOURCES")
 	_, base := simulated(t, provider.Config{TokenInterval: 200 * time.Millisecond})
@@ -126,7 +126,7 @@ func TestResources_Streams(t *testing.T) {
 	p := child(t, base)
 	ours := streamCost(t, p, "/v1/session/s-%d/chat/completions")
 	t.Logf("%d streams: %d bytes each, %.2f times the plain proxy's %d", openStreams, ours, float64(ours)/float64(plain), plain)
-	if ours > 96_000 || float64(ours) > 1.6*float64(plain) {
+	if ours > 80_000 || float64(ours) > 1.4*float64(plain) {
 		t.Errorf("%d bytes a stream, %d of a plain proxy", ours, plain)
 	}
 }

@@ -54,13 +54,12 @@ func BenchmarkRecord_single500ClientsFull(b *testing.B) {
 	var mu sync.Mutex
 	b.ResetTimer()
 	clients(b, 500, func(r Record) error {
-		r, err := r.prepared()
-		if err != nil {
+		if err := r.prepare(); err != nil {
 			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		_, err = s.backend.apply(context.Background(), batch{records: []Record{r}})
+		_, err := s.backend.apply(context.Background(), batch{records: []Record{r}})
 		return err
 	})
 }
@@ -97,11 +96,11 @@ func BenchmarkPostgres_single4Sidecars(b *testing.B) {
 		p := <-free
 		defer func() { free <- p }()
 		i := int(n.Add(1))
-		r, err := hot(i / 4).prepared()
-		if err != nil {
+		r := hot(i / 4)
+		if err := r.prepare(); err != nil {
 			return err
 		}
-		_, err = p.apply(context.Background(), batch{records: []Record{r}})
+		_, err := p.apply(context.Background(), batch{records: []Record{r}})
 		return err
 	})
 }
@@ -119,7 +118,7 @@ func BenchmarkStart_thenRecordSoon(b *testing.B) {
 	r := testRecord("a")
 	for b.Loop() {
 		r.ID = NewID()
-		f.start(r)
+		f.start(&r)
 		f.end(r.ID)
 	}
 }

@@ -107,8 +107,7 @@ func drawnBy(r *Record) budgetCounters {
 
 // Drawn is what r adds to each of its Draws; its Start is zero. The Store counts the same.
 func (r Record) Drawn() BudgetUse {
-	r, err := r.prepared()
-	if err != nil {
+	if r.prepare() != nil {
 		return BudgetUse{}
 	}
 	u := drawnBy(&r).use(0, cmp.Or(r.Model, r.AnsweredModel))

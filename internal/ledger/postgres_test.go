@@ -102,7 +102,7 @@ func TestPostgres_ReadsNeverScan(t *testing.T) {
 			r.ID, r.StartedAt = idFloor(at), at
 			r.ID[6], r.ID[14], r.ID[15] = 0x70, byte(j>>8), byte(j)
 			r.Model = fmt.Sprint("model-", j%5)
-			r, _ = r.prepared()
+			_ = r.prepare()
 			in.records = append(in.records, r)
 		}
 		if _, err := p.apply(t.Context(), in); err != nil {
@@ -528,8 +528,8 @@ func TestPostgres_PoisonSparesItsNeighbours(t *testing.T) {
 	ids := map[ID]bool{}
 	var work []*pending
 	for i := range 50 {
-		r, err := testRecord("a").prepared()
-		if err != nil {
+		r := testRecord("a")
+		if err := r.prepare(); err != nil {
 			t.Fatal(err)
 		}
 		if i == 17 || i == 33 {

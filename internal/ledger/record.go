@@ -123,30 +123,30 @@ const (
 	maxTextBytes = 256 // model names, clients, routes: names, not content
 )
 
-// prepared returns r as every backend stores it, or why no backend ever could. One bad
+// prepare makes r what every backend stores, or says why no backend ever could. One bad
 // string would fail the whole batch it travels in, so it is stopped here. Model names and
 // routes come from outside: what is no text becomes text and is cut, since
 // a strange name is no reason to lose an exact count.
-func (r Record) prepared() (Record, error) {
+func (r *Record) prepare() error {
 	switch {
 	case r.ID == ID{}:
-		return r, fmt.Errorf("record: %w: no id", ErrInvalid)
+		return fmt.Errorf("record: %w: no id", ErrInvalid)
 	case r.Outcome == NotSent || int(r.Outcome) >= len(outcomeNames):
-		return r, fmt.Errorf("record %s: %w: outcome %s", r.ID, ErrInvalid, r.Outcome)
+		return fmt.Errorf("record %s: %w: outcome %s", r.ID, ErrInvalid, r.Outcome)
 	case r.StartedAt.UnixMilli() < 0 || r.StartedAt.Year() > 9999:
-		return r, fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
+		return fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
 	case min(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) < 0:
-		return r, fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
+		return fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
 	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > MaxTokens:
-		return r, fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
+		return fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
 	}
 	for _, key := range []string{r.Session, r.Parent} {
 		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
-			return r, fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
+			return fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
 		}
 	}
 	if err := checkDraws(r.Draws); err != nil {
-		return r, fmt.Errorf("record %s: %w", r.ID, err)
+		return fmt.Errorf("record %s: %w", r.ID, err)
 	}
 	if !r.UsageKnown {
 		r.Usage = Usage{}
@@ -157,7 +157,7 @@ func (r Record) prepared() (Record, error) {
 	r.Attempts = max(r.Attempts, 0)
 	r.StartedAt = r.StartedAt.UTC().Truncate(time.Millisecond)
 	r.QueueWait, r.FirstByte, r.Total = wholeMillis(r.QueueWait), wholeMillis(r.FirstByte), wholeMillis(r.Total)
-	return r, nil
+	return nil
 }
 
 // MaxTokens bounds each count of a Record's usage. It keeps sums of nine million records inside an int64.

@@ -210,7 +210,7 @@ func TestSQLite_RetentionShrinksTheFile(t *testing.T) {
 			old = old.Add(time.Millisecond)
 			r.ID, r.StartedAt = idFloor(old), old
 			r.ID[15] = n
-			r, _ = r.prepared()
+			_ = r.prepare()
 			in.records = append(in.records, r)
 		}
 		if _, err := b.apply(t.Context(), in); err != nil {

@@ -187,7 +187,7 @@ func TestSQLite_BytesPerRecord(t *testing.T) {
 			r.ID[6], r.ID[15] = 0x70, byte(j)
 			r.Usage = Usage{Prompt: int64(1000 + j), Completion: 300, Cached: 512}
 			r.Model = [...]string{"gpt-4o", "gpt-4o-mini", "o3", "text-embedding-3-small", "gpt-4.1"}[j%5]
-			r, _ = r.prepared()
+			_ = r.prepare()
 			in.records = append(in.records, r)
 		}
 		if _, err := b.apply(t.Context(), in); err != nil {

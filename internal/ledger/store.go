@@ -196,8 +196,8 @@ func (s *Store) Place() string {
 // Record or Forget of the same ID.
 func (s *Store) Start(r Record) {
 	r.Outcome = Interrupted
-	if r, err := r.prepared(); err == nil {
-		s.flight.start(r)
+	if r.prepare() == nil {
+		s.flight.start(&r)
 	}
 }
 
@@ -219,8 +219,7 @@ func (s *Store) Forget(id ID) {
 // not stored in the end is logged, record and all, and counted in Stats.Failed.
 func (s *Store) Record(ctx context.Context, r Record) error {
 	noted := s.flight.end(r.ID)
-	r, err := r.prepared()
-	if err != nil {
+	if err := r.prepare(); err != nil {
 		s.lose(&r, err)
 		return err
 	}

@@ -133,7 +133,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		}
 		stored := []Record{zero, unknown, want}
 		for i := range stored {
-			stored[i], _ = stored[i].prepared()
+			_ = stored[i].prepare()
 		}
 		if diff := cmp.Diff(stored, page.Records); diff != "" {
 			t.Errorf("records (-want +got):\n%s", diff)

@@ -67,7 +67,8 @@ func New(cfg Config) *Client {
 // not take a way nobody chose), does not decompress (bytes pass as they are)
 // and gives up idle connections after 30 s: providers and the load balancers
 // before them close theirs later, and a request written into a closing
-// connection is lost.
+// connection is lost. Its buffers are small, as a stream holds them for minutes;
+// what is larger passes them by.
 func NewTransport() *http.Transport {
 	return &http.Transport{
 		DialContext:           dialCounted,
@@ -76,6 +77,8 @@ func NewTransport() *http.Transport {
 		ResponseHeaderTimeout: HeaderTimeout,
 		ExpectContinueTimeout: time.Second,
 		IdleConnTimeout:       30 * time.Second,
+		ReadBufferSize:        2 << 10,
+		WriteBufferSize:       2 << 10,
 		MaxIdleConns:          1024,
 		MaxIdleConnsPerHost:   1024,
 		DisableCompression:    true,
