@@ -5,7 +5,7 @@ package wire
 // works on any split of the bytes, in constant memory, and allocates only to
 // keep what it found.
 //
-// It follows structure without checking grammar: an answer is the upstream's
+// It follows structure and checks little grammar: an answer is the upstream's
 // affair, and goes to the client whatever it is. What it keeps is checked by
 // the validating walk (parseUsage). Reading order: feed, which is the whole
 // automaton; begin, open, endString and endValue, its steps; tracked.go, which
@@ -13,7 +13,7 @@ package wire
 type tracker struct {
 	depth    int
 	done     bool // the value has ended
-	junk     bool // and something else followed
+	junk     bool // and something else followed, or its end is another kind's
 	inString bool
 	escaped  bool // after a backslash in a string
 	inScalar bool // in a number or a word
@@ -114,6 +114,7 @@ func (t *tracker) feed(p []byte) {
 		case '}', ']':
 			if t.depth > 0 {
 				t.depth--
+				t.junk = t.depth == 0 && t.objects[1] != (c == '}')
 				t.endValue(p[from : i+1])
 			}
 		case ',':
@@ -181,7 +182,6 @@ func (t *tracker) open(c byte) {
 func (t *tracker) endString(tail []byte) {
 	if t.inName {
 		t.inName = false
-		t.wantName = false
 		t.member = none
 		if t.nameLen <= len(t.name) {
 			t.member = slotOf(unescape(t.name[:t.nameLen-1]), t.inside) // without the quote

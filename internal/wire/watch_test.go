@@ -375,6 +375,25 @@ func TestWatcher_SaysWhoAnsweredAndWhen(t *testing.T) {
 	}
 }
 
+// An event over several lines is read as it comes: one that turns out to be no
+// JSON says nothing of usage, whatever it holds.
+func TestWatcher_BrokenEventsSayNoUsage(t *testing.T) {
+	known := "data: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n"
+	for _, event := range []string{
+		"data: {\"usage\"{\"prompt_tokens\":9},\ndata: \"a\":1}\n\n",
+		"data: {\"usage\":{\"prompt_tokens\":9},\ndata: \"a\":1]\n\n",
+		"data: {\"usage\":{\"prompt_tokens\":9}]",
+		"data: {\"usage\":{\"prompt_tokens\":9}",
+	} {
+		w := Watch(Chat, WatchOptions{Stream: true})
+		w.Push([]byte(known + event))
+		w.Close()
+		if u, ok := w.Usage(); !ok || u.Prompt != 3 {
+			t.Errorf("%q: usage %+v %v", event, u, ok)
+		}
+	}
+}
+
 func TestWatcher_EventsCostNoAllocation(t *testing.T) {
 	for _, e := range events {
 		w := Watch(e.endpoint, WatchOptions{Stream: true, StripUsage: true})
