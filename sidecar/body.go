@@ -146,12 +146,13 @@ func (s *server) unmeteredBody(x *exchange) error {
 
 // A patientBody holds a body that streams through to the same rate. Only the
 // time spent waiting for the client counts: a slow provider is not its fault.
-// One goroutine at a time may read; close may be called beside it.
+// One goroutine at a time may read; the rest may be used beside it.
 type patientBody struct {
 	rc     *http.ResponseController
 	body   io.Reader
 	read   int
 	waited time.Duration
+	over   atomic.Bool // the end was read
 
 	mu     sync.Mutex
 	closed bool
@@ -164,9 +165,9 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	b.read += n
 	b.waited += time.Since(started)
 	if errors.Is(err, io.EOF) {
+		b.over.Store(true)
 		// Behind the body the server waits for the client to leave, for as long as it
-		// takes. Before its end the deadline stays: whoever answers early has net/http
-		// read the rest first, at the client's pace, while the place is held.
+		// takes.
 		b.until(time.Time{})
 	}
 	return n, err

@@ -288,6 +288,12 @@ func (x *exchange) writeHeader(resp *http.Response) {
 	}
 	x.headerOut = true
 	x.answerHeader(x.w.Header(), resp)
+	if x.upload != nil && !x.upload.over.Load() {
+		// net/http would read on in the upload before it sends the answer. What is
+		// left of it cannot be told from a next request.
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
+		x.w.Header().Set("Connection", "close")
+	}
 	x.w.WriteHeader(resp.StatusCode)
 }
 
