@@ -271,6 +271,7 @@ func (x *exchange) beat() error {
 		h := x.w.Header()
 		h.Set("Content-Type", "text/event-stream; charset=utf-8")
 		h.Set("Cache-Control", "no-cache")
+		h.Set(accelBuffering, "no")
 		h.Set("X-Request-Id", x.id.String())
 		x.w.WriteHeader(http.StatusOK)
 		x.headerOut = true
@@ -312,7 +313,14 @@ func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	if h.Get("X-Request-Id") == "" {
 		h.Set("X-Request-Id", x.id.String())
 	}
+	if x.events && h.Get(accelBuffering) == "" {
+		h.Set(accelBuffering, "no")
+	}
 }
+
+// accelBuffering is a word to nginx, which takes it out: "no" lets events pass
+// one by one.
+const accelBuffering = "X-Accel-Buffering"
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 

@@ -231,7 +231,7 @@ func TestStream_HeartbeatWhileItWaits(t *testing.T) {
 	read(t, resp.Body, len(eventA))
 
 	waiting := open(t, t.Context(), s.URL+"/v1/session/b/chat/completions", chatStream) // 200 at once: the headers come with the first beat
-	if got := read(t, waiting.Body, 2); got != " \n" || waiting.Header.Get("Content-Type") != "text/event-stream; charset=utf-8" {
+	if got := read(t, waiting.Body, 2); got != " \n" || waiting.Header.Get("Content-Type") != "text/event-stream; charset=utf-8" || waiting.Header.Get("X-Accel-Buffering") != "no" {
 		t.Errorf("beat %q, headers %v", got, waiting.Header)
 	}
 	up.pieces <- usageEv + doneEvent
