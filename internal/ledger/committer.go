@@ -290,7 +290,7 @@ func earlier(a, b time.Time) time.Time {
 // which come meanwhile need not wait for all of it. A crash in between replays it again,
 // which changes nothing: records are known by their ids.
 func (s *Store) replay(j *journal) error {
-	chunk, next, err := j.read(j.done, maxBatch)
+	chunk, next, err := j.read(j.done, j.end, maxBatch)
 	if err != nil {
 		return fmt.Errorf("replay journal: %w: %w", ErrUnavailable, err)
 	}
@@ -307,6 +307,9 @@ func (s *Store) replay(j *journal) error {
 	}
 	if next < j.end && len(chunk) > 0 {
 		return nil
+	}
+	if j.torn {
+		s.cfg.Logger.Error("the journal was damaged: records are missing from the ledger store", slog.String("journal", j.file.Name()))
 	}
 	if err := j.reset(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)

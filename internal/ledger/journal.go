@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,14 +19,14 @@ import (
 //
 //	length uint32 | crc32c uint32 | JSON of the Record
 //
-// (little endian), ended by a length of zero, a checksum that does not fit, or the end of
-// the file. The file is filled with zeros beforehand, so that it works on
-// a disk that has become full. Only the committer writes and reads it. A nil journal is empty.
+// (little endian), ended by bytes that are no frame, with none soon behind them. The file is
+// filled with zeros beforehand, so that it works on a disk that has become full. Only the committer writes and reads it. A nil journal is empty.
 type journal struct {
 	file  *os.File
 	sync  bool  // fsync each append
 	done  int64 // where the frames begin that are not in the store yet
 	end   int64 // where the next frame goes
+	torn  bool  // some of it was no frame, and frames were behind it
 	count atomic.Int64
 }
 
@@ -34,7 +35,8 @@ const (
 	journalLeast   = 16 << 10  // bytes: less is not worth taking
 	journalMax     = 256 << 20 // bytes: beyond that records wait in memory
 	frameHeader    = 8
-	frameMax       = 32 << 10 // bytes of one record; prepared keeps them far below
+	frameMax       = 32 << 10 // bytes of one record; prepare keeps them far below
+	gapMax         = 64 << 10 // bytes of damage behind which frames are looked for
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -113,8 +115,12 @@ func removed(f *os.File) (bool, error) {
 func (j *journal) remove() error { return errors.Join(os.Remove(j.file.Name()), j.close()) }
 
 func (j *journal) prepare() error {
+	info, err := j.file.Stat()
+	if err != nil {
+		return err
+	}
 	for {
-		chunk, next, err := j.read(j.end, maxBatch)
+		chunk, next, err := j.read(j.end, info.Size(), maxBatch)
 		if err != nil {
 			return err
 		}
@@ -181,13 +187,22 @@ func appendFrame(buf, body []byte) []byte {
 	return append(buf, body...)
 }
 
-// read returns up to n records from off on, and where the next one begins.
-func (j *journal) read(off int64, n int) (chunk []Record, next int64, err error) {
-	r := io.NewSectionReader(j.file, off, journalMax-off)
+// read returns up to n records between off and end, and where the next one begins. A damaged frame
+// does not hide those behind it.
+func (j *journal) read(off, end int64, n int) (chunk []Record, next int64, err error) {
 	for len(chunk) < n {
-		rec, size, err := readFrame(r)
+		rec, size, err := readFrame(io.NewSectionReader(j.file, off, end-off))
 		if errors.Is(err, errFrameEnd) {
-			break
+			gap, err := j.gap(off, end)
+			if err != nil {
+				return nil, off, err
+			}
+			if gap == 0 {
+				break
+			}
+			j.torn = true
+			off += gap
+			continue
 		}
 		if err != nil {
 			return nil, off, err
@@ -196,6 +211,24 @@ func (j *journal) read(off int64, n int) (chunk []Record, next int64, err error)
 		chunk = append(chunk, rec)
 	}
 	return chunk, off, nil
+}
+
+// gap is how many bytes lie between off, where no frame begins, and the next whole frame; 0 if none
+// follows within gapMax, as where the writing ended or was torn.
+func (j *journal) gap(off, end int64) (int64, error) {
+	ahead := make([]byte, max(0, min(end-off, gapMax+frameHeader+frameMax)))
+	if _, err := j.file.ReadAt(ahead, off); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	for at := 1; at < min(len(ahead)-frameHeader, gapMax); at++ {
+		if ahead[at] == 0 && ahead[at+1] == 0 || ahead[at+2] != 0 || ahead[at+3] != 0 {
+			continue // a length that no frame has
+		}
+		if _, _, err := readFrame(bytes.NewReader(ahead[at:])); err == nil {
+			return int64(at), nil
+		}
+	}
+	return 0, nil
 }
 
 // stored notes that the store has what read returned last. Until reset a crash brings it back, which changes nothing.
@@ -256,7 +289,7 @@ func (j *journal) reset() error {
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("empty journal: %w", err)
 	}
-	j.done, j.end = 0, 0
+	j.done, j.end, j.torn = 0, 0, false
 	j.count.Store(0)
 	return nil
 }

@@ -169,3 +169,49 @@ func TestOpen_TornJournal(t *testing.T) {
 		})
 	}
 }
+
+// A disk's damage costs the records that it hit, not those behind them, and the log tells.
+func TestOpen_DamagedJournal(t *testing.T) {
+	for name, damage := range map[string]func(frame []byte){
+		"a byte of the record":  func(frame []byte) { frame[len(frame)/2] ^= 1 },
+		"its length":            func(frame []byte) { frame[1] ^= 0x40 },
+		"its length, beyond":    func(frame []byte) { frame[3] = 0x80 },
+		"its checksum":          func(frame []byte) { frame[5] ^= 1 },
+		"all of it":             func(frame []byte) { clear(frame) },
+		"all of it, in garbage": func(frame []byte) { copy(frame, bytes.Repeat([]byte{9, 1, 0, 0}, len(frame))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "j.spill")
+			f := newFaulty()
+			s := startFaulty(t, f, Config{JournalPath: path})
+			f.down()
+			var ends []int64
+			for range 3 {
+				record(t, s, testRecord("a"))
+				ends = append(ends, s.journal.end)
+			}
+			closeStore(t, s)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			damage(data[ends[0]:ends[1]])
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f.up()
+			var logged bytes.Buffer
+			s = startFaulty(t, f, Config{JournalPath: path, Logger: slog.New(slog.NewJSONHandler(&logged, nil))})
+			if got := session(t, s, "a"); got.Requests != 2 {
+				t.Errorf("requests = %d; want the 2 that are whole", got.Requests)
+			}
+			closeStore(t, s)
+			if !strings.Contains(logged.String(), "the journal was damaged") {
+				t.Errorf("the log does not tell:\n%s", &logged)
+			}
+			if data, err = os.ReadFile(path); err != nil || len(bytes.Trim(data, "\x00")) > 0 {
+				t.Errorf("the journal is not empty after the replay (%v)", err)
+			}
+		})
+	}
+}
