@@ -3,10 +3,12 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -223,7 +225,7 @@ func TestMemory_IsBounded(t *testing.T) {
 }
 
 func FuzzJournal_ReadFrame(f *testing.F) {
-	f.Add(appendFrame(nil, []byte(`{"Session":"a"}`)))
+	f.Add([]byte(`{"Session":"a"}`))
 	f.Add(appendFrame(appendFrame(nil, []byte(`{}`)), []byte(`[]`)))
 	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -231,17 +233,41 @@ func FuzzJournal_ReadFrame(f *testing.F) {
 		for read := int64(0); ; {
 			_, size, err := readFrame(r)
 			if err != nil {
-				return
+				break
 			}
 			if read += size; read > int64(len(data)) {
 				t.Fatalf("read %d of %d bytes", read, len(data))
 			}
 		}
+		// The same bytes with a checksum that fits: a record, or an error that is no end.
+		framed := appendFrame(nil, data)
+		rec, size, err := readFrame(bytes.NewReader(framed))
+		switch {
+		case len(data) == 0 || len(data) > frameMax:
+			if !errors.Is(err, errFrameEnd) {
+				t.Fatalf("a frame of %d bytes: %v", len(data), err)
+			}
+		case errors.Is(err, errFrameEnd):
+			t.Fatal("a whole frame is taken for the end")
+		case err == nil:
+			if size != int64(len(framed)) {
+				t.Fatalf("read %d of %d bytes", size, len(framed))
+			}
+			body, err := json.Marshal(&rec)
+			if err != nil {
+				t.Fatalf("a record that cannot be written: %v", err)
+			}
+			var again Record
+			if err := json.Unmarshal(body, &again); err != nil || !reflect.DeepEqual(again, rec) {
+				t.Fatalf("%+v comes back as %+v, %v", rec, again, err)
+			}
+		}
 	})
 }
 
-func FuzzSessionCursor_Parse(f *testing.F) {
+func FuzzCursors_Parse(f *testing.F) {
 	f.Add(sessionCursor{1, 2}.String())
+	f.Add(NewID().String())
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := parseSessionCursor(text)
@@ -251,6 +277,15 @@ func FuzzSessionCursor_Parse(f *testing.F) {
 		if c != nil {
 			if again, err := parseSessionCursor(c.String()); err != nil || *again != *c {
 				t.Fatalf("%v comes back as %v, %v", c, again, err)
+			}
+		}
+		id, err := parseRecordCursor(text)
+		if err != nil && !errors.Is(err, ErrInvalid) {
+			t.Fatal(err)
+		}
+		if id != nil {
+			if again, err := parseRecordCursor(id.String()); err != nil || *again != *id {
+				t.Fatalf("%v comes back as %v, %v", id, again, err)
 			}
 		}
 	})

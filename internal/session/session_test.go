@@ -98,21 +98,41 @@ func TestFrom_Refuses(t *testing.T) {
 }
 
 func FuzzFrom(f *testing.F) {
-	f.Add("/v1/session/a/models", "b")
-	f.Add("/v1/session/%2e%2e/models", "a\nb")
-	f.Add("/v1/a%2F..%2Fb", "")
-	f.Fuzz(func(t *testing.T, path, header string) {
+	f.Add("/v1/session/a/models", "b", "", "", "", "")
+	f.Add("/v1/session/%2e%2e/models", "a\nb", "parent", "30s", "high", "2.5")
+	f.Add("/v1/a%2F..%2Fb", "", "", "1h2m", "low", "NaN")
+	f.Fuzz(func(t *testing.T, path, header, parent, timeout, priority, weight string) {
 		u, err := url.ParseRequestURI(path)
 		if err != nil {
 			return
 		}
-		r := &http.Request{URL: u, Header: http.Header{"X-Session-Id": {header}}}
+		r := &http.Request{URL: u, Header: http.Header{
+			"X-Session-Id": {header}, parentHeader: {parent},
+			timeoutHeader: {timeout}, priorityHeader: {priority}, weightHeader: {weight},
+		}}
+		if parent == "" { // an empty header would be refused, and nothing behind it read
+			r.Header.Del(parentHeader)
+		}
+		if header == "" {
+			r.Header.Del("X-Session-Id")
+		}
 		id, err := From(r, "X-Session-Id")
 		if err != nil {
 			return
 		}
-		if id.Session != "" && CheckID(id.Session) != nil {
-			t.Fatalf("accepted session %q", id.Session)
+		for _, name := range []string{id.Session, id.Parent} {
+			if name != "" && CheckID(name) != nil {
+				t.Fatalf("accepted session %q", name)
+			}
+		}
+		if id.Parent != parent || id.Priority != priority {
+			t.Fatalf("parent %q read as %q, priority %q as %q", parent, id.Parent, priority, id.Priority)
+		}
+		if id.MaxWait < 0 || (id.MaxWait > 0) != (timeout != "") {
+			t.Fatalf("may wait %v, from %q", id.MaxWait, timeout)
+		}
+		if weight != "" && !(id.Weight >= 0.1 && id.Weight <= 100) || weight == "" && id.Weight != 0 {
+			t.Fatalf("weight %v, from %q", id.Weight, weight)
 		}
 		if plain, err := url.PathUnescape(id.Rest); err == nil {
 			for _, part := range strings.Split(plain, "/") {
