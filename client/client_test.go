@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -316,13 +317,13 @@ func TestClient_Usage(t *testing.T) {
 
 func TestClient_Queue(t *testing.T) {
 	const body = `{"waiting":3,"in_flight":2,"groups":[{"name":"gpt-4o","profile":"openai","waiting":3,"in_flight":2,
-		"paused_until":"2026-01-02T03:04:05.678Z","limits":[{"name":"tokens_per_minute","limit":30000,"level":-12.5,"source":"learned"}]}],
+		"paused_until":"2026-01-02T03:04:05.678Z","half_open":true,"limits":[{"name":"tokens_per_minute","limit":30000,"level":-12.5,"source":"learned"}]}],
 		"sessions":[{"client":"web","session_id":"a","group":"gpt-4o","waiting":3,"position":1,"weight":2.5}]}`
 	c := start(t, map[string]http.HandlerFunc{"GET /queue/status": text(body)})
 	got, err := c.Queue(context.Background())
 	until := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
 	want := client.Queue{Waiting: 3, InFlight: 2, Groups: []client.QueueGroup{{
-		Name: "gpt-4o", Profile: "openai", Waiting: 3, InFlight: 2, PausedUntil: &until,
+		Name: "gpt-4o", Profile: "openai", Waiting: 3, InFlight: 2, PausedUntil: &until, HalfOpen: true,
 		Limits: []client.QueueLimit{{Name: "tokens_per_minute", Limit: 30000, Level: -12.5, Source: "learned"}},
 	}}, Sessions: []client.QueueSession{{Client: "web", SessionID: "a", Group: "gpt-4o", Waiting: 3, Position: 1, Weight: 2.5}}}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -528,4 +529,58 @@ func FuzzClient_AnyAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestClient_ClosesEveryAnswer: the package starts no goroutine of its own, so an
+// answer left open is all that it could leak.
+func TestClient_ClosesEveryAnswer(t *testing.T) {
+	long := `{"data":[` + strings.TrimSuffix(strings.Repeat(`{"session_id":"a"},`, 1000), ",") + `],"has_more":false}`
+	for name, handler := range map[string]http.HandlerFunc{
+		"whole":      text(long),
+		"cut":        text(long[:5000]),
+		"no JSON":    text("<html>" + long),
+		"an error":   refuse(503, nil, `{"error":{"message":"later","code":"shutting_down"}}`),
+		"more of it": refuse(502, nil, strings.Repeat("x", 1<<20)),
+		"redirected": refuse(302, http.Header{"Location": {"http://127.0.0.1:1/"}}, "elsewhere"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := http.DefaultTransport.(*http.Transport).Clone()
+			defer base.CloseIdleConnections()
+			answers := &answerCounter{base: base}
+			c := start(t, map[string]http.HandlerFunc{"GET /": handler}, client.WithHTTPClient(&http.Client{Transport: answers}))
+			for range 3 {
+				_, _ = c.Queue(context.Background())
+				_ = c.Health(context.Background())
+			}
+			if open := answers.open.Load(); open != 0 || answers.opened.Load() == 0 {
+				t.Errorf("%d of %d answers were not closed", open, answers.opened.Load())
+			}
+		})
+	}
+}
+
+type answerCounter struct {
+	base         http.RoundTripper
+	opened, open atomic.Int64
+}
+
+func (a *answerCounter) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := a.base.RoundTrip(req)
+	if err == nil {
+		a.opened.Add(1)
+		a.open.Add(1)
+		resp.Body = &countedBody{ReadCloser: resp.Body, open: &a.open}
+	}
+	return resp, err
+}
+
+type countedBody struct {
+	io.ReadCloser
+	once sync.Once
+	open *atomic.Int64
+}
+
+func (b *countedBody) Close() error {
+	b.once.Do(func() { b.open.Add(-1) })
+	return b.ReadCloser.Close()
 }

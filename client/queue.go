@@ -22,8 +22,12 @@ type QueueGroup struct {
 	InFlight int    `json:"in_flight"`
 
 	// PausedUntil is when the upstream lets the group go on, nil when not paused.
-	PausedUntil *time.Time   `json:"paused_until"`
-	Limits      []QueueLimit `json:"limits"`
+	PausedUntil *time.Time `json:"paused_until"`
+
+	// HalfOpen says that the upstream refused everything of late: requests wait,
+	// a few go ahead as probes, and each answer lets more go.
+	HalfOpen bool         `json:"half_open"`
+	Limits   []QueueLimit `json:"limits"`
 }
 
 // QueueLimit is one limit of a group.

@@ -240,6 +240,7 @@ type queueGroup struct {
 	Waiting     int          `json:"waiting"`
 	InFlight    int          `json:"in_flight"`
 	PausedUntil *string      `json:"paused_until"`
+	HalfOpen    bool         `json:"half_open"`
 	Limits      []queueLimit `json:"limits"`
 }
 
@@ -268,7 +269,7 @@ func queueStatusOf(snap limit.Snapshot, now time.Time) queueStatus {
 		status.Groups = append(status.Groups, queueGroup{Waiting: snap.Waiting, InFlight: snap.InFlight, Limits: queueLimits(snap.Global)})
 	}
 	for _, g := range snap.Groups {
-		group := queueGroup{Name: g.Name, Profile: g.Profile, Waiting: g.Waiting, InFlight: g.InFlight, Limits: queueLimits(g.Meters)}
+		group := queueGroup{Name: g.Name, Profile: g.Profile, Waiting: g.Waiting, InFlight: g.InFlight, HalfOpen: g.HalfOpen, Limits: queueLimits(g.Meters)}
 		if g.Paused > 0 {
 			group.PausedUntil = optional(timestamp(now.Add(g.Paused)))
 		}

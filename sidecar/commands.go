@@ -232,6 +232,21 @@ func (c *Config) adminAddr() string {
 	return c.ListenAddr
 }
 
+// state says in words what keeps a group from sending, besides its limits.
+func (g queueGroup) state() string {
+	var words []string
+	if g.PausedUntil != nil {
+		words = append(words, "paused until "+*g.PausedUntil)
+	}
+	if g.HalfOpen {
+		words = append(words, "half-open: the provider refuses, and is probed")
+	}
+	if len(words) == 0 {
+		return "open"
+	}
+	return strings.Join(words, "; ")
+}
+
 func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
 	var status queueStatus
 	if err := ask(ctx, cfg, cfg.adminAddr(), "/queue/status", &status); err != nil {
@@ -239,11 +254,16 @@ func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
 	}
 	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(out, "%d waiting, %d in flight\n", status.Waiting, status.InFlight)
-	fmt.Fprintln(out, "GROUP\tLIMIT\tLEVEL\tOF\tSOURCE")
-	for _, g := range status.Groups {
+	fmt.Fprintln(out, "\nGROUP\tWAITING\tIN FLIGHT\tSTATE")
+	for i, g := range status.Groups {
 		if g.Name == "" {
 			g.Name = "(all models)"
+			status.Groups[i].Name = g.Name
 		}
+		fmt.Fprintf(out, "%s\t%d\t%d\t%s\n", g.Name, g.Waiting, g.InFlight, g.state())
+	}
+	fmt.Fprintln(out, "\nGROUP\tLIMIT\tLEVEL\tOF\tSOURCE")
+	for _, g := range status.Groups {
 		for _, l := range g.Limits {
 			fmt.Fprintf(out, "%s\t%s\t%.0f\t%d\t%s\n", g.Name, l.Name, l.Level, l.Limit, l.Source)
 		}

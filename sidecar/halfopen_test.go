@@ -37,6 +37,17 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				b.down.Store(true)
 				begun := time.Now()
 				time.AfterFunc(lasts, func() { b.down.Store(false) })
+				halfOpen := func() (open bool) {
+					for _, g := range queueStatusOf(b.server.limits.Snapshot(), time.Now()).Groups {
+						open = open || g.HalfOpen && strings.Contains(g.state(), "half-open")
+					}
+					return open
+				}
+				time.AfterFunc(lasts/2, func() {
+					if !halfOpen() {
+						t.Error("the queue's status does not say that the provider is only probed")
+					}
+				})
 				var calls sync.WaitGroup
 				for i := range clients {
 					calls.Go(func() {
@@ -54,6 +65,9 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				}
 				if after > 20*time.Second {
 					t.Errorf("all had their answers %v after the outage", after)
+				}
+				if halfOpen() {
+					t.Error("the queue's status still says half-open")
 				}
 			})
 		})

@@ -44,6 +44,7 @@ type GroupState struct {
 	Waiting     int
 	InFlight    int
 	Paused      time.Duration // left of the provider's pause
+	HalfOpen    bool          // the provider refused everything of late, and is probed
 	ServiceTime time.Duration // learned 95th percentile, send to settle
 	Meters      []Meter
 	Nursery     bool           // holds models that have not answered yet
@@ -115,6 +116,7 @@ func (g *group) snapshot(now instant) GroupState {
 		Name: g.title(), Aliases: slices.Clone(g.aliases), Profile: g.family.String(), InFlight: g.inflight,
 		Paused: max(0, g.pausedUntil.sub(now)), ServiceTime: secondsDuration(g.service.value),
 		Meters: g.meters.snapshot(now), Nursery: g.nursery,
+		HalfOpen: g.gate.limit > 0,
 	}
 	if g.lease != nil {
 		s.Meters = g.lease.Meters(time.Duration(now))
