@@ -103,7 +103,8 @@ func (c *Client) CopyTrailer(dst http.Header, resp *http.Response) {
 
 func copyHeader(dst, src http.Header, prefix, key string) {
 	for name, values := range src {
-		if key != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, key) }) {
+		if key != "" && (slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, key) }) ||
+			len(name) >= len(key) && strings.Contains(strings.ToLower(name), strings.ToLower(key))) { // a name's case is changed on its way
 			continue
 		}
 		dst[prefix+name] = append(dst[prefix+name], values...)

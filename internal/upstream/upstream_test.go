@@ -271,6 +271,7 @@ func TestCopyHeader_DropsConnectionHeadersAndOurKey(t *testing.T) {
 	client(t, "http://x").CopyHeader(dst, &http.Response{Header: http.Header{
 		"Content-Type": {"application/json"}, "Set-Cookie": {"a", "b"}, "Transfer-Encoding": {"chunked"},
 		"Connection": {"close, X-Hop"}, "X-Hop": {"1"}, "X-Echo": {"used key sk-upstream"},
+		"X-Used-Sk-Upstream-Key": {"1"},
 	}})
 	want := http.Header{"X-Queue-Wait-Ms": {"1"}, "Content-Type": {"application/json"}, "Set-Cookie": {"a", "b"}}
 	if diff := cmp.Diff(want, dst); diff != "" {
