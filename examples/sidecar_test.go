@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/llm-queue-proxy/llm-queue-proxy/client"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
@@ -40,11 +42,12 @@ var programs = sync.OnceValues(func() (string, error) {
 var built string
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if built != "" {
-		os.RemoveAll(built)
-	}
-	os.Exit(code)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if built != "" {
+			os.RemoveAll(built)
+		}
+		os.Exit(code)
+	}))
 }
 
 func program(t *testing.T, name string) string {
