@@ -67,6 +67,25 @@ func TestConnections_HalfAHeaderGivesWay(t *testing.T) {
 	})
 }
 
+// TestConnections_ANewOneMaySpeak: who has only just connected is not closed, though
+// others press in.
+func TestConnections_ANewOneMaySpeak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, stop := bounded(t, 4, func(http.ResponseWriter, *http.Request) {})
+		defer stop()
+		var all sync.WaitGroup
+		for range 40 {
+			all.Go(func() {
+				conn := dial()
+				defer conn.Close()
+				<-time.After(lullLeast - time.Millisecond)
+				get(t, conn)
+			})
+		}
+		all.Wait()
+	})
+}
+
 func TestConnections_RequestsAreWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at, peak atomic.Int64

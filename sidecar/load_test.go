@@ -45,6 +45,18 @@ func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
 // newBubbleOver is newBubble with another provider, which serve starts.
 func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
 	t.Helper()
+	return newBubbleOn(t, provider.NewPipe(), provider.NewPipe(), serve, settings...)
+}
+
+// A network has one listener: a provider.Pipe or a cable.
+type network interface {
+	net.Listener
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// newBubbleOn is newBubbleOver on networks of one's choice: up leads to the provider, down to the sidecar.
+func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
+	t.Helper()
 	env := pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
 	config, err := LoadConfig(nil, func(name string) string { return env[name] })
 	if err != nil {
@@ -56,7 +68,6 @@ func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), s
 		t.Fatal(err)
 	}
 	b := &bubble{}
-	up, down := provider.NewPipe(), provider.NewPipe()
 	b.dial = func(ctx context.Context) (net.Conn, error) { return down.DialContext(ctx, "", "") }
 	stopSim := serve(up)
 	upTransport := upstream.NewTransport()

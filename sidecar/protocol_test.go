@@ -64,6 +64,25 @@ func TestProtocol_InterimAnswersPass(t *testing.T) {
 	}
 }
 
+// TestProtocol_NoInterimBesideExpect: the goroutine that reads the body writes the 100
+// that the client waits for, and the provider's 103 would get in between.
+func TestProtocol_NoInterimBesideExpect(t *testing.T) {
+	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.Copy(w, r.Body)
+	})
+	s := start(t, base)
+	conn, reader := raw(t, s, "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	if line, err := reader.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	_, _ = io.WriteString(conn, "hello")
+	rest, err := io.ReadAll(reader)
+	if err != nil || strings.Count(string(rest), "HTTP/1.1 ") != 1 || !strings.Contains(string(rest), "HTTP/1.1 200 OK\r\n") || !strings.HasSuffix(string(rest), "hello") {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
+
 func TestProtocol_TrailersPass(t *testing.T) {
 	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")

@@ -19,12 +19,16 @@ import (
 
 // handlerBubble is a bubble whose provider answers by handle.
 func handlerBubble(t *testing.T, handle http.HandlerFunc, settings ...string) *bubble {
-	return newBubbleOver(t, func(l net.Listener) func() error {
+	return newBubbleOver(t, serving(handle), settings...)
+}
+
+func serving(handle http.HandlerFunc) func(net.Listener) (stop func() error) {
+	return func(l net.Listener) func() error {
 		server := &http.Server{Handler: handle}
 		done := make(chan struct{})
 		go func() { defer close(done); _ = server.Serve(l) }()
 		return func() error { err := server.Close(); <-done; return err }
-	}, settings...)
+	}
 }
 
 // streamOf answers with the head of a stream and what rest does then.

@@ -313,21 +313,35 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 	const head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 	for _, c := range []struct {
 		name     string
-		provider func(conn net.Conn)
+		provider func(conn net.Conn, over <-chan struct{})
+		half     time.Duration // after so long the client sends no more
 		want     time.Duration
 	}{
-		{"silent", func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }, idleTimeout},
-		{"a pulse every nine minutes", func(conn net.Conn) {
+		{"silent", func(conn net.Conn, _ <-chan struct{}) { _, _ = io.Copy(io.Discard, conn) }, 0, idleTimeout},
+		{"a pulse every nine minutes", func(conn net.Conn, _ <-chan struct{}) {
 			for range 9 {
 				time.Sleep(9 * time.Minute)
 				_, _ = conn.Write([]byte("."))
 			}
 			_, _ = io.Copy(io.Discard, conn)
-		}, 81*time.Minute + idleTimeout},
+		}, 0, 81*time.Minute + idleTimeout},
+		{"half closed", func(conn net.Conn, over <-chan struct{}) {
+			_, _ = io.Copy(io.Discard, conn)
+			<-over
+		}, time.Minute, time.Minute + halfPatience},
+		{"half closed, the other half at work", func(conn net.Conn, over <-chan struct{}) {
+			_, _ = io.Copy(io.Discard, conn)
+			for range 5 {
+				<-time.After(20 * time.Second)
+				_, _ = conn.Write([]byte("."))
+			}
+			<-over
+		}, time.Minute, time.Minute + 100*time.Second + halfPatience},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := handlerBubble(t, func(w http.ResponseWriter, _ *http.Request) {
+				over := make(chan struct{})
+				b := newBubbleOn(t, newCable(), newCable(), serving(func(w http.ResponseWriter, _ *http.Request) {
 					conn, _, err := http.NewResponseController(w).Hijack()
 					if err != nil {
 						t.Error(err)
@@ -335,9 +349,10 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 					}
 					defer conn.Close()
 					_, _ = io.WriteString(conn, head)
-					c.provider(conn)
-				})
+					c.provider(conn, over)
+				}))
 				defer b.stop()
+				defer close(over)
 				conn, err := b.dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -346,6 +361,10 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 				started := time.Now()
 				go func() {
 					_, _ = io.WriteString(conn, "GET /v1/session/s/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+					if c.half > 0 {
+						<-time.After(c.half)
+						_ = conn.(*cableEnd).CloseWrite()
+					}
 				}()
 				_, _ = io.Copy(io.Discard, bufio.NewReader(conn))
 				if took := time.Since(started); took != c.want {
