@@ -182,11 +182,10 @@ func (s *Store) commit(work []*pending, notes []Record, down *outage) bool {
 			return true
 		}
 		s.cfg.Logger.Error("journal not writable", slog.Any("error", err))
-		s.stuck.Store(true)
-		for _, p := range work {
-			p.finish(errStuck)
-			p.done = nil
-		}
+		s.stuck.Store(true) // before giveUp: who comes after that sees it
+		s.queue.putBack(work)
+		s.queue.giveUp(errStuck)
+		return false
 	}
 	s.queue.putBack(work)
 	return false

@@ -230,6 +230,40 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 			t.Errorf("close: %v; want that of the journal's file", err)
 		}
 	})
+	t.Run("nor who queued up behind a batch before that was known", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFaulty()
+			s := startFaulty(t, f, Config{JournalPath: filepath.Join(t.TempDir(), "j.spill")})
+			s.journal.file.Close()
+			hold := make(chan struct{})
+			fail := func(batch) error { <-hold; return fmt.Errorf("%w: out of order", ErrUnavailable) }
+			f.fail.Store(&fail)
+			const n = maxBatch + 100
+			var told atomic.Int64
+			for range n {
+				go func() {
+					if err := s.Record(context.Background(), testRecord("a")); !errors.Is(err, ErrUnavailable) {
+						t.Errorf("record: %v; want ErrUnavailable", err)
+					}
+					told.Add(1)
+				}()
+			}
+			synctest.Wait()
+			close(hold)
+			synctest.Wait()
+			if told.Load() != n {
+				t.Errorf("%d of %d know", told.Load(), n)
+			}
+			f.up()
+			time.Sleep(time.Minute)
+			if got := session(t, s, "a"); got.Requests != n {
+				t.Errorf("requests = %d once the store is back; want %d", got.Requests, n)
+			}
+			if err := s.Close(context.Background()); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("close: %v; want that of the journal's file", err)
+			}
+		})
+	})
 	t.Run("what is asked of the store meanwhile is refused at once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFaulty()

@@ -117,6 +117,16 @@ func (q *queue) putBack(taken []*pending) {
 	q.records = append(taken, q.records...)
 }
 
+// giveUp lets nobody wait any longer for the records in the queue. They stay in it.
+func (q *queue) giveUp(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range q.records {
+		p.finish(err)
+		p.done = nil
+	}
+}
+
 // settle finishes records with the same result and gives their places back.
 func (q *queue) settle(taken []*pending, err error) {
 	for _, p := range taken {
