@@ -12,7 +12,7 @@ func (c *core) seat(gr *grant, r *Request, now instant) bool {
 	ch := s.group.admit(r.Demand)
 	cost, ok := c.tryTake(s.group, ch, now)
 	if !ok {
-		s.group.listIdle(s, now)
+		c.roster.list(s, now)
 		return false
 	}
 	c.seq++
@@ -103,14 +103,14 @@ func (c *core) arrive(w *waiter, r *Request, maxWait time.Duration, now instant)
 	raw, limit, isDaily := c.fluid(g, s, w, now)
 	wait := scale(raw, g.bias)
 	if min(raw, wait) > maxWait {
-		g.listIdle(s, now)
+		c.roster.list(s, now)
 		if isDaily {
 			return c.refuse(DailyLimit, raw, limit, s.queued, raw)
 		}
 		return c.refuse(DeadlineUnreachable, wait-maxWait, limit, s.queued, wait)
 	}
 	if !c.makeRoom(w, now) {
-		g.listIdle(s, now)
+		c.roster.list(s, now)
 		return c.refuse(QueueFull, wait, limit, s.queued, wait)
 	}
 	w.deadline = now.add(maxWait)
@@ -168,7 +168,7 @@ func (c *core) unlink(w *waiter, now instant) {
 			s.pop()
 		}
 		c.unpark(s)
-		g.listIdle(s, now)
+		c.roster.list(s, now)
 	}
 	if g.queued() == 0 {
 		g.listed = false

@@ -17,9 +17,10 @@ type core struct {
 	nurseries   map[string]*group // by pattern, "" for models that none matches
 	plain       *group            // requests without a model
 	active      []*group          // those with waiters: few, so scanned
-	clock       float64           // virtual time among groups
-	provisional bool              // the global request limit is a mere default
-	lifted      bool              // it was one, until the upstream's headers said better
+	roster      roster
+	clock       float64 // virtual time among groups
+	provisional bool    // the global request limit is a mere default
+	lifted      bool    // it was one, until the upstream's headers said better
 
 	waiting   int
 	bytes     int64
@@ -70,7 +71,7 @@ type grant struct {
 func newCore(cfg Config, now instant) *core {
 	c := &core{groups: map[string]*group{}, nurseries: map[string]*group{}, dice: 0x9e3779b97f4a7c15}
 	c.global.attach()
-	c.plain = newGroup("", postpaid, now)
+	c.plain = c.newGroup("", postpaid, now)
 	c.groups[""] = c.plain
 	c.reconfigure(cfg, now)
 	return c

@@ -432,3 +432,28 @@ func TestCore_PumpDecidesNoMoreThanAsked(t *testing.T) {
 		t.Errorf("%d still wait in %d groups", c.waiting, len(c.active))
 	}
 }
+
+// TestCore_SessionsAreBoundedOverAllGroups: models that answer get groups of their
+// own, and each new session may be of another one.
+func TestCore_SessionsAreBoundedOverAllGroups(t *testing.T) {
+	const models = 50
+	c := newCore(limitedTo(Limits{}), 0)
+	most := 0
+	for i := range 3 * maxSessions {
+		r := ask(fmt.Sprint("m", i%models), fmt.Sprint("s", i))
+		now := instant(i) * instant(time.Microsecond)
+		gr := take(t, c, r, now)
+		c.started(gr, now)
+		c.settle(gr, Usage{Input: 1, Output: 1}, now)
+		most = max(most, c.roster.known)
+	}
+	held := 0
+	for _, g := range c.groups {
+		for range g.sessions() {
+			held++
+		}
+	}
+	if len(c.groups) < models || most > maxSessions+1 || held > c.roster.known {
+		t.Errorf("%d groups remember %d sessions (counted: %d, at most %d), want %d", len(c.groups), held, c.roster.known, most, maxSessions)
+	}
+}

@@ -11,7 +11,7 @@ func (c *core) forecast(r *Request, now instant) Forecast {
 	s := g.session(sessionKey{bandOf(r.Priority), r.Client, r.Session}, clampWeight(r.ClientWeight), clampWeight(r.Weight), now)
 	w := &waiter{charge: g.admit(r.Demand)}
 	wait, limit, _ := c.fluid(g, s, w, now)
-	g.listIdle(s, now)
+	c.roster.list(s, now)
 	return Forecast{Wait: scale(wait, g.bias), Position: s.queued, Limit: limit}
 }
 

@@ -31,13 +31,11 @@ type group struct {
 	lease   *lease             // stands in the place of meters; nil = nobody to lease from
 	taken   map[*waiter]*lease // by waiters that are granted and have not looked yet: lease may change meanwhile
 
-	bands    [numBands]*flow // high, normal, low
-	owed     [numBands]float64
-	clients  map[clientKey]*flow
-	recent   *flow // the client that came last
-	idle     *flow // the session that has been listed longest
-	idleLast *flow
-	known    int // sessions
+	bands   [numBands]*flow // high, normal, low
+	owed    [numBands]float64
+	clients map[clientKey]*flow
+	recent  *flow   // the client that came last
+	roster  *roster // the core's
 
 	tag      float64 // among groups, for what the global caps give
 	listed   bool    // in core.active
@@ -70,10 +68,10 @@ func bandOf(p Priority) int8 {
 	return 1
 }
 
-func newGroup(name string, p profile, now instant) *group {
+func (c *core) newGroup(name string, p profile, now instant) *group {
 	g := &group{
 		name: name, profile: p, family: p, used: now, bias: 1, requestX: 1, windowCut: -1, rejectedAt: -1,
-		clients: map[clientKey]*flow{},
+		clients: map[clientKey]*flow{}, roster: &c.roster,
 	}
 	if p == auto {
 		g.family = reserve
@@ -119,7 +117,7 @@ func (c *core) findGroup(model string, now instant) *group {
 	pattern, limits, p := c.configured(model)
 	g := c.nurseries[pattern]
 	if g == nil {
-		g = newGroup(pattern, p, now)
+		g = c.newGroup(pattern, p, now)
 		g.nursery = true
 		g.meters.configure(now, limits.vector(), c.cfg.Share, g.family.refill())
 		g.paceByProfile()
@@ -139,7 +137,7 @@ func (c *core) confirm(model string, now instant) *group {
 	if len(c.groups) >= maxGroups {
 		return parent
 	}
-	g := newGroup(model, parent.profile, now)
+	g := c.newGroup(model, parent.profile, now)
 	g.family, g.meters, g.pausedUntil = parent.family, parent.meters, parent.pausedUntil
 	g.gate, g.gate.trying = parent.gate, 0
 	g.meters.attach()

@@ -12,9 +12,16 @@ type sessionKey struct {
 	client, session string
 }
 
-// maxSessions is how many sessions a group remembers before those idle the
-// longest go early: their names come from clients, and each is half a kilobyte.
+// maxSessions is how many sessions are remembered before those idle the longest
+// go early: their names come from clients, and each is half a kilobyte.
 const maxSessions = 20_000
+
+// A roster is the number of sessions that the groups of a core remember, and
+// those of them that may be idle.
+type roster struct {
+	known       int
+	first, last *flow // first has been listed longest
+}
 
 // session finds or makes the flow of a session.
 func (g *group) session(key sessionKey, clientWeight, weight float64, now instant) *flow {
@@ -46,10 +53,10 @@ func (g *group) newSession(key sessionKey, clientWeight, weight float64, now ins
 	client.reweigh(clientWeight)
 	s := newFlow(client, key.session, weight)
 	client.sessions[key.session] = s
-	g.known++
+	g.roster.known++
 	for range 2 {
-		if s := g.idle; s != nil && (now.sub(s.idleListed) > sessionIdle || g.known > maxSessions) {
-			g.review(s, now)
+		if s := g.roster.first; s != nil && (now.sub(s.idleListed) > sessionIdle || g.roster.known > maxSessions) {
+			g.roster.review(s, now)
 		}
 	}
 	return s
@@ -59,21 +66,51 @@ func (g *group) newSession(key sessionKey, clientWeight, weight float64, now ins
 // kept in order while sessions come and go, which is with every request: one
 // that turns out to be busy is taken off (its end lists it again), and one that
 // was busy lately goes to the end.
-func (g *group) review(s *flow, now instant) {
-	g.unlistIdle(s)
+func (r *roster) review(s *flow, now instant) {
+	r.unlist(s)
 	switch {
 	case s.queued > 0 || s.inflight > 0:
-	case now.sub(s.idleSince) <= sessionIdle && g.known <= maxSessions:
-		g.listIdle(s, now)
+	case now.sub(s.idleSince) <= sessionIdle && r.known <= maxSessions:
+		r.list(s, now)
 	default:
-		g.drop(s)
+		r.known--
+		s.group.drop(s)
 	}
+}
+
+// list notes that s may be idle from now on.
+func (r *roster) list(s *flow, now instant) {
+	s.idleSince = now
+	if s.idleListed != 0 || s.queued > 0 || s.inflight > 0 {
+		return
+	}
+	s.idleListed = max(now, 1)
+	s.idlePrev, s.idleNext = r.last, nil
+	if r.last != nil {
+		r.last.idleNext = s
+	} else {
+		r.first = s
+	}
+	r.last = s
+}
+
+func (r *roster) unlist(s *flow) {
+	if s.idlePrev != nil {
+		s.idlePrev.idleNext = s.idleNext
+	} else {
+		r.first = s.idleNext
+	}
+	if s.idleNext != nil {
+		s.idleNext.idlePrev = s.idlePrev
+	} else {
+		r.last = s.idlePrev
+	}
+	s.idlePrev, s.idleNext, s.idleListed = nil, nil, 0
 }
 
 // drop forgets a session that nothing refers to, and its client when that was
 // the last one.
 func (g *group) drop(s *flow) {
-	g.known--
 	client := s.parent
 	if client.recent == s {
 		client.recent = nil
@@ -98,34 +135,4 @@ func (g *group) sessions() iter.Seq[*flow] {
 			}
 		}
 	}
-}
-
-// listIdle notes that s may be idle from now on.
-func (g *group) listIdle(s *flow, now instant) {
-	s.idleSince = now
-	if s.idleListed != 0 || s.queued > 0 || s.inflight > 0 {
-		return
-	}
-	s.idleListed = max(now, 1)
-	s.idlePrev, s.idleNext = g.idleLast, nil
-	if g.idleLast != nil {
-		g.idleLast.idleNext = s
-	} else {
-		g.idle = s
-	}
-	g.idleLast = s
-}
-
-func (g *group) unlistIdle(s *flow) {
-	if s.idlePrev != nil {
-		s.idlePrev.idleNext = s.idleNext
-	} else {
-		g.idle = s.idleNext
-	}
-	if s.idleNext != nil {
-		s.idleNext.idlePrev = s.idlePrev
-	} else {
-		g.idleLast = s.idlePrev
-	}
-	s.idlePrev, s.idleNext, s.idleListed = nil, nil, 0
 }

@@ -42,7 +42,7 @@ func (c *core) close(gr *grant, now instant) {
 	s.inflight--
 	s.parent.inflight--
 	if s.idleSince = now; s.idleListed == 0 {
-		g.listIdle(s, now)
+		c.roster.list(s, now)
 	}
 }
 

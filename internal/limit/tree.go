@@ -19,7 +19,7 @@ type flow struct {
 	inflight int32
 
 	// As a session.
-	idleListed instant // since when it is in the group's list of sessions that may be idle; 0 = it is not
+	idleListed instant // since when it is in the roster's list of those that may be idle; 0 = it is not
 	idleSince  instant
 	idlePrev   *flow
 	idleNext   *flow
