@@ -333,6 +333,31 @@ func waitFor(t *testing.T, done func() bool) {
 	}
 }
 
+// TestStore_ReadySaysThatAWriteIsStuck: a disk that hangs returns no error.
+func TestStore_ReadySaysThatAWriteIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFaulty()
+		s := startFaulty(t, f, Config{})
+		hang := func(batch) error { time.Sleep(2 * stuckAfter); return nil }
+		f.fail.Store(&hang)
+		go func() { _ = s.Record(context.Background(), testRecord("a")) }()
+		time.Sleep(stuckAfter - time.Millisecond)
+		if err := s.health.fault(); err != nil { // Ready would wait for its turn
+			t.Errorf("a write takes its time: %v", err)
+		}
+		time.Sleep(2 * time.Millisecond)
+		if err := s.Ready(t.Context()); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("a write hangs: %v; want ErrUnavailable", err)
+		}
+		f.up()
+		time.Sleep(2 * stuckAfter)
+		if err := s.Ready(t.Context()); err != nil {
+			t.Errorf("it has ended: %v", err)
+		}
+		closeStore(t, s)
+	})
+}
+
 func TestFlight_NotesWhatStaysLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFaulty()
