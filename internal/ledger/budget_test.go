@@ -196,6 +196,17 @@ func TestStore_UsageOfASession(t *testing.T) {
 			change(&r)
 			record(t, s, r)
 		}
+		// A clock was set between a record's start and its id, in either direction.
+		astray := func(start time.Time, by time.Duration) {
+			r := testRecord("a")
+			r.StartedAt = start
+			id := idFloor(start.Add(by))
+			copy(r.ID[:6], id[:6])
+			record(t, s, r)
+		}
+		astray(budgetDay.Add(-2*time.Hour), -50*time.Second)
+		astray(budgetDay.Add(3*time.Hour), -50*time.Second)
+		astray(budgetDay.Add(25*time.Hour-time.Second), 50*time.Second)
 		for _, hours := range []int{-30, -1, 0, 5, 23, 24, 60} {
 			at("a", hours, func(*Record) {})
 			at("a", hours, func(r *Record) { r.Model, r.Client = "small", "bob" })
