@@ -295,7 +295,7 @@ func (s *Store) replay(j *journal) error {
 	}
 	work := make([]*pending, len(chunk))
 	for i, r := range chunk {
-		work[i] = &pending{record: r, noted: true, replayed: true}
+		work[i] = &pending{record: r, noted: true, placeless: true}
 	}
 	if len(chunk) > 0 {
 		if _, err := s.apply(work, nil); err != nil {

@@ -17,7 +17,7 @@ type pending struct {
 	noted  bool       // a note of it was written
 	done   chan error // buffered; nil when nobody waits
 
-	replayed bool // from the journal: it holds no place in the queue
+	placeless bool // it holds no place in the queue: from a journal, or done at once
 }
 
 func (p *pending) finish(err error) {
@@ -131,7 +131,7 @@ func (q *queue) giveUp(err error) {
 func (q *queue) settle(taken []*pending, err error) {
 	for _, p := range taken {
 		p.finish(err)
-		if !p.replayed {
+		if !p.placeless {
 			<-q.slots
 		}
 	}
