@@ -37,16 +37,18 @@ func TestBench_RunsAndItsBooksAgree(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, "../../sidecar").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-rounds", "2", "-scale", "0.01", "-program", program}, &out); err != nil {
-		t.Fatalf("%v\n%s", err, &out)
-	}
-	for _, what := range rows {
-		if !strings.Contains(out.String(), "| "+what.name+" |") {
-			t.Errorf("no row %q", what.name)
+	for _, flags := range [][]string{nil, {"-tls"}} {
+		var out bytes.Buffer
+		if err := run(t.Context(), append([]string{"-rounds", "2", "-scale", "0.01", "-program", program}, flags...), &out); err != nil {
+			t.Fatalf("%v: %v\n%s", flags, err, &out)
 		}
-	}
-	if strings.Contains(out.String(), "NaN") || strings.Count(out.String(), "answers booked") != 2 {
-		t.Errorf("\n%s", &out)
+		for _, what := range rows {
+			if !strings.Contains(out.String(), "| "+what.name+" |") {
+				t.Errorf("%v: no row %q", flags, what.name)
+			}
+		}
+		if strings.Contains(out.String(), "NaN") || strings.Count(out.String(), "answers booked") != 2 {
+			t.Errorf("%v:\n%s", flags, &out)
+		}
 	}
 }

@@ -4,6 +4,7 @@
 // floor for a proxy in Go.
 //
 //	go run ./internal/bench            the whole table, some minutes
+//	go run ./internal/bench -tls       the same with a provider of https, as most are
 //	go run ./internal/bench -rounds 1  a first look
 //
 // Everything is a process of its own: a provider that answers at once, the plain proxy, and the
@@ -36,19 +37,20 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
-	if len(args) > 0 && args[0] == roleProvider {
-		return serve(ctx, newProvider())
+	if len(args) > 2 && args[0] == roleProvider {
+		return serve(ctx, newProvider(), args[1], args[2])
 	}
 	if len(args) > 1 && args[0] == rolePlain {
 		handler, err := newPlainProxy(args[1])
 		if err != nil {
 			return err
 		}
-		return serve(ctx, handler)
+		return serve(ctx, handler, "", "")
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 7, "`times` that each target is measured")
 	scale := flags.Float64("scale", 1, "requests of each measurement, as a `factor`")
+	secure := flags.Bool("tls", false, "a provider of https, which speaks HTTP/2")
 	program := flags.String("program", "", "`path` of a built sidecar (built from ./sidecar if absent)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -59,7 +61,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if *rounds < 1 || *scale <= 0 {
 		return errors.New("rounds and scale have to be positive")
 	}
-	targets, stop, err := startTargets(ctx, *program)
+	targets, stop, err := startTargets(ctx, *program, *secure)
 	if err != nil {
 		return err
 	}

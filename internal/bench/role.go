@@ -67,7 +67,7 @@ func newPlainProxy(upstream string) (http.Handler, error) {
 	proxy := &httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(base) },
 		FlushInterval: -1,
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true},
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true, ForceAttemptHTTP2: true},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -79,8 +79,8 @@ func newPlainProxy(upstream string) (http.Handler, error) {
 	}), nil
 }
 
-// serve tells its address as the sidecar does, and serves until ctx ends.
-func serve(ctx context.Context, handler http.Handler) error {
+// serve tells its address as the sidecar does, and serves until ctx ends: with TLS if there is a certificate.
+func serve(ctx context.Context, handler http.Handler, certificate, key string) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -88,7 +88,12 @@ func serve(ctx context.Context, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	slog.New(slog.NewJSONHandler(os.Stderr, nil)).Info("serving", "addr", l.Addr().String())
-	if err := server.Serve(l); ctx.Err() == nil {
+	if certificate != "" {
+		err = server.ServeTLS(l, certificate, key)
+	} else {
+		err = server.Serve(l)
+	}
+	if ctx.Err() == nil {
 		return err
 	}
 	return nil

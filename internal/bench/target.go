@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,7 +47,7 @@ type target struct {
 }
 
 // startTargets starts the processes; stop ends them.
-func startTargets(ctx context.Context, program string) (targets []*target, stop func(), err error) {
+func startTargets(ctx context.Context, program string, secure bool) (targets []*target, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "llm-queue-proxy-bench-")
 	if err != nil {
 		return nil, nil, err
@@ -82,7 +83,17 @@ func startTargets(ctx context.Context, program string) (targets []*target, stop 
 	if err != nil {
 		return nil, stop, err
 	}
-	start := func(name string, env []string, argv ...string) error {
+	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
+	scheme, certificate, key := "http", "", ""
+	if secure {
+		scheme, certificate, key = "https", filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+		trusted, err := makeCertificate(certificate, key)
+		if err != nil {
+			return nil, stop, err
+		}
+		transport.TLSClientConfig, transport.ForceAttemptHTTP2 = &tls.Config{RootCAs: trusted}, true
+	}
+	start := func(name, scheme string, env []string, argv ...string) error {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Env = append(os.Environ(), env...)
 		cmd.Dir = dir
@@ -99,27 +110,28 @@ func startTargets(ctx context.Context, program string) (targets []*target, stop 
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		targets = append(targets, &target{
-			name: name, url: "http://" + address + "/v1", pid: cmd.Process.Pid,
-			client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}, Timeout: time.Minute},
+			name: name, url: scheme + "://" + address + "/v1", pid: cmd.Process.Pid,
+			client: &http.Client{Transport: transport.Clone(), Timeout: time.Minute},
 		})
 		return nil
 	}
-	if err := start(direct, nil, self, roleProvider); err != nil {
+	if err := start(direct, scheme, nil, self, roleProvider, certificate, key); err != nil {
 		return nil, stop, err
 	}
 	base := targets[0].url
-	settings := []string{"OPENAI_API_KEY=sk-bench", "OPENAI_BASE_URL=" + base, "PORT=0", "LISTEN_ADDR=127.0.0.1:0",
+	trust := []string{"SSL_CERT_FILE=" + certificate}
+	settings := []string{"SSL_CERT_FILE=" + certificate, "OPENAI_API_KEY=sk-bench", "OPENAI_BASE_URL=" + base, "PORT=0", "LISTEN_ADDR=127.0.0.1:0",
 		"RATE_LIMIT_PER_MIN=1000000000", "TOKEN_LIMIT_PER_MIN=1000000000000", "LOG_FORMAT=json"}
 	for _, s := range []struct {
 		name string
 		env  []string
 		argv []string
 	}{
-		{plain, nil, []string{self, rolePlain, base}},
+		{plain, trust, []string{self, rolePlain, base}},
 		{memory, append(settings, "REPOSITORY_TYPE=memory"), []string{program}},
 		{sqlite, append(settings, "REPOSITORY_TYPE=sqlite", "SQLITE_DSN="+filepath.Join(dir, "bench.db")), []string{program}},
 	} {
-		if err := start(s.name, s.env, s.argv...); err != nil {
+		if err := start(s.name, "http", s.env, s.argv...); err != nil {
 			return nil, stop, err
 		}
 	}
