@@ -29,7 +29,7 @@
 // committer, writes: it takes what has gathered while its last transaction ran, commits that, and
 // looks again. There is no timer: an idle store commits at once, a busy one shares its fsync.
 // Deletions and retention go through the same goroutine in slices, so nothing waits
-// for a lock. Read store.go, then committer.go.
+// for a lock. Read store.go, then committer.go. In memory there is nothing to share, and Record writes itself.
 //
 // Several sidecars may share one Postgres, each with its own committer and one connection for it. A batch turns
 // many requests of a busy session into one update of its row, so they seldom wait for each other. All take
