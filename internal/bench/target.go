@@ -120,8 +120,10 @@ func startTargets(ctx context.Context, program string, secure bool) (targets []*
 	}
 	base := targets[0].url
 	trust := []string{"SSL_CERT_FILE=" + certificate}
-	settings := []string{"SSL_CERT_FILE=" + certificate, "OPENAI_API_KEY=sk-bench", "OPENAI_BASE_URL=" + base, "PORT=0", "LISTEN_ADDR=127.0.0.1:0",
-		"RATE_LIMIT_PER_MIN=1000000000", "TOKEN_LIMIT_PER_MIN=1000000000000", "LOG_FORMAT=json"}
+	settings := []string{
+		"SSL_CERT_FILE=" + certificate, "OPENAI_API_KEY=sk-bench", "OPENAI_BASE_URL=" + base, "PORT=0", "LISTEN_ADDR=127.0.0.1:0",
+		"RATE_LIMIT_PER_MIN=1000000000", "TOKEN_LIMIT_PER_MIN=1000000000000", "LOG_FORMAT=json",
+	}
 	for _, s := range []struct {
 		name string
 		env  []string
