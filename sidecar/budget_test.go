@@ -292,6 +292,9 @@ func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
 	if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", big, "X-Queue-Timeout", "50ms"); a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" {
 		t.Errorf("%d %s; want that it waited in vain", a.StatusCode, a.body)
 	}
+	if lines := s.log.lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
+		t.Errorf("the log does not say how long it waited: %v", lines)
+	}
 	close(answers)
 	wg.Wait()
 }

@@ -57,6 +57,7 @@ type exchange struct {
 	stop   []func() bool // of leave and of the end of the grace
 
 	budget     *budget.Reservation // nil: it draws on none
+	waits      time.Time           // since when it waits, for whatever
 	budgetWait time.Duration       // before the queue, for others' reservations
 
 	lease     *limit.Lease
@@ -214,6 +215,9 @@ func (x *exchange) end(failure error) {
 	x.settleDrain()
 	if x.live {
 		x.s.inFlight.Add(-1)
+	}
+	if x.row.Attempts == 0 && !x.waits.IsZero() {
+		x.row.QueueWait = time.Since(x.waits) // all that it did
 	}
 	x.s.metrics.observe(x, failure)
 	model := x.row.Model

@@ -66,6 +66,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 
 	// 4 Reserve what it may cost in the budgets of its session.
+	x.waits = time.Now()
 	if x.budget, err = s.reserve(x); err != nil {
 		return x.refused(err)
 	}
@@ -83,6 +84,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	resp, err := s.send(x, lease)
 	x.closeInterim()
 	if err != nil {
+		x.row.QueueWait = x.waited()
 		lease.Release() // nobody waits for this request's row
 		return x.refused(err)
 	}

@@ -30,6 +30,9 @@ func TestRows_NotSentNoRow(t *testing.T) {
 		if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat); a.StatusCode != 503 {
 			t.Errorf("status %d %s; want 503", a.StatusCode, a.body)
 		}
+		if lines := s.log.lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
+			t.Errorf("the log does not say how long it waited: %v", lines)
+		}
 		if rows := s.sessionsPage(); len(rows) != 0 {
 			t.Errorf("sessions %+v; want none", rows)
 		}
