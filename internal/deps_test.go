@@ -13,8 +13,8 @@ import (
 const module = "github.com/llm-queue-proxy/llm-queue-proxy/"
 
 // TestImports_RunDownwardOnly holds the shape of the house: no internal package
-// imports another (a program below a package may import its parent), one package
-// speaks the SDK's types, one knows bun.
+// imports another but llm (a program below a package may import its parent), one
+// package speaks the SDK's types, one knows bun.
 func TestImports_RunDownwardOnly(t *testing.T) {
 	imports := 0
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
@@ -32,7 +32,7 @@ func TestImports_RunDownwardOnly(t *testing.T) {
 				return err
 			}
 			imports++
-			if other, ok := strings.CutPrefix(imported, module); ok && !strings.HasPrefix(room, other) {
+			if other, ok := strings.CutPrefix(imported, module); ok && other != "internal/llm" && !strings.HasPrefix(room, other) {
 				t.Errorf("%s imports %s", path, other)
 			}
 			for pkg, only := range map[string]string{
