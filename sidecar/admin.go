@@ -13,6 +13,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
@@ -185,7 +186,7 @@ func requestRowOf(r ledger.Record, prices *price.Table) requestRow {
 		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
 		if rates, ok := prices.At(cmp.Or(r.Model, r.AnsweredModel), r.StartedAt); ok {
-			row.Cost = optional(rates.Cost(price.Usage{Prompt: r.Usage.Prompt, Cached: r.Usage.Cached, Completion: r.Usage.Completion}).String())
+			row.Cost = optional(rates.Cost(llm.Usage{Input: r.Usage.Prompt, Cached: r.Usage.Cached, Output: r.Usage.Completion}).String())
 		}
 	}
 	return row

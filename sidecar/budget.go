@@ -8,7 +8,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // budgetRefresh is how old the sums of a store that others write to may become.
@@ -53,7 +53,7 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 	began := time.Now()
 	amount, priced := x.cfg.drawn(ledger.BudgetUse{
 		Start: began, Model: storable(x.req.Model),
-		EstimatedPrompt: x.estimate.Prompt, EstimatedOutput: mostOutput(x),
+		EstimatedPrompt: x.estimate.Input, EstimatedOutput: mostOutput(x),
 	})
 	for _, l := range limits {
 		if !priced && !l.Warn && l.Money != (budget.Money{}) {
@@ -115,11 +115,11 @@ func (x *exchange) settleBudget() {
 // requests whose usage nobody reported. priced is false when the
 // model has no price, and the money therefore is none.
 func (c *Config) drawn(u ledger.BudgetUse) (a budget.Amount, priced bool) {
-	usage := price.Usage{
-		Prompt: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Completion: u.CompletionTokens + u.EstimatedOutput,
+	usage := llm.Usage{
+		Input: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Output: u.CompletionTokens + u.EstimatedOutput,
 	}
 	rates, priced := c.prices.At(u.Model, u.Start)
-	return budget.Amount{Tokens: usage.Prompt + usage.Completion, Money: budget.Money(rates.Cost(usage))}, priced
+	return budget.Amount{Tokens: usage.Total(), Money: budget.Money(rates.Cost(usage))}, priced
 }
 
 // budgetUsed reads what was used of a budget since the start of its period.

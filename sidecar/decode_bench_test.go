@@ -175,8 +175,8 @@ func TestDecode_EstimatesWhatItMeasures(t *testing.T) {
 		if c.name == "2MBImage" {
 			low, high = 100, 5000 // an image costs by its size in pixels, not in bytes
 		}
-		if got.Prompt < low || got.Prompt > high {
-			t.Errorf("%s: %d tokens of %d bytes, want %d to %d", c.name, got.Prompt, len(c.body), low, high)
+		if got.Input < low || got.Input > high {
+			t.Errorf("%s: %d tokens of %d bytes, want %d to %d", c.name, got.Input, len(c.body), low, high)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -151,7 +152,7 @@ func (x *exchange) fillRow() {
 	x.row.Session, x.row.Parent, x.row.Client = x.who.Session, x.who.Parent, x.client
 	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Metered(), x.req.Stream
 	x.row.Model = storable(x.req.Model)
-	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Prompt, x.estimate.Output
+	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Input, x.estimate.Output
 }
 
 // answered notes an answer's headers.
@@ -176,21 +177,21 @@ func (x *exchange) streamed() bool { return x.out.Stream != nil && x.out.Length 
 
 // usage returns what the answer said of its cost, nil if it said nothing; a
 // count beyond what the ledger can hold is none.
-func (x *exchange) usage() *wire.Usage {
+func (x *exchange) usage() *llm.Usage {
 	if x.watch == nil {
 		return nil
 	}
 	u, known := x.watch.Usage()
-	if !known || max(u.Prompt, u.Completion, u.Cached, u.Reasoning) > ledger.MaxTokens {
+	if !known || max(u.Input, u.Output, u.Cached, u.Reasoning) > ledger.MaxTokens {
 		return nil
 	}
 	return &u
 }
 
 // complete fills in the row's end.
-func (x *exchange) complete(u *wire.Usage, failure error) {
+func (x *exchange) complete(u *llm.Usage, failure error) {
 	if x.row.UsageKnown = u != nil; u != nil {
-		x.row.Usage = ledger.Usage{Prompt: u.Prompt, Completion: u.Completion, Cached: u.Cached, Reasoning: u.Reasoning}
+		x.row.Usage = ledger.Usage{Prompt: u.Input, Completion: u.Output, Cached: u.Cached, Reasoning: u.Reasoning}
 	}
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
@@ -34,10 +35,6 @@ func tokensRequest(r *wire.Request) tokens.Request {
 		MaxOutput: r.MaxOutput, Choices: max(r.N, r.BestOf, 1),
 		PreviousResponseID: r.PreviousResponseID, OpaqueContext: r.OpaqueContext, Effort: r.Effort,
 	}
-}
-
-func tokensUsage(u *wire.Usage, responseID string) tokens.Usage {
-	return tokens.Usage{Prompt: u.Prompt, Cached: u.Cached, Completion: u.Completion, Reasoning: u.Reasoning, ResponseID: responseID}
 }
 
 // limitSignal puts what an answer's headers, and a 429's body, say into the
@@ -81,10 +78,10 @@ func (s *server) estimate(x *exchange) tokens.Estimate {
 }
 
 // settle charges what the answer cost, and lets the estimates learn from it.
-func (s *server) settle(x *exchange, lease *limit.Lease, u *wire.Usage) {
-	lease.Settle(limit.Usage{Input: u.Prompt, Cached: u.Cached, Output: u.Completion})
+func (s *server) settle(x *exchange, lease *limit.Lease, u *llm.Usage) {
+	lease.Settle(limit.Usage{Input: u.Input, Cached: u.Cached, Output: u.Output})
 	if x.watch.Complete() {
-		s.tokens.Observe(x.tokensKey(), x.estimate, tokensUsage(u, x.watch.ResponseID()))
+		s.tokens.Observe(x.tokensKey(), x.estimate, *u, x.watch.ResponseID())
 	}
 }
 

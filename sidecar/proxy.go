@@ -13,6 +13,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
@@ -228,10 +229,7 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 		ClientWeight: rule.Weight,
 		Weight:       x.who.Weight,
 		Priority:     priority(rule.Priority, x.who.Priority),
-		Demand: limit.Demand{
-			Input: x.estimate.Prompt, Output: x.estimate.Output,
-			MaxOutput: x.estimate.MaxOutput, Chars: x.estimate.Chars,
-		},
+		Demand:       limit.Demand(x.estimate.Demand),
 		MaxWait: x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
 		Timeout: patience(x.r.Header),
 	}
@@ -319,7 +317,7 @@ const recordTimeout = 10 * time.Second
 // record writes the exchange's one row. It must not inherit the client's
 // cancellation: who leaves early has used tokens all the same. Usage is nil
 // where it is not known.
-func (x *exchange) record(usage *wire.Usage, failure error) {
+func (x *exchange) record(usage *llm.Usage, failure error) {
 	if x.recorded {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
@@ -164,7 +165,7 @@ func (s *usageSum) add(part ledger.UsageRow, prices *price.Table) {
 		return
 	}
 	s.priced = true
-	s.cost = s.cost.Add(rates.Cost(price.Usage{Prompt: part.PromptTokens, Cached: part.CachedTokens, Completion: part.CompletionTokens}))
+	s.cost = s.cost.Add(rates.Cost(llm.Usage{Input: part.PromptTokens, Cached: part.CachedTokens, Output: part.CompletionTokens}))
 }
 
 func (s *usageSum) row() usageRow {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 func date(text string) time.Time {
@@ -31,10 +33,10 @@ func TestRates_CostIsExact(t *testing.T) {
 		want, sum := new(big.Int), Amount{}
 		for range rapid.IntRange(1, 5).Draw(t, "terms") {
 			r := Rates{Rate(rate.Draw(t, "input")), Rate(rate.Draw(t, "cached")), Rate(rate.Draw(t, "output"))}
-			u := Usage{Prompt: count.Draw(t, "prompt"), Cached: count.Draw(t, "cached"), Completion: count.Draw(t, "completion")}
+			u := llm.Usage{Input: count.Draw(t, "prompt"), Cached: count.Draw(t, "cached"), Output: count.Draw(t, "completion")}
 			sum = sum.Add(r.Cost(u))
-			cached := min(u.Cached, u.Prompt)
-			for _, term := range [][2]uint64{{uint64(u.Prompt - cached), uint64(r.Input)}, {uint64(cached), uint64(r.CachedInput)}, {uint64(u.Completion), uint64(r.Output)}} {
+			cached := min(u.Cached, u.Input)
+			for _, term := range [][2]uint64{{uint64(u.Input - cached), uint64(r.Input)}, {uint64(cached), uint64(r.CachedInput)}, {uint64(u.Output), uint64(r.Output)}} {
 				want.Add(want, new(big.Int).Mul(new(big.Int).SetUint64(term[0]), new(big.Int).SetUint64(term[1])))
 			}
 		}
@@ -71,7 +73,7 @@ func TestAmount_Text(t *testing.T) {
 		if err != nil || a.String() != want {
 			t.Errorf("%q is %v, %v, want %s", text, a, err, want)
 		}
-		if rate, err := ParseRate(text); err != nil || (Rates{Input: rate}).Cost(Usage{Prompt: 1e6}) != a {
+		if rate, err := ParseRate(text); err != nil || (Rates{Input: rate}).Cost(llm.Usage{Input: 1e6}) != a {
 			t.Errorf("a million tokens at %q cost %d, %v", text, rate, err)
 		}
 	}
@@ -84,7 +86,7 @@ func TestAmount_Text(t *testing.T) {
 		}
 	}
 	// One token at 0.15 per million.
-	if got := (Rates{Input: 150_000_000}).Cost(Usage{Prompt: 1}).String(); got != "0.00000015" {
+	if got := (Rates{Input: 150_000_000}).Cost(llm.Usage{Input: 1}).String(); got != "0.00000015" {
 		t.Errorf("got %s", got)
 	}
 }

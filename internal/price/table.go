@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // A Rate is a price in nano-units of a currency per million tokens, or femto-units per token.
@@ -21,14 +23,10 @@ func ParseRate(text string) (Rate, error) {
 // Rates is what a model's tokens cost.
 type Rates struct{ Input, CachedInput, Output Rate }
 
-// Usage is what has to be paid, in tokens. Cached is a part of Prompt; what is missing
-// from a negative count is nothing.
-type Usage struct{ Prompt, Cached, Completion int64 }
-
-// Cost is exact.
-func (r Rates) Cost(u Usage) Amount {
-	cached := min(max(u.Cached, 0), max(u.Prompt, 0))
-	return times(u.Prompt-cached, r.Input).Add(times(cached, r.CachedInput)).Add(times(u.Completion, r.Output))
+// Cost is what u costs, exactly. A negative count costs nothing.
+func (r Rates) Cost(u llm.Usage) Amount {
+	cached := min(max(u.Cached, 0), max(u.Input, 0))
+	return times(u.Input-cached, r.Input).Add(times(cached, r.CachedInput)).Add(times(u.Output, r.Output))
 }
 
 func times(tokens int64, r Rate) Amount {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // counted is one text of the corpus and its exact counts by published tokenizers.
@@ -168,8 +170,8 @@ func TestCalibration_OtherTokenizers(t *testing.T) {
 					doc := from[r.IntN(len(from))]
 					est := e.Estimate(k, Request{Messages: doc.messages})
 					exact := doc.Counts[tokenizer] + perReply + perMessage
-					after[n].add(float64(est.Prompt), float64(exact))
-					e.Observe(k, est, Usage{Prompt: exact, Completion: 100})
+					after[n].add(float64(est.Input), float64(exact))
+					e.Observe(k, est, llm.Usage{Input: exact, Output: 100}, "")
 				}
 			}
 			for _, n := range []int{0, 1, 3, 10} {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Config bounds what an Estimator remembers. Zero fields take the defaults.
@@ -47,7 +49,7 @@ func New(cfg Config) *Estimator {
 func (e *Estimator) Estimate(k Key, r Request) Estimate {
 	p := weigh(k.Model, r)
 	est := Estimate{
-		Raw: p.text.tokens(), Overhead: p.overhead, Media: p.media, Chars: p.text.chars,
+		Raw: p.text.tokens(), Overhead: p.overhead, Media: p.media, Demand: llm.Demand{Chars: p.text.chars},
 		Unknown: p.opaque || r.OpaqueContext,
 		wide:    (p.text.wide + unit/2) / unit, choices: clampTokens(max(r.Choices, 1)), effort: r.Effort,
 	}
@@ -70,7 +72,7 @@ func (e *Estimator) Estimate(k Key, r Request) Estimate {
 		est.hidden = int64(m.hidden.value)
 		est.Overhead += est.hidden
 	}
-	est.Prompt = clampTokens(est.Overhead + int64(math.Round(e.text(k, m, est)+float64(est.Media)*m.media.ratio())))
+	est.Input = clampTokens(est.Overhead + int64(math.Round(e.text(k, m, est)+float64(est.Media)*m.media.ratio())))
 	if !r.Embedding {
 		est.Output = clampTokens(int64(math.Round(m.output(r.Effort))) * est.choices)
 		if r.MaxOutput > 0 {
@@ -97,9 +99,10 @@ func (est *Estimate) weight() weight {
 
 // Observe teaches the Estimator what a request really cost. It is to be called
 // once for every complete answer whose usage is known, with the Estimate that was
-// made for it. Usage that cannot be true is ignored or bounded.
-func (e *Estimator) Observe(k Key, est Estimate, u Usage) {
-	if u.Prompt <= 0 || u.Prompt > maxTokens {
+// made for it. responseID names a response that a later request may continue from;
+// "" = none. Usage that cannot be true is ignored or bounded.
+func (e *Estimator) Observe(k Key, est Estimate, u llm.Usage, responseID string) {
+	if u.Input <= 0 || u.Input > maxTokens {
 		return
 	}
 	k = k.bounded()
@@ -107,15 +110,15 @@ func (e *Estimator) Observe(k Key, est Estimate, u Usage) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m := e.modelOf(k.Model)
-	if u.Completion > 0 && u.Completion <= maxTokens {
-		m.observeOutput(est.effort, float64(u.Completion)/float64(max(est.choices, 1)))
+	if u.Output > 0 && u.Output <= maxTokens {
+		m.observeOutput(est.effort, float64(u.Output)/float64(max(est.choices, 1)))
 	}
-	if u.ResponseID != "" && len(u.ResponseID) <= maxName {
-		id := responseKey{strings.Clone(k.Client), strings.Clone(u.ResponseID)}
-		*e.responses.put(id) = u.Prompt + min(max(u.Completion, 0), maxTokens)
+	if responseID != "" && len(responseID) <= maxName {
+		id := responseKey{strings.Clone(k.Client), strings.Clone(responseID)}
+		*e.responses.put(id) = u.Input + min(max(u.Output, 0), maxTokens)
 	}
 
-	x, y := est.weight(), float64(u.Prompt-est.Overhead)
+	x, y := est.weight(), float64(u.Input-est.Overhead)
 	switch {
 	case est.Unknown:
 		m.hidden.observe(max(0, y+float64(est.hidden)-e.text(k, m, est)-float64(est.Media)))

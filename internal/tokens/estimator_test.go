@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // say is a chat of about n tokens of English.
@@ -24,14 +26,14 @@ func TestEstimator_ConvergesInThreeAnswers(t *testing.T) {
 			exact := func(est Estimate) int64 { return est.Overhead + int64(truth*float64(est.Raw)) }
 			for range 3 {
 				est := e.Estimate(k, say(1000))
-				e.Observe(k, est, Usage{Prompt: exact(est), Completion: 1})
+				e.Observe(k, est, llm.Usage{Input: exact(est), Output: 1}, "")
 			}
 			est := e.Estimate(k, say(1500))
-			if off := float64(est.Prompt)/float64(exact(est)) - 1; math.Abs(off) > .03 {
+			if off := float64(est.Input)/float64(exact(est)) - 1; math.Abs(off) > .03 {
 				t.Errorf("off by %+.1f %% after three answers", 100*off)
 			}
 			other := e.Estimate(Key{Model: "stranger", Session: "new"}, say(1500))
-			if off := float64(other.Prompt)/float64(exact(other)) - 1; math.Abs(off) > .1 {
+			if off := float64(other.Input)/float64(exact(other)) - 1; math.Abs(off) > .1 {
 				t.Errorf("a new session of the model is off by %+.1f %%", 100*off)
 			}
 		})
@@ -45,7 +47,7 @@ func TestEstimator_TellsScriptsApart(t *testing.T) {
 		k := Key{Model: "m", Session: fmt.Sprint(n)}
 		for r, ratio := range map[*Request]float64{new(say(300)): 1, &greek: 3} {
 			est := e.Estimate(k, *r)
-			e.Observe(k, est, Usage{Prompt: est.Overhead + int64(ratio*float64(est.Raw))})
+			e.Observe(k, est, llm.Usage{Input: est.Overhead + int64(ratio*float64(est.Raw))}, "")
 		}
 	}
 	for _, tt := range []struct {
@@ -54,7 +56,7 @@ func TestEstimator_TellsScriptsApart(t *testing.T) {
 		ratio float64
 	}{{"english", say(300), 1}, {"greek", greek, 3}} {
 		est := e.Estimate(Key{Model: "m", Session: "new"}, tt.r)
-		if off := float64(est.Prompt)/(tt.ratio*float64(est.Raw)) - 1; math.Abs(off) > .12 {
+		if off := float64(est.Input)/(tt.ratio*float64(est.Raw)) - 1; math.Abs(off) > .12 {
 			t.Errorf("%s in a new session is off by %+.1f %%", tt.name, 100*off)
 		}
 	}
@@ -62,30 +64,30 @@ func TestEstimator_TellsScriptsApart(t *testing.T) {
 
 func TestEstimator_SurvivesPoisonedUsage(t *testing.T) {
 	k := Key{Model: "gpt-4o", Session: "s"}
-	for _, poison := range []Usage{
+	for _, poison := range []llm.Usage{
 		{},
-		{Prompt: -5, Completion: -5},
-		{Prompt: 1},
-		{Prompt: 1e9},
-		{Prompt: maxTokens, Completion: maxTokens},
-		{Prompt: math.MaxInt64, Completion: math.MaxInt64, ResponseID: strings.Repeat("x", 1<<20)},
-		{Prompt: math.MinInt64, Completion: math.MinInt64},
+		{Input: -5, Output: -5},
+		{Input: 1},
+		{Input: 1e9},
+		{Input: maxTokens, Output: maxTokens},
+		{Input: math.MaxInt64, Output: math.MaxInt64},
+		{Input: math.MinInt64, Output: math.MinInt64},
 	} {
-		t.Run(fmt.Sprintf("%d and %d", poison.Prompt, poison.Completion), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d and %d", poison.Input, poison.Output), func(t *testing.T) {
 			e := New(Config{})
 			est := e.Estimate(k, say(400))
 			for range 50 {
-				e.Observe(k, est, poison)
+				e.Observe(k, est, poison, strings.Repeat("x", 1<<20))
 			}
 			after := e.Estimate(k, say(400))
-			if low, high := int64(minRatio*float64(est.Raw)), int64(maxRatio*float64(est.Raw))+est.Overhead; after.Prompt < low || after.Prompt > high {
-				t.Errorf("poisoned estimate %d of raw %d", after.Prompt, est.Raw)
+			if low, high := int64(minRatio*float64(est.Raw)), int64(maxRatio*float64(est.Raw))+est.Overhead; after.Input < low || after.Input > high {
+				t.Errorf("poisoned estimate %d of raw %d", after.Input, est.Raw)
 			}
 			for range 60 {
-				e.Observe(k, est, Usage{Prompt: est.Overhead + est.Raw, Completion: 80})
+				e.Observe(k, est, llm.Usage{Input: est.Overhead + est.Raw, Output: 80}, "")
 			}
 			healed := e.Estimate(k, say(400))
-			if off := float64(healed.Prompt)/float64(est.Overhead+est.Raw) - 1; math.Abs(off) > .05 {
+			if off := float64(healed.Input)/float64(est.Overhead+est.Raw) - 1; math.Abs(off) > .05 {
 				t.Errorf("off by %+.1f %% after sixty honest answers", 100*off)
 			}
 		})
@@ -102,12 +104,12 @@ func TestEstimator_DoesNotLearn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, k := New(Config{}), Key{Model: "gpt-4o", Session: "s"}
-			before := e.Estimate(k, say(500)).Prompt
+			before := e.Estimate(k, say(500)).Input
 			for range 10 {
 				est := e.Estimate(k, r)
-				e.Observe(k, est, Usage{Prompt: 5*est.Prompt + 100})
+				e.Observe(k, est, llm.Usage{Input: 5*est.Input + 100}, "")
 			}
-			if after := e.Estimate(k, say(500)).Prompt; after != before {
+			if after := e.Estimate(k, say(500)).Input; after != before {
 				t.Errorf("the estimate of plain text moved from %d to %d", before, after)
 			}
 		})
@@ -120,13 +122,13 @@ func TestEstimator_LearnsMediaAndHiddenContext(t *testing.T) {
 	opaque := say(100)
 	opaque.OpaqueContext = true
 	for range 60 {
-		e.Observe(k, e.Estimate(k, image), Usage{Prompt: 1500})
-		e.Observe(k, e.Estimate(k, opaque), Usage{Prompt: 5000})
+		e.Observe(k, e.Estimate(k, image), llm.Usage{Input: 1500}, "")
+		e.Observe(k, e.Estimate(k, opaque), llm.Usage{Input: 5000}, "")
 	}
-	if got := e.Estimate(k, image).Prompt; got < 1350 || got > 1650 {
+	if got := e.Estimate(k, image).Input; got < 1350 || got > 1650 {
 		t.Errorf("an image of 1500 is estimated at %d", got)
 	}
-	if got := e.Estimate(k, opaque).Prompt; got < 4500 || got > 5500 {
+	if got := e.Estimate(k, opaque).Input; got < 4500 || got > 5500 {
 		t.Errorf("a request of 5000 is estimated at %d", got)
 	}
 }
@@ -134,7 +136,7 @@ func TestEstimator_LearnsMediaAndHiddenContext(t *testing.T) {
 func TestEstimator_RemembersResponses(t *testing.T) {
 	e, k := New(Config{MaxResponses: 4}), Key{Model: "gpt-4o", Client: "alice", Session: "s"}
 	first := Request{Input: []byte(`"hello"`)}
-	e.Observe(k, e.Estimate(k, first), Usage{Prompt: 700, Completion: 300, ResponseID: "resp_1"})
+	e.Observe(k, e.Estimate(k, first), llm.Usage{Input: 700, Output: 300}, "resp_1")
 	next := first
 	next.PreviousResponseID = "resp_1"
 
@@ -146,7 +148,7 @@ func TestEstimator_RemembersResponses(t *testing.T) {
 		t.Error("another client's response is known")
 	}
 	for n := range 4 {
-		e.Observe(k, est, Usage{Prompt: 1, ResponseID: fmt.Sprint("resp_new_", n)})
+		e.Observe(k, est, llm.Usage{Input: 1}, fmt.Sprint("resp_new_", n))
 	}
 	if est := e.Estimate(k, next); !est.Unknown {
 		t.Error("a response beyond the bound is remembered")
@@ -158,7 +160,7 @@ func TestEstimator_ExpectsTheUsualCompletion(t *testing.T) {
 	answer := func(effort string, choices, completion int64) {
 		r := say(100)
 		r.Effort, r.Choices = effort, choices
-		e.Observe(k, e.Estimate(k, r), Usage{Prompt: 100, Completion: completion})
+		e.Observe(k, e.Estimate(k, r), llm.Usage{Input: 100, Output: completion}, "")
 	}
 	for range 10 {
 		answer("low", 2, 200)
@@ -192,7 +194,7 @@ func TestEstimator_RestartKeepsWhatModelsTaught(t *testing.T) {
 			r := say(200)
 			r.Effort = []string{"", "high"}[n%2]
 			est := e.Estimate(k, r)
-			e.Observe(k, est, Usage{Prompt: 2 * est.Raw, Completion: int64(100 + n)})
+			e.Observe(k, est, llm.Usage{Input: 2 * est.Raw, Output: int64(100 + n)}, "")
 		}
 	}
 	stored, err := json.Marshal(e.Export())
@@ -209,7 +211,7 @@ func TestEstimator_RestartKeepsWhatModelsTaught(t *testing.T) {
 		t.Errorf("exported again (-before +after):\n%s", diff)
 	}
 	k := Key{Model: "a", Session: "new"}
-	if got, want := restarted.Estimate(k, say(1000)).Prompt, e.Estimate(k, say(1000)).Prompt; got != want {
+	if got, want := restarted.Estimate(k, say(1000)).Input, e.Estimate(k, say(1000)).Input; got != want {
 		t.Errorf("estimates %d after a restart, %d before", got, want)
 	}
 }
@@ -234,7 +236,7 @@ func TestEstimator_MemoryIsBounded(t *testing.T) {
 	e := New(Config{MaxSessions: 10, MaxModels: 5, MaxResponses: 3})
 	for n := range 200 {
 		k := Key{Model: fmt.Sprint("model", n%50), Client: "c", Session: fmt.Sprint("s", n)}
-		e.Observe(k, e.Estimate(k, say(100)), Usage{Prompt: 120, Completion: 9, ResponseID: fmt.Sprint(n)})
+		e.Observe(k, e.Estimate(k, say(100)), llm.Usage{Input: 120, Output: 9}, fmt.Sprint(n))
 	}
 	if s, m, r := len(e.sessions.entries), len(e.models.entries), len(e.responses.entries); s > 10 || m > 5 || r > 3 {
 		t.Errorf("%d sessions, %d models, %d responses", s, m, r)
@@ -250,7 +252,7 @@ func TestEstimator_IsSafeForConcurrentUse(t *testing.T) {
 				k := Key{Model: fmt.Sprint(i % 4), Client: fmt.Sprint(n), Session: fmt.Sprint(i % 20)}
 				r := say(30)
 				r.PreviousResponseID = fmt.Sprint(i - 1)
-				e.Observe(k, e.Estimate(k, r), Usage{Prompt: 40, Completion: 5, ResponseID: fmt.Sprint(i)})
+				e.Observe(k, e.Estimate(k, r), llm.Usage{Input: 40, Output: 5}, fmt.Sprint(i))
 				if i%50 == 0 {
 					e.Import(e.Export())
 				}
@@ -268,7 +270,7 @@ func TestEstimator_AllocatesNothing(t *testing.T) {
 		if n := testing.AllocsPerRun(20, func() { e.Estimate(k, r) }); n != 0 {
 			t.Errorf("model known %t: %.0f allocations", known, n)
 		}
-		e.Observe(k, e.Estimate(k, r), Usage{Prompt: 20000, Completion: 10})
+		e.Observe(k, e.Estimate(k, r), llm.Usage{Input: 20000, Output: 10}, "")
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // FuzzEstimate feeds any bytes into every span: nothing may panic, no figure may
@@ -33,13 +35,13 @@ func FuzzEstimate(f *testing.F) {
 		} {
 			r.Choices, r.MaxOutput = choices, most
 			est := e.Estimate(k, r)
-			if est.Raw < 0 || est.Overhead < 0 || est.Media < 0 || est.Prompt < 0 || est.Chars < 0 || est.Output < 0 || est.MaxOutput < 0 {
+			if est.Raw < 0 || est.Overhead < 0 || est.Media < 0 || est.Input < 0 || est.Chars < 0 || est.Output < 0 || est.MaxOutput < 0 {
 				t.Fatalf("negative: %+v", est)
 			}
 			if limit := int64(len(b))*3*16 + 64; est.Raw > limit || est.Chars > limit || est.wide > est.Raw+1 {
 				t.Fatalf("%d bytes: %+v", len(b), est)
 			}
-			e.Observe(k, est, Usage{Prompt: choices, Completion: most, ResponseID: model})
+			e.Observe(k, est, llm.Usage{Input: choices, Output: most}, model)
 		}
 		if !bytes.Equal(b, before) {
 			t.Fatal("the request was changed")

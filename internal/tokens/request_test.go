@@ -25,7 +25,7 @@ func TestRequest_Messages(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := estimate(Request{Messages: []byte(tt.messages)}).Prompt; abs(got-tt.want) > 2+tt.want/20 {
+			if got := estimate(Request{Messages: []byte(tt.messages)}).Input; abs(got-tt.want) > 2+tt.want/20 {
 				t.Errorf("estimated %d, API counts %d", got, tt.want)
 			}
 		})
@@ -49,13 +49,13 @@ func TestRequest_Tools(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			messages := []byte(`[{"role":"user","content":"hello"}]`)
 			old := estimate(Request{Messages: messages, Functions: []byte(`[` + tt.function + `]`)})
-			if math.Abs(float64(old.Prompt)/float64(tt.want)-1) > .1 {
-				t.Errorf("estimated %d, API counts %d", old.Prompt, tt.want)
+			if math.Abs(float64(old.Input)/float64(tt.want)-1) > .1 {
+				t.Errorf("estimated %d, API counts %d", old.Input, tt.want)
 			}
 			wrapped := estimate(Request{Messages: messages, Tools: []byte(`[{"type":"function","function":` + tt.function + `}]`)})
 			flat := estimate(Request{Messages: messages, Tools: []byte(`[{"type":"function",` + tt.function[1:] + `]`)})
-			if abs(wrapped.Prompt-old.Prompt) > 4 || abs(flat.Prompt-old.Prompt) > 4 {
-				t.Errorf("as function %d, as chat tool %d, as responses tool %d", old.Prompt, wrapped.Prompt, flat.Prompt)
+			if abs(wrapped.Input-old.Input) > 4 || abs(flat.Input-old.Input) > 4 {
+				t.Errorf("as function %d, as chat tool %d, as responses tool %d", old.Input, wrapped.Input, flat.Input)
 			}
 		})
 	}

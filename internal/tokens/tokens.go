@@ -1,5 +1,7 @@
 package tokens
 
+import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+
 // Key says whose request it is. Model alone selects the tokenizer's ratio; Client
 // and Session narrow it to one conversation. A client's requests without a
 // session share the empty one.
@@ -31,17 +33,14 @@ type Request struct {
 }
 
 // Estimate is what a request is expected to cost, in tokens. Raw, Overhead and
-// Media are what was seen in the request, before calibration; Prompt is the
-// figure to charge. No field is ever negative.
+// Media are what was seen in the request, before calibration. The Demand's Input
+// is all three, calibrated to the model and session. No field is ever negative.
 type Estimate struct {
 	Raw      int64 // text, by the byte heuristic
 	Overhead int64 // what the formats add: message framing, token arrays, remembered context
 	Media    int64 // images, audio and files, by their documented prices
-	Prompt   int64 // all three, calibrated to the model and session
-	Chars    int64 // characters of text, for upstreams that charge by those
 
-	Output    int64 // completion expected, over all choices
-	MaxOutput int64 // completion allowed by the client, over all choices; 0 for no cap
+	llm.Demand
 
 	// Unknown marks a prompt with context that cannot be seen from here. Such a
 	// request teaches nothing about the tokenizer.
@@ -51,11 +50,4 @@ type Estimate struct {
 	hidden  int64  // the part of Overhead that only guesses at context out of sight
 	choices int64  // what Observe needs to know of the request
 	effort  string //
-}
-
-// Usage is what the upstream said a request cost. Completion includes Reasoning,
-// Prompt includes Cached.
-type Usage struct {
-	Prompt, Cached, Completion, Reasoning int64
-	ResponseID                            string // responses: the id that a later request may continue from
 }

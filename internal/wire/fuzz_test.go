@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/tmaxmax/go-sse"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // FuzzWalk holds the walker to encoding/json: what is JSON, and where values end.
@@ -88,7 +90,7 @@ func FuzzDecode(f *testing.F) {
 
 // reference reads a whole stream with another implementation: the usage of the
 // last whole event that carries one, and whether the stream has its [DONE].
-func reference(stream []byte) (usage *Usage, complete bool) {
+func reference(stream []byte) (usage *llm.Usage, complete bool) {
 	stream = append(bytes.Clone(stream), "\n\n"...) // at the end go-sse drops what no blank line follows, SDKs read it
 	for e, err := range sse.Read(bytes.NewReader(stream), &sse.ReadConfig{MaxEventSize: 1 << 24}) {
 		if err != nil {
@@ -211,7 +213,7 @@ func FuzzUsage(f *testing.F) {
 		if !w.Complete() {
 			t.Fatal("whole, but not complete")
 		}
-		var want *Usage
+		var want *llm.Usage
 		for m := membersOf(body); m.next(); {
 			if string(m.name) == "usage" && len(m.value) <= maxKept {
 				if u, ok := parseUsage(m.value); ok {

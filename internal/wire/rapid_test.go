@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // TestWatcher_AnyStream puts streams together from pieces that mean something,
@@ -86,7 +88,7 @@ func TestTracker_AnyObject(t *testing.T) {
 		if !tr.done || tr.junk {
 			t.Fatalf("%s: done %v, junk %v", b, tr.done, tr.junk)
 		}
-		var usage Usage
+		var usage llm.Usage
 		var found, choices bool
 		var model string
 		for m := membersOf(b); m.next(); {

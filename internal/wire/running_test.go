@@ -23,7 +23,7 @@ func TestWatcher_RunningTotalIsNoUsage(t *testing.T) {
 			if c.closed {
 				w.Close()
 			}
-			if u, known := w.Usage(); known != (c.want >= 0) || known && u.Completion != c.want {
+			if u, known := w.Usage(); known != (c.want >= 0) || known && u.Output != c.want {
 				t.Errorf("usage %+v, known %v; want %d", u, known, c.want)
 			}
 		})

@@ -1,9 +1,11 @@
 package wire
 
+import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+
 // trackedEvent is what one value said. tracker.reset clears it, but for the
 // memory that kept uses.
 type trackedEvent struct {
-	usage      Usage
+	usage      llm.Usage
 	usageRank  usageRank
 	hasChoices bool // choices is there and not empty
 	noChoices  bool // choices is there and empty or null

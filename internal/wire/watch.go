@@ -1,5 +1,7 @@
 package wire
 
+import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+
 // WatchOptions say how an answer is framed and what may be done to it.
 type WatchOptions struct {
 	Stream     bool  // the answer is text/event-stream
@@ -29,7 +31,7 @@ type Watcher struct {
 	closed   bool
 
 	t          tracker
-	usage      Usage
+	usage      llm.Usage
 	hasUsage   bool
 	failed     bool
 	errorCode  string
@@ -85,9 +87,9 @@ func (w *Watcher) Close() (tail []byte) {
 // several the last counts: upstreams that repeat usage repeat it cumulatively,
 // and until the stream's end is seen, or Close says that it has come, such a
 // usage is a running total and not yet known.
-func (w *Watcher) Usage() (Usage, bool) {
+func (w *Watcher) Usage() (llm.Usage, bool) {
 	if w.options.Stream && w.stream.phase == live && !w.closed {
-		return Usage{}, false
+		return llm.Usage{}, false
 	}
 	return w.usage, w.hasUsage
 }

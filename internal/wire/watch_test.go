@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // play pushes the parts of an answer and returns what left before the end and
@@ -39,8 +41,8 @@ const (
 )
 
 var (
-	small = Usage{Prompt: 7, Completion: 3, Total: 10}
-	full  = Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2, Reasoning: 1, AudioIn: 1, AudioOut: 1}
+	small = llm.Usage{Input: 7, Output: 3}
+	full  = llm.Usage{Input: 7, Output: 3, Cached: 2, Reasoning: 1}
 )
 
 func responseEvent(name, usage string) string {
@@ -50,14 +52,14 @@ func responseEvent(name, usage string) string {
 const responseUsage = `{"input_tokens":7,"input_tokens_details":{"cached_tokens":2},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":1},"total_tokens":10}`
 
 func TestWatcher_HoldsOnlyTheEnd(t *testing.T) {
-	responseFull := Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2, Reasoning: 1}
+	responseFull := llm.Usage{Input: 7, Output: 3, Cached: 2, Reasoning: 1}
 	word := "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"usage\"}\n\n"
 	tests := []struct {
 		name     string
 		endpoint Endpoint
 		live     string // what must leave before the end
 		held     string
-		usage    *Usage
+		usage    *llm.Usage
 		complete bool
 	}{
 		{"chat with a usage chunk", Chat, delta + delta, final + done, &full, true},
@@ -70,7 +72,7 @@ func TestWatcher_HoldsOnlyTheEnd(t *testing.T) {
 		{"cut off", Chat, delta + delta, "", nil, false},
 		{"heartbeats", Chat, ": ping\n" + delta + ": ping\n\n \n" + delta + "retry: 5\n\n", final + ": ping\n\n" + done, &full, true},
 		{"empty choices without usage", Chat, `data: {"choices":[],"prompt_filter_results":[]}` + "\n\n" + delta, done, nil, true},
-		{"zero usage", Chat, delta, `data: {"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}` + "\n\n" + done, &Usage{}, true},
+		{"zero usage", Chat, delta, `data: {"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}` + "\n\n" + done, &llm.Usage{}, true},
 		{"usage that is no usage", Chat, delta + `data: {"choices":[],"usage":{}}` + "\n\n" + `data: {"choices":[],"usage":{"prompt_tokens":-1}}` + "\n\n", done, nil, true},
 		{"usage in an event that is not json", Chat, delta + `data: {"choices":[]x,"usage":{"prompt_tokens":1}}` + "\n\n", done, nil, true},
 		{"usage chunk first", Chat, final + delta + last, done, &small, true},
@@ -206,7 +208,7 @@ func TestWatcher_LongLines(t *testing.T) {
 		name       string
 		endpoint   Endpoint
 		live, held string
-		want       Usage
+		want       llm.Usage
 	}{
 		{"usage after a long line", Chat, delta + content + delta, final + done, full},
 		{"usage behind a long line", Chat, delta + finish, "\n\n" + done, small},
@@ -214,7 +216,7 @@ func TestWatcher_LongLines(t *testing.T) {
 		{"usage in a long content line", Chat, strings.Replace(last, `"delta"`, `"x":"`+long+`","delta"`, 1), done, small},
 		{"a long comment", Chat, delta + ":" + long + "\n\n" + delta, final + done, full},
 		{"over very many lines", Chat, "data: {\"choices\":[],\"x\":[0\n" + strings.Repeat("data: ,12345678\n", 1<<14) + "data: ],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}", "\n\n" + done, small},
-		{"a long completed response", Responses, completed, "\n\n", Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2, Reasoning: 1}},
+		{"a long completed response", Responses, completed, "\n\n", llm.Usage{Input: 7, Output: 3, Cached: 2, Reasoning: 1}},
 	}
 	for _, tt := range tests {
 		for _, size := range []int{1000, 4096, 32 << 10, 100_000, 1 << 22} {
@@ -256,7 +258,7 @@ func TestWatcher_JSON(t *testing.T) {
 		name     string
 		endpoint Endpoint
 		body     string
-		usage    *Usage
+		usage    *llm.Usage
 		complete bool
 		model    string
 		failed   bool
@@ -268,15 +270,15 @@ func TestWatcher_JSON(t *testing.T) {
 		{"truncated", Chat, chat[:len(chat)-1], &full, false, "gpt-4o", false, ""},
 		{"truncated before usage", Chat, chat[:100], nil, false, "gpt-4o", false, ""},
 		{"truncated in usage", Chat, chat[:len(chat)-4], nil, false, "gpt-4o", false, ""},
-		{"two values", Chat, `{"usage":{"prompt_tokens":1}}{"usage":{"prompt_tokens":2}}`, &Usage{Prompt: 1, Total: 1}, false, "", false, ""},
-		{"zero", Chat, `{"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}`, &Usage{}, true, "", false, ""},
+		{"two values", Chat, `{"usage":{"prompt_tokens":1}}{"usage":{"prompt_tokens":2}}`, &llm.Usage{Input: 1}, false, "", false, ""},
+		{"zero", Chat, `{"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}`, &llm.Usage{}, true, "", false, ""},
 		{"escaped names", Chat, `{"us\u0061ge":{"prompt_tokens":7,"completion_tokens":3}}`, &small, true, "", false, ""},
 		{"not numbers", Chat, `{"usage":{"prompt_tokens":"7","completion_tokens":3}}`, nil, true, "", false, ""},
 		{"beyond all numbers", Chat, `{"usage":{"prompt_tokens":1e300,"completion_tokens":3}}`, nil, true, "", false, ""},
 		{"fractions spelled", Chat, `{"usage":{"prompt_tokens":7.0,"completion_tokens":0.3e1}}`, &small, true, "", false, ""},
-		{"deepseek", Chat, `{"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_cache_hit_tokens":2}}`, &Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2}, true, "", false, ""},
-		{"embeddings", Embeddings, `{"data":[{"embedding":[0.1,-2e-5]}],"model":"e","usage":{"prompt_tokens":7,"total_tokens":7}}`, &Usage{Prompt: 7, Total: 7}, true, "e", false, ""},
-		{"responses", Responses, `{"id":"r","status":"completed","error":null,"model":"m","usage":` + responseUsage + `}`, &Usage{Prompt: 7, Completion: 3, Total: 10, Cached: 2, Reasoning: 1}, true, "m", false, ""},
+		{"deepseek", Chat, `{"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_cache_hit_tokens":2}}`, &llm.Usage{Input: 7, Output: 3, Cached: 2}, true, "", false, ""},
+		{"embeddings", Embeddings, `{"data":[{"embedding":[0.1,-2e-5]}],"model":"e","usage":{"prompt_tokens":7,"total_tokens":7}}`, &llm.Usage{Input: 7}, true, "e", false, ""},
+		{"responses", Responses, `{"id":"r","status":"completed","error":null,"model":"m","usage":` + responseUsage + `}`, &llm.Usage{Input: 7, Output: 3, Cached: 2, Reasoning: 1}, true, "m", false, ""},
 		{"responses failed", Responses, `{"id":"r","status":"failed","error":{"code":"server_error","message":"x"},"usage":null}`, nil, true, "", true, "server_error"},
 		{"two places", Chat, `{"usage":{"prompt_tokens":7,"completion_tokens":3},"x_groq":{"usage":{"prompt_tokens":1}}}`, &small, true, "", false, ""},
 		{"not json", Chat, `<html>`, nil, false, "", false, ""},
@@ -388,7 +390,7 @@ func TestWatcher_BrokenEventsSayNoUsage(t *testing.T) {
 		w := Watch(Chat, WatchOptions{Stream: true})
 		w.Push([]byte(known + event))
 		w.Close()
-		if u, ok := w.Usage(); !ok || u.Prompt != 3 {
+		if u, ok := w.Usage(); !ok || u.Input != 3 {
 			t.Errorf("%q: usage %+v %v", event, u, ok)
 		}
 	}
