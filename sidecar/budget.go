@@ -56,7 +56,7 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 		EstimatedPrompt: x.estimate.Input, EstimatedOutput: mostOutput(x),
 	})
 	for _, l := range limits {
-		if !priced && !l.Warn && l.Money != (budget.Money{}) {
+		if !priced && !l.Warn && l.Money != (llm.Money{}) {
 			return nil, errNoPrice
 		}
 	}
@@ -119,7 +119,7 @@ func (c *Config) drawn(u ledger.BudgetUse) (a budget.Amount, priced bool) {
 		Input: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Output: u.CompletionTokens + u.EstimatedOutput,
 	}
 	rates, priced := c.prices.At(u.Model, u.Start)
-	return budget.Amount{Tokens: usage.Total(), Money: budget.Money(rates.Cost(usage))}, priced
+	return budget.Amount{Tokens: usage.Total(), Money: rates.Cost(usage)}, priced
 }
 
 // budgetUsed reads what was used of a budget since the start of its period.

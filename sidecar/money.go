@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
@@ -38,7 +39,7 @@ func (f *File) validateMoney(bad func(at, value any, want string)) {
 		}
 		if b.Money != "" {
 			switch amount, err := f.parseMoney(b.Money); {
-			case err != nil || amount == price.Amount{}:
+			case err != nil || amount == llm.Money{}:
 				bad(at+"money", b.Money, fmt.Sprintf(`an amount above 0 in the file's currency, such as "5.00 %s"`, f.currency()))
 			case len(f.Prices) == 0:
 				bad(at+"money", b.Money, "prices in the same file")
@@ -76,12 +77,12 @@ func (f *File) validateMoney(bad func(at, value any, want string)) {
 	}
 }
 
-func (f *File) parseMoney(text string) (price.Amount, error) {
+func (f *File) parseMoney(text string) (llm.Money, error) {
 	amount, currency, _ := strings.Cut(text, " ")
 	if currency != f.currency() {
-		return price.Amount{}, errForm
+		return llm.Money{}, errForm
 	}
-	return price.ParseAmount(amount)
+	return price.ParseMoney(amount)
 }
 
 func (p Price) from() (time.Time, error) {
@@ -138,7 +139,7 @@ func (f *File) budgetLimit(client, session string) (budget.Limit, bool) {
 	amount, _ := f.parseMoney(b.Money) // checked, or "" for nothing
 	l := budget.Limit{
 		Name: rule.Match, Per: budget.Period(cmp.Or(b.Per, "day")), Tokens: b.Tokens,
-		Money: budget.Money(amount), Warn: b.Action == "warn",
+		Money: amount, Warn: b.Action == "warn",
 	}
 	parts := []string{rule.Match, client}
 	if b.Each == "session" {

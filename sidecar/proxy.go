@@ -230,8 +230,8 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 		Weight:       x.who.Weight,
 		Priority:     priority(rule.Priority, x.who.Priority),
 		Demand:       limit.Demand(x.estimate.Demand),
-		MaxWait: x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
-		Timeout: patience(x.r.Header),
+		MaxWait:      x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
+		Timeout:      patience(x.r.Header),
 	}
 	if x.budgetWait > 0 { // one patience for both waits
 		r.MaxWait = max(min(cmp.Or(r.MaxWait, x.cfg.QueueMaxWait), x.cfg.QueueMaxWait)-x.budgetWait, time.Millisecond)

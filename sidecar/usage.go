@@ -144,7 +144,7 @@ func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, er
 // usageSum is one row in the making.
 type usageSum struct {
 	usageRow
-	cost   price.Amount
+	cost   llm.Money
 	priced bool // something in it has a price
 }
 

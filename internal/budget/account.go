@@ -2,43 +2,20 @@ package budget
 
 import (
 	"math"
-	"math/bits"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
-
-// Money is a sum of money as an unsigned integer of 128 bits, in any fixed unit. Sums
-// that would not fit stay at the largest, differences that would be negative at nothing.
-type Money struct{ Hi, Lo uint64 }
-
-func (m Money) plus(o Money) Money {
-	lo, carry := bits.Add64(m.Lo, o.Lo, 0)
-	hi, carry := bits.Add64(m.Hi, o.Hi, carry)
-	if carry != 0 {
-		return Money{math.MaxUint64, math.MaxUint64}
-	}
-	return Money{hi, lo}
-}
-
-func (m Money) minus(o Money) Money {
-	lo, borrow := bits.Sub64(m.Lo, o.Lo, 0)
-	hi, borrow := bits.Sub64(m.Hi, o.Hi, borrow)
-	if borrow != 0 {
-		return Money{}
-	}
-	return Money{hi, lo}
-}
-
-func (m Money) less(o Money) bool { return m.Hi < o.Hi || m.Hi == o.Hi && m.Lo < o.Lo }
 
 // An Amount is what a request costs in both measures a budget may have.
 type Amount struct {
 	Tokens int64 // never negative
-	Money  Money
+	Money  llm.Money
 }
 
 // Plus returns a + b.
 func (a Amount) Plus(b Amount) Amount {
-	sum := Amount{a.Tokens + b.Tokens, a.Money.plus(b.Money)}
+	sum := Amount{a.Tokens + b.Tokens, a.Money.Add(b.Money)}
 	if sum.Tokens < 0 {
 		sum.Tokens = math.MaxInt64
 	}
@@ -46,7 +23,7 @@ func (a Amount) Plus(b Amount) Amount {
 }
 
 func (a Amount) minus(b Amount) Amount {
-	return Amount{max(0, a.Tokens-b.Tokens), a.Money.minus(b.Money)}
+	return Amount{max(0, a.Tokens-b.Tokens), a.Money.Sub(b.Money)}
 }
 
 // A Limit is one budget that a request draws on.
@@ -54,19 +31,19 @@ type Limit struct {
 	Scope  string // whose budget it is; requests with equal scopes share it
 	Name   string // for people
 	Per    Period
-	Tokens int64 // 0: not limited in tokens
-	Money  Money // zero: not limited in money
-	Warn   bool  // let pass, and tell
+	Tokens int64     // 0: not limited in tokens
+	Money  llm.Money // zero: not limited in money
+	Warn   bool      // let pass, and tell
 }
 
 // reached tells whether used is all that there was.
 func (l *Limit) reached(used Amount) bool {
-	return l.Tokens > 0 && used.Tokens >= l.Tokens || l.Money != Money{} && !used.Money.less(l.Money)
+	return l.Tokens > 0 && used.Tokens >= l.Tokens || l.Money != llm.Money{} && used.Money.Cmp(l.Money) >= 0
 }
 
 // holds tells whether sum does not exceed the limit.
 func (l *Limit) holds(sum Amount) bool {
-	return (l.Tokens == 0 || sum.Tokens <= l.Tokens) && (l.Money == Money{} || !l.Money.less(sum.Money))
+	return (l.Tokens == 0 || sum.Tokens <= l.Tokens) && (l.Money == llm.Money{} || sum.Money.Cmp(l.Money) <= 0)
 }
 
 // A verdict is the answer to one budget's request for an amount.

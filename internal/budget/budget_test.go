@@ -12,6 +12,8 @@ import (
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -64,13 +66,13 @@ func TestAccount_NeverPromisesMoreThanItHas(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := &Limit{
 			Tokens: rapid.SampledFrom([]int64{0, 1, 100, 1000}).Draw(t, "tokens"),
-			Money:  Money{0, rapid.SampledFrom([]uint64{0, 1, 500}).Draw(t, "money")},
+			Money:  llm.Money{Lo: rapid.SampledFrom([]uint64{0, 1, 500}).Draw(t, "money")},
 		}
 		var a account
 		var open []Amount
 		var alone Amount // of the last request that was let in without room
 		amount := func(name string, most Amount) Amount {
-			return Amount{rapid.Int64Range(0, most.Tokens).Draw(t, name), Money{0, rapid.Uint64Range(0, most.Money.Lo).Draw(t, name+" money")}}
+			return Amount{rapid.Int64Range(0, most.Tokens).Draw(t, name), llm.Money{Lo: rapid.Uint64Range(0, most.Money.Lo).Draw(t, name+" money")}}
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			if len(open) > 0 && rapid.Bool().Draw(t, "end one") {
@@ -78,7 +80,7 @@ func TestAccount_NeverPromisesMoreThanItHas(t *testing.T) {
 				a.settle(open[i], amount("used", open[i]))
 				open = append(open[:i], open[i+1:]...)
 			} else {
-				want := amount("want", Amount{300, Money{0, 300}})
+				want := amount("want", Amount{300, llm.Money{Lo: 300}})
 				fits := limit.holds(a.used.Plus(a.reserved).Plus(want))
 				switch v := a.judge(limit, want); {
 				case v == usedUp && !limit.reached(a.used):

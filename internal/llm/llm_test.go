@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +80,7 @@ func TestDimension_NamesAreTheirOwn(t *testing.T) {
 		}
 		seen[d.String()] = true
 	}
-	if None.Daily() || !TokensDay.Daily() || (NumDimensions + 1).String() != "" {
+	if None.Daily() || !TokensDay.Daily() || (NumDimensions+1).String() != "" {
 		t.Error("a dimension says what it is not")
 	}
 }
@@ -90,5 +91,18 @@ func TestInstant_DoesNotOverflow(t *testing.T) {
 	}
 	if got := Instant(5).Add(-2 * time.Nanosecond); got != 3 || got.Sub(5) != -2 {
 		t.Errorf("5 − 2 is %d", got)
+	}
+}
+
+func TestMoney_SaturatesAtBothEnds(t *testing.T) {
+	for _, test := range []struct{ name, got, want string }{
+		{"a sum beyond the largest", mostMoney.Add(Money{0, 1}).String(), mostMoney.String()},
+		{"a sum with a carry", Money{0, math.MaxUint64}.Add(Money{0, 1}).String(), Money{1, 0}.String()},
+		{"a difference with a borrow", Money{1, 0}.Sub(Money{0, 1}).String(), Money{0, math.MaxUint64}.String()},
+		{"a difference below nothing", Money{0, 1}.Sub(Money{1, 0}).String(), "0.00"},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, test.got, test.want)
+		}
 	}
 }

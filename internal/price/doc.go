@@ -3,9 +3,9 @@
 // # Exact money
 //
 // A price is a decimal string per million tokens with at most nine decimals, and so a whole
-// number of nano-units per million tokens. An [Amount] is a whole number of femto-units (1e-15)
+// number of nano-units per million tokens. [llm.Money] is a whole number of femto-units (1e-15)
 // of the currency, which is one nano-unit per million tokens: a cost is tokens times price, and
-// nothing is ever rounded, not by a sum either. There is no float in this package. Amounts are 128 bits wide, because
+// nothing is ever rounded, not by a sum either. There is no float in this package. It is 128 bits wide, because
 // a day of a large installation does not fit into 64.
 //
 // # Which price

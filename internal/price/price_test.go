@@ -20,7 +20,7 @@ func date(text string) time.Time {
 	return t
 }
 
-func bigOf(a Amount) *big.Int {
+func bigOf(a llm.Money) *big.Int {
 	n := new(big.Int).Lsh(new(big.Int).SetUint64(a.Hi), 64)
 	return n.Or(n, new(big.Int).SetUint64(a.Lo))
 }
@@ -30,7 +30,7 @@ func TestRates_CostIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rate := rapid.Uint64Range(0, 999_999_999_999_999_999)
 		count := rapid.OneOf(rapid.Int64Range(0, 1<<20), rapid.Int64Range(0, math.MaxInt64))
-		want, sum := new(big.Int), Amount{}
+		want, sum := new(big.Int), llm.Money{}
 		for range rapid.IntRange(1, 5).Draw(t, "terms") {
 			r := Rates{Rate(rate.Draw(t, "input")), Rate(rate.Draw(t, "cached")), Rate(rate.Draw(t, "output"))}
 			u := llm.Usage{Input: count.Draw(t, "prompt"), Cached: count.Draw(t, "cached"), Output: count.Draw(t, "completion")}
@@ -43,33 +43,27 @@ func TestRates_CostIsExact(t *testing.T) {
 		if bigOf(sum).Cmp(want) != 0 {
 			t.Fatalf("sum %v, want %v", bigOf(sum), want)
 		}
-		if other := (Amount{0, rapid.Uint64().Draw(t, "lo")}); sum.Cmp(other) != want.Cmp(bigOf(other)) {
+		if other := (llm.Money{Lo: rapid.Uint64().Draw(t, "lo")}); sum.Cmp(other) != want.Cmp(bigOf(other)) {
 			t.Fatalf("%v cmp %v = %d", sum, other, sum.Cmp(other))
 		}
 		// The text is the exact value.
 		text := sum.String()
 		back, ok := new(big.Rat).SetString(text)
-		exact := new(big.Rat).SetFrac(want, new(big.Int).Exp(big.NewInt(10), big.NewInt(decimals), nil))
+		exact := new(big.Rat).SetFrac(want, new(big.Int).Exp(big.NewInt(10), big.NewInt(llm.MoneyDecimals), nil))
 		if !ok || back.Cmp(exact) != 0 {
 			t.Fatalf("%v is written %s", exact, text)
 		}
-		if again, err := ParseAmount(text); err == nil && again != sum || err != nil && len(text) < 36 {
+		if again, err := ParseMoney(text); err == nil && again != sum || err != nil && len(text) < 36 {
 			t.Fatalf("%s is read as %v, %v", text, again, err)
 		}
 	})
 }
 
-func TestAmount_StaysAtTheLargest(t *testing.T) {
-	if got := most.Add(Amount{0, 1}); got != most {
-		t.Errorf("got %v", got)
-	}
-}
-
-func TestAmount_Text(t *testing.T) {
+func TestParseMoney(t *testing.T) {
 	for text, want := range map[string]string{
 		"5": "5.00", "0.5": "0.50", "0": "0.00", "000000005.10": "5.10", "999999999.999999999": "999999999.999999999", "0.000000001": "0.000000001",
 	} {
-		a, err := ParseAmount(text)
+		a, err := ParseMoney(text)
 		if err != nil || a.String() != want {
 			t.Errorf("%q is %v, %v, want %s", text, a, err, want)
 		}
@@ -78,7 +72,7 @@ func TestAmount_Text(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", ".5", "5.", "-1", "+1", "1e3", "1,5", " 1", "1 ", "0x1", "123456789012345678901", "0.1234567890123456", "١"} {
-		if a, err := ParseAmount(text); err == nil {
+		if a, err := ParseMoney(text); err == nil {
 			t.Errorf("%q is taken for %v", text, a)
 		}
 		if rate, err := ParseRate(text); err == nil {

@@ -24,14 +24,14 @@ func ParseRate(text string) (Rate, error) {
 type Rates struct{ Input, CachedInput, Output Rate }
 
 // Cost is what u costs, exactly. A negative count costs nothing.
-func (r Rates) Cost(u llm.Usage) Amount {
+func (r Rates) Cost(u llm.Usage) llm.Money {
 	cached := min(max(u.Cached, 0), max(u.Input, 0))
 	return times(u.Input-cached, r.Input).Add(times(cached, r.CachedInput)).Add(times(u.Output, r.Output))
 }
 
-func times(tokens int64, r Rate) Amount {
+func times(tokens int64, r Rate) llm.Money {
 	hi, lo := bits.Mul64(uint64(max(tokens, 0)), uint64(r))
-	return Amount{hi, lo}
+	return llm.Money{Hi: hi, Lo: lo}
 }
 
 // An Entry is one line of a price list.
