@@ -37,39 +37,23 @@ func tokensRequest(r *wire.Request) tokens.Request {
 	}
 }
 
-// limitSignal puts what an answer's headers, and a 429's body, say into the
-// limiter's words.
-func limitSignal(l wire.RateLimit, t wire.Throttle) limit.Signal {
-	s := limit.Signal{
-		Requests: limit.Level(l.Requests), Tokens: limit.Level(l.Tokens),
-		Input: limit.Level(l.InputTokens), Output: limit.Level(l.OutputTokens),
-		RequestsDay: limit.Level(l.RequestsDay), TokensDay: limit.Level(l.TokensDay),
-		RetryAfter: l.RetryAfter, HasRetryAfter: l.HasRetryAfter,
-		Group: t.Group, Limit: t.Limit, Used: t.Used, Requested: t.Requested,
+// limitSignal puts what an answer says of its limits into the limiter's words.
+func limitSignal(s llm.Signal) limit.Signal {
+	level := func(d llm.Dimension) limit.Level { return limit.Level(s.Levels[d]) }
+	return limit.Signal{
+		Requests: level(llm.Requests), Tokens: level(llm.Tokens),
+		Input: level(llm.InputTokens), Output: level(llm.OutputTokens),
+		RequestsDay: level(llm.RequestsDay), TokensDay: level(llm.TokensDay),
+		RetryAfter: s.RetryAfter, HasRetryAfter: s.HasRetryAfter,
+		Dimension: limitDimensions[s.Dimension], Group: string(s.Group),
+		Limit: s.Limit, Used: s.Used, Requested: s.Requested, Profile: s.Profile,
 	}
-	if t.HasRetryAfter {
-		s.RetryAfter, s.HasRetryAfter = t.RetryAfter, true
-	}
-	switch t.Dimension {
-	case wire.RequestsPerMinute:
-		s.Dimension = "requests"
-	case wire.TokensPerMinute:
-		s.Dimension = "tokens"
-	case wire.InputTokensPerMinute:
-		s.Dimension = "input_tokens"
-	case wire.OutputTokensPerMinute:
-		s.Dimension = "output_tokens"
-	case wire.RequestsPerDay:
-		s.Dimension = "requests_day"
-	case wire.TokensPerDay:
-		s.Dimension = "tokens_day"
-	}
-	return s
 }
 
-// observeLevels tells the limiter what an answer's headers say of its levels.
-func observeLevels(lease *limit.Lease, h http.Header, now time.Time) {
-	lease.Observe(limitSignal(wire.ParseRateLimit(h, now), wire.Throttle{}))
+// limitDimensions are the limiter's names of the limits that it keeps.
+var limitDimensions = [llm.NumDimensions]string{
+	llm.Requests: "requests", llm.Tokens: "tokens", llm.InputTokens: "input_tokens", llm.OutputTokens: "output_tokens",
+	llm.RequestsDay: "requests_day", llm.TokensDay: "tokens_day",
 }
 
 // estimate is what the request will probably cost.
@@ -92,8 +76,8 @@ func throttleReason(t wire.Throttle) string {
 		return "quota"
 	case t.Kind == wire.TooLarge:
 		return "too_large"
-	case t.Dimension != "":
-		return t.Dimension
+	case t.Signal.Dimension != llm.None:
+		return t.Signal.Dimension.String()
 	}
 	return "unknown"
 }

@@ -148,7 +148,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 		now := time.Now()
 		verdict, pause := upstream.Judge(resp, now)
 		if verdict == upstream.Pass { // a 429's levels go with its reasons
-			observeLevels(lease, resp.Header, now)
+			lease.Observe(limitSignal(wire.ParseRateLimit(resp.Header, now)))
 		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
@@ -156,7 +156,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 
 		switch {
 		case verdict == upstream.Throttled:
-			throttle := wire.ParseThrottle(resp.StatusCode, resp.Header, peek(resp))
+			throttle := wire.ParseThrottle(resp.Header, peek(resp), now)
 			s.metrics.upstream429.WithLabelValues(throttleReason(throttle)).Inc()
 			if throttle.Kind == wire.Quota || throttle.Kind == wire.TooLarge {
 				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
@@ -165,7 +165,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 			if x.streamed() {
 				return resp, nil
 			}
-			if err := x.throttled(lease, resp, &throttle); err != nil {
+			if err := x.throttled(lease, resp, throttle.Signal); err != nil {
 				return nil, err
 			}
 		case verdict == upstream.Unavailable && !x.streamed() && s.repeats.spend(now):
@@ -196,10 +196,9 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 }
 
 // throttled returns to the queue with all that the refusal says.
-func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, t *wire.Throttle) error {
-	signal := limitSignal(wire.ParseRateLimit(resp.Header, time.Now()), *t)
+func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, s llm.Signal) error {
 	x.discard(resp)
-	return lease.Throttled(x.r.Context(), signal)
+	return lease.Throttled(x.r.Context(), limitSignal(s))
 }
 
 // upstreamBody is the client's body, byte for byte, but for include_usage

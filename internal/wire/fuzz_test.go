@@ -241,13 +241,13 @@ func FuzzRateLimit(f *testing.F) {
 			h.Set("x-ratelimit-"+n+"-"+what, value)
 			h.Set("anthropic-ratelimit-"+what+"-"+n, value)
 		}
-		l := ParseRateLimit(h, now)
-		for _, level := range []Level{l.Requests, l.Tokens, l.InputTokens, l.OutputTokens, l.RequestsDay, l.TokensDay, {Reset: l.RetryAfter}} {
+		s := ParseRateLimit(h, now)
+		for _, level := range append(s.Levels[:], llm.Level{Reset: s.RetryAfter}) {
 			if level.Limit < 0 || level.Limit > maxCount || level.Remaining < 0 || level.Remaining > maxCount || level.Reset < 0 || level.Reset > maxReset || level.HasLimit && level.Limit == 0 {
 				t.Fatalf("%q: %+v", value, level)
 			}
-			if level.Window() < 0 {
-				t.Fatalf("%q: window %v", value, level.Window())
+			if window(&level) < 0 {
+				t.Fatalf("%q: window %v", value, window(&level))
 			}
 		}
 	})
@@ -262,7 +262,7 @@ func FuzzThrottle(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		th := ParseThrottle(429, nil, body)
+		th := ParseThrottle(nil, body, time.Now()).Signal
 		if th.Limit < 0 || th.Used < 0 || th.Requested < 0 || th.RetryAfter < 0 || th.RetryAfter > maxReset || !th.HasRetryAfter && th.RetryAfter != 0 {
 			t.Fatalf("%+v", th)
 		}

@@ -6,19 +6,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-// Level is what an upstream's headers say of one of its limits.
-type Level struct {
-	Limit, Remaining                 int64
-	Reset                            time.Duration // until the limit is full again
-	HasLimit, HasRemaining, HasReset bool
-}
-
-// Window returns the time in which the whole limit refills, where the three
+// window returns the time in which the whole limit refills, where the three
 // numbers tell it, else 0. With continuous refill, Reset is the part of the
 // window that Limit−Remaining takes; OpenAI's own numbers fit this.
-func (l Level) Window() time.Duration {
+func window(l *llm.Level) time.Duration {
 	used := l.Limit - l.Remaining
 	if !l.HasLimit || !l.HasRemaining || !l.HasReset || used <= 0 || l.Reset <= 0 {
 		return 0
@@ -29,18 +24,6 @@ func (l Level) Window() time.Duration {
 	}
 	return time.Duration(w)
 }
-
-// RateLimit is every level found in the headers of an answer.
-type RateLimit struct {
-	Requests, Tokens          Level // per minute, or an unnamed window
-	InputTokens, OutputTokens Level // per minute
-	RequestsDay, TokensDay    Level
-	RetryAfter                time.Duration
-	HasRetryAfter             bool
-}
-
-// Found reports whether any level or retry hint was found.
-func (l RateLimit) Found() bool { return l != RateLimit{} }
 
 const (
 	// maxReset is the longest wait that is believed: monthly limits are the
@@ -56,33 +39,36 @@ const (
 
 // ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic,
 // Groq, Cerebras, Mistral, Fireworks, Together and their relatives, which all
-// spell one idea with the same few words in different order. now is the time at
-// which the headers came; resets that are points in time are counted from it.
-// Values that make no sense (−1, overflow, years) are absent.
-func ParseRateLimit(h http.Header, now time.Time) RateLimit {
-	var l RateLimit
+// spell one idea with the same few words in different order. It fills in the
+// levels and the retry hint. A limit whose window no header names is one per
+// minute. now is the time at which the headers came; resets that are points in
+// time are counted from it. Values that make no sense (−1, overflow, years) are
+// absent.
+func ParseRateLimit(h http.Header, now time.Time) llm.Signal {
+	var s llm.Signal
 	for name, values := range h {
 		if len(values) == 0 || !strings.Contains(name, "imit") && !strings.Contains(name, "IMIT") {
 			continue
 		}
-		if level, what := l.level(strings.ToLower(name)); level != nil {
-			level.set(what, values[0], now)
+		if d, what := levelOf(strings.ToLower(name)); d != llm.None {
+			setLevel(&s.Levels[d], what, values[0], now)
 		}
 	}
-	if w := l.Requests.Window(); w > dayWindow {
-		if l.RequestsDay == (Level{}) {
-			l.RequestsDay = l.Requests
+	requests, day := &s.Levels[llm.Requests], &s.Levels[llm.RequestsDay]
+	if window(requests) > dayWindow {
+		if *day == (llm.Level{}) {
+			*day = *requests
 		}
-		l.Requests = Level{}
+		*requests = llm.Level{}
 	}
-	l.RetryAfter, l.HasRetryAfter = parseRetryAfter(h, now)
-	return l
+	s.RetryAfter, s.HasRetryAfter = parseRetryAfter(h, now)
+	return s
 }
 
-// level finds the level a header is about and which of its three numbers it
-// holds; nil if the header is not of this kind, or about a limit we don't keep
-// (images, audio, hours, projects).
-func (l *RateLimit) level(name string) (level *Level, what string) {
+// levelOf finds the limit that a header is about and which of its three numbers
+// it holds; None if the header is not of this kind, or about a limit we don't
+// keep (images, audio, hours, projects).
+func levelOf(name string) (d llm.Dimension, what string) {
 	var requests, tokens, input, output, day bool
 	for word := range strings.SplitSeq(name, "-") {
 		switch word {
@@ -104,35 +90,35 @@ func (l *RateLimit) level(name string) (level *Level, what string) {
 		case "day":
 			day = true
 		default:
-			return nil, ""
+			return llm.None, ""
 		}
 	}
 	if !strings.Contains(name, "ratelimit") && !strings.Contains(name, "rate-limit") && !strings.HasPrefix(name, "x-tokenlimit") {
-		return nil, ""
+		return llm.None, ""
 	}
 	switch {
 	case what == "" || requests && (tokens || input || output) || input && output:
-		return nil, ""
+		return llm.None, ""
 	case day && (input || output):
-		return nil, ""
+		return llm.None, ""
 	case input:
-		return &l.InputTokens, what
+		return llm.InputTokens, what
 	case output:
-		return &l.OutputTokens, what
+		return llm.OutputTokens, what
 	case tokens && day:
-		return &l.TokensDay, what
+		return llm.TokensDay, what
 	case tokens:
-		return &l.Tokens, what
+		return llm.Tokens, what
 	case day:
-		return &l.RequestsDay, what
+		return llm.RequestsDay, what
 	default: // without a dimension: requests
-		return &l.Requests, what
+		return llm.Requests, what
 	}
 }
 
-// set takes the tighter value where two headers name one number: headers have
-// no order that could decide.
-func (l *Level) set(what, value string, now time.Time) {
+// setLevel takes the tighter value where two headers name one number: headers
+// have no order that could decide.
+func setLevel(l *llm.Level, what, value string, now time.Time) {
 	switch what {
 	case "limit":
 		if n, ok := parseCount(value); ok && n > 0 && (!l.HasLimit || n < l.Limit) {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // ThrottleKind says what can be done about a 429.
@@ -21,69 +23,55 @@ const (
 	TooLarge              // the request alone exceeds the limit
 )
 
-// The dimensions of a limit, as Throttle.Dimension names them.
-const (
-	RequestsPerMinute     = "requests_per_minute"
-	TokensPerMinute       = "tokens_per_minute"
-	InputTokensPerMinute  = "input_tokens_per_minute"
-	OutputTokensPerMinute = "output_tokens_per_minute"
-	RequestsPerDay        = "requests_per_day"
-	TokensPerDay          = "tokens_per_day"
-	Concurrent            = "concurrent"
-)
-
 // Throttle is what a 429 says.
 type Throttle struct {
-	Kind                   ThrottleKind
-	Dimension              string // one of the constants above, "" = not said
-	Group                  string // the model or group of models the limit is for, as the upstream calls it
-	Limit, Used, Requested int64  // 0 = not said; Limit−Used is the upstream's own level, Requested its own estimate
-	RetryAfter             time.Duration
-	HasRetryAfter          bool
-	Code, Type             string // of the error object
+	Kind       ThrottleKind
+	Code, Type string     // of the error object
+	Signal     llm.Signal // of its headers and of its text; Limit−Used is the upstream's own level, Requested its own estimate
 }
 
 // ParseThrottle reads the headers and body of a 429, or of another refusal with
-// a retry hint. The wait is, in this order: retry-after-ms, retry-after, the
-// time named in the message, the time that the numbers in the message give, and
-// the dimension's x-ratelimit-reset. The body may be cut short: of a long one
-// only the first kilobytes are looked at.
-func ParseThrottle(status int, h http.Header, body []byte) Throttle {
-	now := time.Now()
+// a retry hint, that came at now. The wait is, in this order: retry-after-ms,
+// retry-after, the time named in the message, the time that the numbers in the
+// message give, and the dimension's x-ratelimit-reset. The body may be cut
+// short: of a long one only the first kilobytes are looked at.
+func ParseThrottle(h http.Header, body []byte, now time.Time) Throttle {
 	e := parseError(body)
-	t := Throttle{Code: e.code, Type: e.typ, Group: groupOf(e.message)}
-	t.Dimension = dimensionOf(e.message, e.typ)
-	t.Limit = number(limitPattern, e.message)
-	if t.Limit == 0 {
-		t.Limit = number(sentencePattern, e.message)
+	t := Throttle{Code: e.code, Type: e.typ, Signal: ParseRateLimit(h, now)}
+	s := &t.Signal
+	s.Group = groupOf(e.message)
+	s.Dimension = dimensionOf(e.message, e.typ)
+	s.Limit = number(limitPattern, e.message)
+	if s.Limit == 0 {
+		s.Limit = number(sentencePattern, e.message)
 	}
-	t.Used, t.Requested = number(usedPattern, e.message), number(requestedPattern, e.message)
-	t.RetryAfter, t.HasRetryAfter = parseRetryAfter(h, now)
+	s.Used, s.Requested = number(usedPattern, e.message), number(requestedPattern, e.message)
 	for _, hint := range []func() (time.Duration, bool){
 		func() (time.Duration, bool) { return waitNamed(e.message) },
 		func() (time.Duration, bool) { return waitNamed(e.retryDelay) },
-		t.waitComputed,
-		func() (time.Duration, bool) { return ParseRateLimit(h, now).reset(t.Dimension) },
+		func() (time.Duration, bool) { return waitComputed(s) },
+		func() (time.Duration, bool) { return resetOf(s) },
 	} {
-		if !t.HasRetryAfter {
-			t.RetryAfter, t.HasRetryAfter = hint()
+		if !s.HasRetryAfter {
+			s.RetryAfter, s.HasRetryAfter = hint()
 		}
 	}
-	t.Kind = t.kind(status, e.message)
+	t.Kind = t.kind(e.message)
 	return t
 }
 
 // kind classifies: 1. money, by code or, where there is none, by its sentence;
 // 2. too large, by its sentence or by the numbers; 3. anything that speaks of a rate.
-func (t *Throttle) kind(status int, message string) ThrottleKind {
+func (t *Throttle) kind(message string) ThrottleKind {
+	s := &t.Signal
 	switch {
 	case quotaCode(t.Code), quotaCode(t.Type),
-		!t.HasRetryAfter && containsFold(message, "check your plan and billing"),
+		!s.HasRetryAfter && containsFold(message, "check your plan and billing"),
 		containsFold(message, "credit balance is too low"):
 		return Quota
-	case containsFold(message, "request too large"), t.Limit > 0 && t.Requested > t.Limit:
+	case containsFold(message, "request too large"), s.Limit > 0 && s.Requested > s.Limit:
 		return TooLarge
-	case t.HasRetryAfter, t.Dimension != "", t.Limit > 0,
+	case s.HasRetryAfter, s.Dimension != llm.None, s.Limit > 0,
 		containsFold(t.Code, "rate_limit"), containsFold(t.Type, "rate_limit"),
 		containsFold(message, "rate limit"), containsFold(message, "too many requests"):
 		return Curable
@@ -103,30 +91,30 @@ func quotaCode(s string) bool {
 
 // waitComputed applies the continuous bucket that OpenAI's published messages
 // fit to the millisecond: what is missing, divided by the refill per second.
-func (t *Throttle) waitComputed() (time.Duration, bool) {
+func waitComputed(s *llm.Signal) (time.Duration, bool) {
+	missing := s.Used + s.Requested - s.Limit
+	if s.Limit <= 0 || s.Used <= 0 || s.Requested <= 0 || missing <= 0 {
+		return 0, false
+	}
 	window := time.Minute
-	switch t.Dimension {
-	case RequestsPerDay, TokensPerDay:
+	switch {
+	case s.Dimension.Daily():
 		window = 24 * time.Hour
-	case "", Concurrent:
+	case s.Dimension == llm.None, s.Dimension == llm.Concurrent:
 		return 0, false
 	}
-	missing := t.Used + t.Requested - t.Limit
-	if t.Limit <= 0 || t.Used <= 0 || t.Requested <= 0 || missing <= 0 {
-		return 0, false
-	}
-	return seconds(float64(missing) / float64(t.Limit) * window.Seconds())
+	return seconds(float64(missing) / float64(s.Limit) * window.Seconds())
 }
 
-// reset returns the reset of a dimension; where none is named, the longest of
-// the levels that are empty.
-func (l RateLimit) reset(dimension string) (d time.Duration, ok bool) {
-	for name, level := range map[string]Level{
-		RequestsPerMinute: l.Requests, TokensPerMinute: l.Tokens,
-		InputTokensPerMinute: l.InputTokens, OutputTokensPerMinute: l.OutputTokens,
-		RequestsPerDay: l.RequestsDay, TokensPerDay: l.TokensDay,
-	} {
-		asked := name == dimension || dimension == "" && !(level.HasRemaining && level.Remaining > 0)
+// resetOf returns the reset of the dimension that s is about; where it names
+// none, the longest of the levels that are empty.
+func resetOf(s *llm.Signal) (d time.Duration, ok bool) {
+	for i := range s.Levels {
+		level := &s.Levels[i]
+		asked := llm.Dimension(i) == s.Dimension
+		if s.Dimension == llm.None {
+			asked = !level.HasRemaining || level.Remaining <= 0
+		}
 		if asked && level.HasReset && level.Reset >= d {
 			d, ok = level.Reset, true
 		}
@@ -216,48 +204,51 @@ func unitSeconds(u string) float64 {
 	}
 }
 
+// abbreviations are those that messages use.
+var abbreviations = map[string]llm.Dimension{
+	"RPM": llm.Requests, "TPM": llm.Tokens, "RPD": llm.RequestsDay, "TPD": llm.TokensDay,
+	"ITPM": llm.InputTokens, "OTPM": llm.OutputTokens,
+}
+
 // dimensionOf reads the abbreviation, else the words, else the vaguer hints of
 // Azure's messages and of the error's type.
-func dimensionOf(message, typ string) string {
+func dimensionOf(message, typ string) llm.Dimension {
 	if m := shortPattern.FindStringSubmatch(message); m != nil {
-		return map[string]string{
-			"RPM": RequestsPerMinute, "TPM": TokensPerMinute, "RPD": RequestsPerDay, "TPD": TokensPerDay,
-			"ITPM": InputTokensPerMinute, "OTPM": OutputTokensPerMinute,
-		}[m[1]]
+		return abbreviations[m[1]]
 	}
 	if m := longPattern.FindStringSubmatch(message); m != nil {
 		side, what, day := strings.ToLower(m[1]), strings.ToLower(m[2]), strings.EqualFold(m[3], "day")
 		switch {
 		case what == "request" && day:
-			return RequestsPerDay
+			return llm.RequestsDay
 		case what == "request":
-			return RequestsPerMinute
+			return llm.Requests
 		case day:
-			return TokensPerDay
+			return llm.TokensDay
 		case side == "input ":
-			return InputTokensPerMinute
+			return llm.InputTokens
 		case side == "output ":
-			return OutputTokensPerMinute
+			return llm.OutputTokens
 		default:
-			return TokensPerMinute
+			return llm.Tokens
 		}
 	}
 	switch {
 	case containsFold(message, "token rate limit"), typ == "tokens":
-		return TokensPerMinute
+		return llm.Tokens
 	case containsFold(message, "call rate limit"), containsFold(message, "request rate limit"), typ == "requests":
-		return RequestsPerMinute
+		return llm.Requests
 	case containsFold(message, "concurren"):
-		return Concurrent
+		return llm.Concurrent
 	}
-	return ""
+	return llm.None
 }
 
 // groupOf prefers the name of a shared limit to that of the model asked for.
-func groupOf(message string) string {
+func groupOf(message string) llm.Model {
 	for _, p := range []*regexp.Regexp{limitGroupPattern, groupPattern, modelPattern} {
 		if m := p.FindStringSubmatch(message); m != nil {
-			return m[1]
+			return llm.Model(m[1])
 		}
 	}
 	return ""
