@@ -185,7 +185,7 @@ func requestRowOf(r ledger.Record, prices *price.Table) requestRow {
 		row.UsageSource = "exact"
 		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
-		if rates, ok := prices.At(cmp.Or(r.Model, r.AnsweredModel), r.StartedAt); ok {
+		if rates, ok := prices.At(llm.Model(cmp.Or(r.Model, r.AnsweredModel)), r.StartedAt); ok {
 			row.Cost = optional(rates.Cost(llm.Usage{Input: r.Usage.Prompt, Cached: r.Usage.Cached, Output: r.Usage.Completion}).String())
 		}
 	}

@@ -118,7 +118,7 @@ func (c *Config) drawn(u ledger.BudgetUse) (a budget.Amount, priced bool) {
 	usage := llm.Usage{
 		Input: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Output: u.CompletionTokens + u.EstimatedOutput,
 	}
-	rates, priced := c.prices.At(u.Model, u.Start)
+	rates, priced := c.prices.At(llm.Model(u.Model), u.Start)
 	return budget.Amount{Tokens: usage.Total(), Money: rates.Cost(usage)}, priced
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path"
 	"reflect"
 	"slices"
 	"strconv"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // File is what CONFIG_FILE holds: the settings that an environment is bad at.
@@ -157,7 +158,7 @@ func (f *File) validate(keys []ClientKey) []string {
 		faults = append(faults, fmt.Sprintf("%s=%q: want %s", at, fmt.Sprint(value), want))
 	}
 	pattern := func(at, value string) {
-		if _, err := path.Match(value, ""); err != nil || value == "" {
+		if llm.CheckPattern(value) != nil || value == "" {
 			bad(at, value, `a pattern such as "gpt-4o*"`)
 		}
 	}

@@ -58,7 +58,7 @@ func (f *File) validateMoney(bad func(at, value any, want string)) {
 	seen := map[[2]string]bool{}
 	for i, p := range f.Prices {
 		at := fmt.Sprintf("prices[%d].", i)
-		if _, err := path.Match(p.Model, ""); err != nil || p.Model == "" {
+		if llm.CheckPattern(p.Model) != nil || p.Model == "" {
 			bad(at+"model", p.Model, `a model's name, or a pattern such as "gpt-4o*"`)
 		}
 		if _, err := p.from(); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
@@ -32,7 +33,7 @@ standard input. What the list says and this format cannot is named on standard e
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := price.CheckPattern(model); err != nil {
+			if err := llm.CheckPattern(model); err != nil {
 				return &usageError{fmt.Errorf(`--model=%q: want a pattern such as "gpt-4o*"`, model)}
 			}
 			if _, err := time.Parse(time.DateOnly, from); from != "" && err != nil {

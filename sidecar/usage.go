@@ -159,7 +159,7 @@ func (s *usageSum) add(part ledger.UsageRow, prices *price.Table) {
 	if !part.Time.IsZero() {
 		at = part.Time
 	}
-	rates, known := prices.At(part.Model, at)
+	rates, known := prices.At(llm.Model(part.Model), at)
 	if !known {
 		s.UnpricedTokens += part.PromptTokens + part.CompletionTokens
 		return

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // A Listed is one model of a public price list, its prices as decimal strings per million
@@ -35,7 +36,7 @@ type Filter struct {
 }
 
 func (f Filter) takes(model, provider string) bool {
-	return (f.Model == "" || f.Model == model || fits(f.Model, model)) && (f.Provider == "" || f.Provider == provider)
+	return (f.Model == "" || llm.Model(model).Matches(f.Model)) && (f.Provider == "" || f.Provider == provider)
 }
 
 // errFormat says that a document is no price list of the format it was taken for.
@@ -307,10 +308,4 @@ func roundUp(whole, part string) (string, string) {
 	}
 	cut := len(digits) - 9
 	return string(digits[:cut]), strings.TrimRight(string(digits[cut:]), "0")
-}
-
-// CheckPattern returns an error unless text can choose models, as in [Filter].
-func CheckPattern(text string) error {
-	_, err := path.Match(text, "")
-	return err
 }

@@ -122,7 +122,7 @@ func TestTable_At(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, ok := table.At(c.model, at); got.Input != c.want || ok != (c.want != 0) {
+		if got, ok := table.At(llm.Model(c.model), at); got.Input != c.want || ok != (c.want != 0) {
 			t.Errorf("%s at %s costs %d, %v; want %d", c.model, c.at, got.Input, ok, c.want)
 		}
 	}
@@ -162,7 +162,7 @@ func TestTable_IsConstantBetweenCuts(t *testing.T) {
 		if err != nil {
 			t.Skip(err) // two entries of one name and day, which is a fault: draw again
 		}
-		model := rapid.SampledFrom([]string{"a", "ab", "b", "b-2026-01-01", "c"}).Draw(t, "model")
+		model := llm.Model(rapid.SampledFrom([]string{"a", "ab", "b", "b-2026-01-01", "c"}).Draw(t, "model"))
 		at := base.Add(time.Duration(rapid.Int64Range(-48, 24*7).Draw(t, "hours")) * time.Hour)
 		start := time.Time{}
 		for _, cut := range table.Cuts() {

@@ -3,7 +3,6 @@ package price
 import (
 	"fmt"
 	"math/bits"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +35,7 @@ func times(tokens int64, r Rate) llm.Money {
 
 // An Entry is one line of a price list.
 type Entry struct {
-	Model string    // a name, or a pattern in the language of path.Match in which * passes a slash
+	Model string    // a name, or a pattern of llm.Model
 	From  time.Time // the day from which it holds, UTC; zero: since ever
 	Rates Rates
 }
@@ -60,7 +59,7 @@ func NewTable(list []Entry) (*Table, error) {
 	t := &Table{names: map[string][]Entry{}}
 	for _, e := range list {
 		e.From = day(e.From)
-		if _, err := path.Match(e.Model, ""); err != nil || e.Model == "" {
+		if llm.CheckPattern(e.Model) != nil || e.Model == "" {
 			return nil, fmt.Errorf("price of %q: want a model's name or a pattern", e.Model)
 		}
 		if !isPattern(e.Model) {
@@ -117,17 +116,17 @@ func (t *Table) Cuts() []time.Time {
 }
 
 // At returns what a model costs at an instant; false: no price is known.
-func (t *Table) At(model string, at time.Time) (Rates, bool) {
+func (t *Table) At(model llm.Model, at time.Time) (Rates, bool) {
 	if t == nil {
 		return Rates{}, false
 	}
-	for _, name := range [...]string{model, undated(model)} {
+	for _, name := range [...]string{string(model), undated(string(model))} {
 		if r, ok := inForce(t.names[name], at); ok {
 			return r, true
 		}
 	}
 	for _, p := range t.patterns {
-		if fits(p.text, model) {
+		if model.Matches(p.text) {
 			if r, ok := inForce(p.entries, at); ok {
 				return r, true
 			}
@@ -156,10 +155,4 @@ func undated(model string) string {
 		}
 	}
 	return model
-}
-
-// fits is path.Match in which a slash in a model's name (org/name) is a character like any other.
-func fits(pattern, model string) bool {
-	ok, _ := path.Match(strings.ReplaceAll(pattern, "/", "\x00"), strings.ReplaceAll(model, "/", "\x00"))
-	return ok
 }
