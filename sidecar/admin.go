@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
@@ -75,7 +76,7 @@ type requestPage struct {
 }
 
 func sessionRowOf(s ledger.Session) sessionRow {
-	return sessionRow{statusOf(s), s.CachedTokens, s.ReasoningTokens, s.UnknownUsage, timestamp(s.FirstAt), timestamp(s.LastAt)}
+	return sessionRow{statusOf(s), s.CachedTokens, s.ReasoningTokens, s.UnknownUsage, httpapi.Timestamp(s.FirstAt), httpapi.Timestamp(s.LastAt)}
 }
 
 func statusOf(s ledger.Session) sessionStatus {
@@ -90,7 +91,7 @@ func (s *server) handleStatus(w http.ResponseWriter, r *http.Request, _ string) 
 	for one, err := range s.ledger.Status(r.Context()) {
 		if err != nil {
 			if started {
-				return &abortError{err}
+				return httpapi.Abort(err)
 			}
 			return err
 		}
@@ -101,17 +102,17 @@ func (s *server) handleStatus(w http.ResponseWriter, r *http.Request, _ string) 
 		}
 		id, err := json.Marshal(one.ID)
 		if err != nil {
-			return &abortError{err}
+			return httpapi.Abort(err)
 		}
 		value, err := json.Marshal(statusOf(one))
 		if err != nil {
-			return &abortError{err}
+			return httpapi.Abort(err)
 		}
 		_ = out.WriteByte(separator)
 		_, _ = out.Write(id)
 		_ = out.WriteByte(':')
 		if _, err := out.Write(value); err != nil {
-			return errClientGone // the rest need not be read
+			return httpapi.ErrClientGone // the rest need not be read
 		}
 	}
 	if !started {
@@ -120,7 +121,7 @@ func (s *server) handleStatus(w http.ResponseWriter, r *http.Request, _ string) 
 	}
 	_, _ = out.WriteString("}\n")
 	if out.Flush() != nil {
-		return errClientGone
+		return httpapi.ErrClientGone
 	}
 	return nil
 }
@@ -134,7 +135,7 @@ func (s *server) handleSessionStatus(w http.ResponseWriter, r *http.Request, _ s
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, statusOf(one))
+	return httpapi.WriteJSON(w, statusOf(one))
 }
 
 func (s *server) handleSessions(w http.ResponseWriter, r *http.Request, _ string) error {
@@ -150,7 +151,7 @@ func (s *server) handleSessions(w http.ResponseWriter, r *http.Request, _ string
 	for _, one := range page.Sessions {
 		rows = append(rows, sessionRowOf(one))
 	}
-	return writeJSON(w, sessionPage{rows, optional(page.NextCursor)})
+	return httpapi.WriteJSON(w, sessionPage{rows, httpapi.Optional(page.NextCursor)})
 }
 
 func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string) error {
@@ -170,23 +171,23 @@ func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string
 	for _, record := range page.Records {
 		rows = append(rows, requestRowOf(record, s.cfg.Load().prices))
 	}
-	return writeJSON(w, requestPage{rows, optional(page.NextCursor)})
+	return httpapi.WriteJSON(w, requestPage{rows, httpapi.Optional(page.NextCursor)})
 }
 
 func requestRowOf(r ledger.Record, prices *price.Table) requestRow {
 	row := requestRow{
-		RequestID: r.ID.String(), StartedAt: timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
+		RequestID: r.ID.String(), StartedAt: httpapi.Timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
 		Route: r.Route, Model: r.Model, AnsweredModel: r.AnsweredModel, Stream: r.Stream, Metered: r.Metered,
 		Status: r.Status, Outcome: r.Outcome.String(), UsageSource: "none",
 		EstimatedPrompt: r.EstimatedPrompt, EstimatedCompletion: r.EstimatedOutput, Attempts: r.Attempts,
-		QueueMS: milliseconds(r.QueueWait), FirstByteMS: milliseconds(r.FirstByte), TotalMS: milliseconds(r.Total),
+		QueueMS: httpapi.Milliseconds(r.QueueWait), FirstByteMS: httpapi.Milliseconds(r.FirstByte), TotalMS: httpapi.Milliseconds(r.Total),
 	}
 	if r.UsageKnown {
 		row.UsageSource = "exact"
 		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
 		if rates, ok := prices.At(llm.Model(cmp.Or(r.Model, r.AnsweredModel)), r.StartedAt); ok {
-			row.Cost = optional(rates.Cost(llm.Usage{Input: r.Usage.Prompt, Cached: r.Usage.Cached, Output: r.Usage.Completion}).String())
+			row.Cost = httpapi.Optional(rates.Cost(llm.Usage{Input: r.Usage.Prompt, Cached: r.Usage.Cached, Output: r.Usage.Completion}).String())
 		}
 	}
 	return row
@@ -205,27 +206,27 @@ func (s *server) handleDeleteSession(w http.ResponseWriter, r *http.Request, _ s
 }
 
 func (s *server) handleLive(w http.ResponseWriter, _ *http.Request, _ string) error {
-	return writeJSON(w, map[string]string{"status": "ok"})
+	return httpapi.WriteJSON(w, map[string]string{"status": "ok"})
 }
 
 // handleReady says whether this process should get requests. A provider that
 // is down is no reason to say no: the queue is what requests are sent here for.
 func (s *server) handleReady(w http.ResponseWriter, r *http.Request, _ string) error {
-	if s.draining.Load() {
-		return errShuttingDown
+	if s.guard.Draining() {
+		return httpapi.ErrShuttingDown
 	}
 	if err := s.ledger.Ready(r.Context()); err != nil {
 		s.logger.Warn("ledger not ready", "error", err.Error())
 		if refusing := s.ledgerFit(s.cfg.Load()); refusing != nil {
 			return refusing
 		}
-		return writeJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})
+		return httpapi.WriteJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})
 	}
-	return writeJSON(w, map[string]string{"status": "ok"})
+	return httpapi.WriteJSON(w, map[string]string{"status": "ok"})
 }
 
 func (s *server) handleQueue(w http.ResponseWriter, _ *http.Request, _ string) error {
-	return writeJSON(w, queueStatusOf(s.limits.Snapshot(), time.Now()))
+	return httpapi.WriteJSON(w, queueStatusOf(s.limits.Snapshot(), time.Now()))
 }
 
 type queueStatus struct {
@@ -272,7 +273,7 @@ func queueStatusOf(snap limit.Snapshot, now time.Time) queueStatus {
 	for _, g := range snap.Groups {
 		group := queueGroup{Name: g.Name, Profile: g.Profile, Waiting: g.Waiting, InFlight: g.InFlight, HalfOpen: g.HalfOpen, Limits: queueLimits(g.Meters)}
 		if g.Paused > 0 {
-			group.PausedUntil = optional(timestamp(now.Add(g.Paused)))
+			group.PausedUntil = httpapi.Optional(httpapi.Timestamp(now.Add(g.Paused)))
 		}
 		status.Groups = append(status.Groups, group)
 		slices.SortFunc(g.Sessions, func(a, b limit.SessionState) int {
@@ -308,27 +309,8 @@ func pageOf(query url.Values) (limit int, cursor string, err error) {
 	if text := query.Get("limit"); text != "" {
 		limit, err = strconv.Atoi(text)
 		if err != nil || limit < 1 || limit > 500 {
-			return 0, "", invalid("invalid_query", "limit: want a number from 1 to 500")
+			return 0, "", httpapi.Invalid("invalid_query", "limit: want a number from 1 to 500")
 		}
 	}
 	return limit, query.Get("cursor"), nil
-}
-
-func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
-
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
-func writeJSON(w http.ResponseWriter, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(append(body, '\n'))
-	return nil
 }

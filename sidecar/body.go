@@ -8,15 +8,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 )
 
-// A body has bodyPatience plus the time of its bytes at bodyRate: one that
+// A body has BodyPatience plus the time of its bytes at bodyRate: one that
 // trickles would hold its reservation for ever.
-const (
-	bodyPatience = 30 * time.Second
-	bodyRate     = 32 << 10        // bytes a second
-	bodyRest     = 5 * time.Second // for what is left of it once it is answered
-)
+const bodyRate = 32 << 10 // bytes a second
 
 // smallBody is up to where the body of an unmetered request is held like a
 // metered one, which lets the request be sent again and lets the server notice
@@ -24,7 +22,7 @@ const (
 const smallBody = 256 << 10
 
 func bodyDeadline(started time.Time, read int) time.Time {
-	return started.Add(bodyPatience + time.Duration(read)*time.Second/bodyRate)
+	return started.Add(httpapi.BodyPatience + time.Duration(read)*time.Second/bodyRate)
 }
 
 // A byteBudget bounds the bytes of bodies held at once, so that a full queue
@@ -108,9 +106,9 @@ func (s *server) readBody(x *exchange) (*heldBody, error) {
 		if err != nil {
 			h.release()
 			if r.Context().Err() != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil, errClientGone
+				return nil, httpapi.ErrClientGone
 			}
-			return nil, &apiError{status: http.StatusBadRequest, code: "body_unreadable", cause: err, message: "the body ended early or came too slowly"}
+			return nil, &httpapi.Error{Status: http.StatusBadRequest, Code: "body_unreadable", Cause: err, Message: "the body ended early or came too slowly"}
 		}
 	}
 	if int64(len(buf)) > most {

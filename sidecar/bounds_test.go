@@ -113,11 +113,11 @@ func TestRejection_RetryAfterStaysUsable(t *testing.T) {
 		limit.QueueFull: 503, limit.QueueTimeout: 503, limit.DeadlineUnreachable: 503, limit.AttemptsExhausted: 503, limit.Draining: 503,
 	} {
 		e := rejection(&limit.Rejected{Reason: reason, RetryAfter: time.Hour})
-		if e.status != status || e.retryAfter <= 0 || e.retryAfter > 59*time.Second || e.final {
+		if e.Status != status || e.RetryAfter <= 0 || e.RetryAfter > 59*time.Second || e.Final {
 			t.Errorf("%v: %+v", reason, e)
 		}
 	}
-	if e := rejection(&limit.Rejected{Reason: limit.DailyLimit, RetryAfter: time.Hour}); !e.final || e.retryAfter != time.Hour {
+	if e := rejection(&limit.Rejected{Reason: limit.DailyLimit, RetryAfter: time.Hour}); !e.Final || e.RetryAfter != time.Hour {
 		t.Errorf("daily limit: %+v", e)
 	}
 }

@@ -14,16 +14,9 @@ import (
 // errorCodes finds every code that an error of ours can carry, in the source.
 func errorCodes(t *testing.T) []string {
 	t.Helper()
-	sources, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	written := regexp.MustCompile(`(?:code: |invalid\()"([a-z_]+)"`)
+	written := regexp.MustCompile(`(?:Code: |Invalid\()"([a-z_]+)"`)
 	var codes []string
-	for _, name := range sources {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
+	for _, name := range programText(t, rooms...) {
 		source, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -61,14 +54,12 @@ func TestTroubleshooting_HasEveryErrorCode(t *testing.T) {
 // TestDocs_NameWhatIsThere: metrics, tests, pages and headings that the pages name exist.
 func TestDocs_NameWhatIsThere(t *testing.T) {
 	sources := ""
-	names, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		if text, err := os.ReadFile(name); err == nil && !strings.HasSuffix(name, "_test.go") {
-			sources += string(text)
+	for _, name := range programText(t, rooms...) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
 		}
+		sources += string(text)
 	}
 	tests := testNames(t)
 	pages, err := filepath.Glob("../docs/*.md")

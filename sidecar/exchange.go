@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
@@ -88,7 +89,7 @@ func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Ident
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),
-		context.AfterFunc(s.over, func() { x.cancel(errShuttingDown) }))
+		context.AfterFunc(s.over, func() { x.cancel(httpapi.ErrShuttingDown) }))
 	s.exchanges.Add(1)
 	return x
 }
@@ -104,12 +105,12 @@ func (x *exchange) leave() {
 	places := max(1, x.s.inFlight.Load()/drainShare)
 	switch {
 	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
-		x.cancel(errClientGone)
+		x.cancel(httpapi.ErrClientGone)
 	case x.s.drains.Add(1) > places:
 		x.s.drains.Add(-1)
-		x.cancel(errClientGone)
+		x.cancel(httpapi.ErrClientGone)
 	default:
-		x.reading = time.AfterFunc(drainTime, func() { x.cancel(errClientGone) })
+		x.reading = time.AfterFunc(drainTime, func() { x.cancel(httpapi.ErrClientGone) })
 	}
 }
 
@@ -245,14 +246,13 @@ func (x *exchange) end(failure error) {
 
 // status is what the client got.
 func (x *exchange) status(failure error) int {
-	var aborted *abortError
 	switch {
-	case gone(failure):
+	case httpapi.Gone(failure):
 		return statusClientGone
-	case failure == nil || errors.As(failure, &aborted):
+	case failure == nil || httpapi.Silent(failure):
 		return x.row.Status
 	}
-	return toAPIError(failure).status
+	return httpapi.ErrorOf(told(failure)).Status
 }
 
 // refused turns an error before the answer into what the client can still be
@@ -260,9 +260,9 @@ func (x *exchange) status(failure error) int {
 func (x *exchange) refused(err error) error {
 	switch {
 	case x.clientGone():
-		return errClientGone
+		return httpapi.ErrClientGone
 	case x.headerOut:
-		return &abortError{err}
+		return httpapi.Abort(err)
 	}
 	return err
 }
@@ -282,7 +282,7 @@ func (x *exchange) beat() error {
 		x.headerOut = true
 	}
 	if _, err := x.w.Write([]byte(" \n")); err != nil {
-		return errClientGone
+		return httpapi.ErrClientGone
 	}
 	return http.NewResponseController(x.w).Flush()
 }
@@ -314,7 +314,7 @@ func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	}
 	queued := x.waited()
 	h.Set("X-Queue-Wait-Ms", strconv.FormatInt(queued.Milliseconds(), 10))
-	h.Add("Server-Timing", fmt.Sprintf("queue;dur=%.1f, upstream;dur=%.1f", milliseconds(queued), milliseconds(time.Since(x.sentAt))))
+	h.Add("Server-Timing", fmt.Sprintf("queue;dur=%.1f, upstream;dur=%.1f", httpapi.Milliseconds(queued), httpapi.Milliseconds(time.Since(x.sentAt))))
 	if h.Get("X-Request-Id") == "" {
 		h.Set("X-Request-Id", x.id.String())
 	}
@@ -326,8 +326,6 @@ func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 // accelBuffering is a word to nginx, which takes it out: "no" lets events pass
 // one by one.
 const accelBuffering = "X-Accel-Buffering"
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 func notSent(err error) bool {
 	var e *upstream.Error

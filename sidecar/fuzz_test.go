@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -30,12 +29,11 @@ func FuzzAdminQuery(f *testing.F) {
 	})
 }
 
-// FuzzNames takes any name, header and host that a client may send.
+// FuzzNames takes any name and header that a client may send.
 func FuzzNames(f *testing.F) {
-	for _, seed := range []string{"gpt-4o", "a\nb", "\xff", "é", strings.Repeat("x", 300), "\u2028", "127.0.0.1:80", "[::1]", "[::1", "localhost.", "evil.test:80:80", "1e9", "-1", "NaN"} {
+	for _, seed := range []string{"gpt-4o", "a\nb", "\xff", "é", strings.Repeat("x", 300), "\u2028", "1e9", "-1", "NaN"} {
 		f.Add(seed)
 	}
-	local := &Config{}
 	f.Fuzz(func(t *testing.T, text string) {
 		name := storable(text)
 		if len(name) > 128 || !utf8.ValidString(name) || strings.ContainsAny(name, "\n\r\x00\x1b\u2028\u2029\x7f") {
@@ -46,16 +44,6 @@ func FuzzNames(f *testing.F) {
 		}
 		if d := patience(http.Header{"X-Stainless-Timeout": {text}}); d < 0 || d > 1e6*time.Second {
 			t.Errorf("%q: %v", text, d)
-		}
-		if local.hostAllowed("127.0.0.1:8080", text) {
-			host := text
-			if h, _, err := net.SplitHostPort(text); err == nil {
-				host = h
-			}
-			host = strings.ToLower(strings.Trim(host, "[]"))
-			if ip := net.ParseIP(host); (ip == nil || !ip.IsLoopback()) && !strings.Contains(host, "localhost") && !strings.HasPrefix(host, "127.") && !strings.Contains(host, "::1") && !strings.Contains(host, "0:1") && !strings.Contains(host, "ffff:127.") && !strings.Contains(host, "ffff:7f") {
-				t.Errorf("the host %q is let in", text)
-			}
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -108,7 +109,7 @@ func TestHalfOpen_HTTP2RefusalsGoThroughTheQueue(t *testing.T) {
 				Limits: limit.New(limitConfig(config, logger)), Tokens: tokens.New(tokens.Config{}),
 				Upstream: upstream.New(upstream.Config{Base: address, Key: func() string { return "sk-1" }, Transport: transport}),
 			})
-			server := httptest.NewServer(s.handlerFor(mainListener))
+			server := httptest.NewServer(s.handlerFor(httpapi.MainListener))
 
 			a := send(t, "POST", server.URL+"/v1/session/s/chat/completions", body)
 			if a.StatusCode != 200 || !strings.Contains(a.body, "chat.completion") {

@@ -40,6 +40,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -216,9 +217,10 @@ func newServer(d dependencies) *server {
 		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
-		clients:  newConnections(connectionsFor(maxFiles())),
+		clients:  httpapi.NewConnections(httpapi.ConnectionsFor(maxFiles())),
 	}
 	s.cfg.Store(d.Config)
+	s.guard = httpapi.NewGuard(accessOf(d.Config), d.Logger, func(code string) { s.metrics.refused.WithLabelValues(code).Inc() })
 	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
@@ -236,6 +238,15 @@ func newServer(d dependencies) *server {
 	s.over, s.endAll = context.WithCancel(context.Background())
 	s.metrics.watch(s.limits, s.ledger, s)
 	return s
+}
+
+// accessOf is what the settings say of who is let in.
+func accessOf(cfg *Config) httpapi.Access {
+	a := httpapi.Access{Hosts: cfg.AllowedHosts}
+	for _, k := range cfg.ClientKeys {
+		a.Keys = append(a.Keys, httpapi.Key{Name: k.Name, Key: string(k.Key)})
+	}
+	return a
 }
 
 func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 )
@@ -127,7 +128,7 @@ func (m *metrics) observe(x *exchange, failure error) {
 	if status == http.StatusTooManyRequests {
 		m.client429.Inc()
 	}
-	if errors.Is(failure, errClientGone) {
+	if errors.Is(failure, httpapi.ErrClientGone) {
 		phase := "queued"
 		switch {
 		case x.headerOut:

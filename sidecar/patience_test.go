@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 )
 
 // A deadlineWriter notes the last deadline of the client's connection.
@@ -79,13 +81,13 @@ func TestBody_NobodyReadsIsNotWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(10 * bodyPatience))
+		_ = conn.SetDeadline(time.Now().Add(10 * httpapi.BodyPatience))
 		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		started := time.Now()
 		page, err := io.ReadAll(conn)
-		if took := time.Since(started); err != nil || took > 2*bodyPatience || !strings.Contains(string(page), "go_goroutines") {
+		if took := time.Since(started); err != nil || took > 2*httpapi.BodyPatience || !strings.Contains(string(page), "go_goroutines") {
 			t.Errorf("after %v: %v, %d bytes", took, err, len(page))
 		}
 	})
@@ -105,8 +107,8 @@ func TestPage_NobodyReadsIsNotWrittenForever(t *testing.T) {
 		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(2 * slowReader)
-		if !b.server.clients.none() {
+		<-time.After(2 * httpapi.SlowReader)
+		if !b.server.clients.None() {
 			t.Error("the connection is still written to")
 		}
 	})

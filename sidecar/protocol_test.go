@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
@@ -287,7 +288,7 @@ func TestUpload_TrickleIsCut(t *testing.T) {
 					time.Sleep(20 * time.Second)
 					_, err = conn.Write([]byte{'x'})
 				}
-				if took := time.Since(started); took > 2*bodyPatience {
+				if took := time.Since(started); took > 2*httpapi.BodyPatience {
 					t.Errorf("a trickling body was read for %v", took)
 				}
 				if text := <-answered; upload.name == "held" && !strings.Contains(text, `"body_unreadable"`) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
@@ -18,6 +19,11 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
+
+// handle is handleProxy in the client's words.
+func (s *server) handle(w http.ResponseWriter, r *http.Request, client string) error {
+	return told(s.handleProxy(w, r, client))
+}
 
 // handleProxy serves /v1/...: one request, from the client's bytes to the
 // ledger's row. Whatever happens after the first attempt, the lease ends and
@@ -55,7 +61,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 		x.out.Body, x.out.Identity, x.out.Events = s.upstreamBody(x), true, x.req.Stream
 	} else {
 		x.req = &wire.Request{Endpoint: x.endpoint}
-		x.out.Websocket = wantsWebsocket(r)
+		x.out.Websocket = httpapi.WantsWebsocket(r)
 		if err := s.unmeteredBody(x); err != nil {
 			return err
 		}

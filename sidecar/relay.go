@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
 
@@ -21,9 +22,6 @@ const (
 	// endPatience is how long the end of the body may take after the answer
 	// said it was complete.
 	endPatience = 2 * time.Second
-	// slowReader is how long a client may block one write: past it its place
-	// upstream goes to another.
-	slowReader = 2 * time.Minute
 )
 
 var errStalled = errors.New("the answer stalled")
@@ -46,7 +44,7 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 	x.observe(resp)
 	if x.headerOut && !x.events {
 		x.readOn(resp) // it is billed all the same
-		return nil, &abortError{errors.New("the answer to a heartbeat's stream is none")}
+		return nil, httpapi.Abort(errors.New("the answer to a heartbeat's stream is none"))
 	}
 	held := x.watch != nil && !x.events // nothing is out before the whole answer is recorded
 	if !held {
@@ -92,9 +90,9 @@ func (s *server) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err 
 		if x.left.Load() {
 			if afterLeft += n; afterLeft > drainBytes {
 				// The cancel takes a moment to reach the connection: nothing more is read.
-				x.cancel(errClientGone)
+				x.cancel(httpapi.ErrClientGone)
 				x.truncated = true
-				return nil, errClientGone
+				return nil, httpapi.ErrClientGone
 			}
 		}
 		if ended == nil && x.watch != nil && x.watch.Complete() {
@@ -122,7 +120,7 @@ func (s *server) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err 
 		tail = x.watch.Close()
 	}
 	if x.clientGone() {
-		return nil, errClientGone
+		return nil, httpapi.ErrClientGone
 	}
 	if !x.headerOut {
 		x.writeHeader(resp)
@@ -162,13 +160,13 @@ func truncation(ctx context.Context, readErr error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		readErr = cause
 	}
-	return &apiError{status: http.StatusBadGateway, code: "upstream_truncated", final: true, cause: readErr, message: "the provider's answer broke off; it may have done the work"}
+	return &httpapi.Error{Status: http.StatusBadGateway, Code: "upstream_truncated", Final: true, Cause: readErr, Message: "the provider's answer broke off; it may have done the work"}
 }
 
-// write sends bytes of the answer to the client, within slowReader.
+// write sends bytes of the answer to the client, within SlowReader.
 func (x *exchange) write(p []byte, flush bool) error {
 	rc := http.NewResponseController(x.w)
-	_ = rc.SetWriteDeadline(time.Now().Add(slowReader))
+	_ = rc.SetWriteDeadline(time.Now().Add(httpapi.SlowReader))
 	if _, err := x.w.Write(p); err != nil {
 		return err
 	}
@@ -188,7 +186,7 @@ func (x *exchange) interim(status int, header http.Header) {
 	if x.r.Header.Get("Expect") != "" {
 		return // net/http may be writing its 100 from the goroutine that reads the body
 	}
-	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(slowReader))
+	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(httpapi.SlowReader))
 	h := x.w.Header()
 	ours := maps.Clone(h) // these are the final answer's
 	clear(h)
@@ -212,7 +210,7 @@ func (x *exchange) finish(tail []byte) error {
 		return nil
 	}
 	if err := x.write(tail, false); err != nil {
-		return errClientGone
+		return httpapi.ErrClientGone
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
 
@@ -128,7 +129,7 @@ func TestRelay_AnswerThatIsCompleteDoesNotWaitForItsConnection(t *testing.T) {
 
 // TestRelay_SlowReader has a client that takes the headers and reads no more:
 // the upstream is not read further (a bounded buffer, no more), and after
-// slowReader the client has lost its place.
+// SlowReader the client has lost its place.
 func TestRelay_SlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent atomic.Int64
@@ -154,14 +155,14 @@ func TestRelay_SlowReader(t *testing.T) {
 		if _, err := http.ReadResponse(bufio.NewReaderSize(conn, 16), nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(slowReader - time.Second)
+		time.Sleep(httpapi.SlowReader - time.Second)
 		if n := sent.Load(); n > 256<<10 || cut.Load() != 0 || b.server.limits.InFlight() != 1 {
 			t.Errorf("%d bytes were taken from the upstream for a client that reads none; cut after %v", n, time.Duration(cut.Load()))
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if after := time.Duration(cut.Load()); after != slowReader || b.server.limits.InFlight() != 0 {
-			t.Errorf("cut after %v, want %v; %d places taken", after, slowReader, b.server.limits.InFlight())
+		if after := time.Duration(cut.Load()); after != httpapi.SlowReader || b.server.limits.InFlight() != 0 {
+			t.Errorf("cut after %v, want %v; %d places taken", after, httpapi.SlowReader, b.server.limits.InFlight())
 		}
 		if got := outcomes(t, b); fmt.Sprint(got) != "[client_gone]" {
 			t.Errorf("booked %v", got)

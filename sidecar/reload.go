@@ -56,6 +56,7 @@ func (s *server) reload() {
 		return
 	}
 	s.cfg.Store(next)
+	s.guard.Configure(accessOf(next))
 	s.key.configure(next)
 	s.budgets.Reread()                               // prices may have changed
 	_ = s.level.UnmarshalText([]byte(next.LogLevel)) // checked by the setting

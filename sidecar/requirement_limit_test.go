@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
@@ -98,12 +99,12 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 	asked := 0
 	for _, config := range []*Config{{}, {AdminAddr: admin}} {
 		for _, route := range configured(config).routes() {
-			if route.open != open[route.pattern] {
-				t.Errorf("%s is open: %v", route.pattern, route.open)
+			if route.Open != open[route.Pattern] {
+				t.Errorf("%s is open: %v", route.Pattern, route.Open)
 			}
-			method, path, hasMethod := strings.Cut(route.pattern, " ")
+			method, path, hasMethod := strings.Cut(route.Pattern, " ")
 			if !hasMethod {
-				method, path = "POST", route.pattern
+				method, path = "POST", route.Pattern
 			}
 			path = strings.NewReplacer("{id}", "s", "{rest...}", "chat/completions").Replace(path)
 			for _, url := range []string{s.URL, "http://" + admin} {
@@ -119,11 +120,11 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 				} {
 					asked++
 					body := map[string]string{"POST": chat}[method]
-					if a := send(t, method, url+path, body, headers...); a.StatusCode != 401 && !route.open {
+					if a := send(t, method, url+path, body, headers...); a.StatusCode != 401 && !route.Open {
 						t.Errorf("%s %s with %v: %d", method, url+path, headers, a.StatusCode)
 					}
 				}
-				if a := send(t, method, url+path+"?api_key=key-canary-1&key=key-canary-1", ""); a.StatusCode != 401 && !route.open {
+				if a := send(t, method, url+path+"?api_key=key-canary-1&key=key-canary-1", ""); a.StatusCode != 401 && !route.Open {
 					t.Errorf("%s %s with a key in the query: %d", method, url+path, a.StatusCode)
 				}
 			}
@@ -133,7 +134,7 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 		t.Errorf("%d asked, %d went up", asked, len(rec.seen()))
 	}
 	registrations := 0
-	for _, file := range programText(t, ".") {
+	for _, file := range programText(t, rooms...) {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -234,7 +235,7 @@ func TestRequirement_15_SlowAndLargeRequestsAreBounded(t *testing.T) {
 		}
 	})
 	t.Run("no limit on the length of an answer", func(t *testing.T) {
-		if server := configured(&Config{}).httpServer(mainListener); server.WriteTimeout != 0 || server.ReadTimeout != 0 {
+		if server := configured(&Config{}).httpServer(httpapi.MainListener); server.WriteTimeout != 0 || server.ReadTimeout != 0 {
 			t.Errorf("read %v, write %v", server.ReadTimeout, server.WriteTimeout)
 		}
 	})
@@ -324,7 +325,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 		Limits: limit.New(limitConfig(cfg, quiet)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: cfg.BaseURL, Key: func() string { return "sk-1" }, Transport: canned{}, Private: session.Headers()}),
 	})
-	handler := s.handlerFor(mainListener)
+	handler := s.handlerFor(httpapi.MainListener)
 	ask := func(i int) {
 		r := httptest.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("http://localhost/v1/session/s-%d/chat/completions", i), strings.NewReader(fmt.Sprintf(`{"model":"model-%d","messages":[]}`, i%1000)))
 		r.Header.Set("X-Stainless-Retry-Count", "1")

@@ -22,7 +22,7 @@ const (
 // what is then left is told to come back, and what outlasts the grace is cut.
 func (s *server) drain(servers []*http.Server, stopListening func()) error {
 	grace := s.cfg.Load().ShutdownGrace
-	s.draining.Store(true)
+	s.guard.Drain()
 	s.logger.Info("draining", "grace", grace.String())
 	s.systemd.stopping(grace + closeTimeout)
 	last := grace / 5 // for answers that are already on their way
@@ -33,11 +33,11 @@ func (s *server) drain(servers []*http.Server, stopListening func()) error {
 	// Websockets are not the servers' any more, who do not wait for them.
 	defer context.AfterFunc(ctx, s.endAll)()
 
-	s.clients.await(min(grace/lameDuckShare, lameDuckMax), s.clients.none)
+	s.clients.Await(min(grace/lameDuckShare, lameDuckMax), s.clients.None)
 	// A server that is shutting down drops the request of a connection it has
 	// just accepted. So nothing more is accepted first, and the last ones are heard.
 	stopListening()
-	s.clients.await(min(grace/lameDuckShare, lateComers), s.clients.noneNew)
+	s.clients.Await(min(grace/lameDuckShare, lateComers), s.clients.NoneNew)
 	var failed error
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {

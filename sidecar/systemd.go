@@ -139,7 +139,7 @@ func (n *systemd) close() {
 // statusLine is what `systemctl status` shows.
 func (s *server) statusLine() string {
 	word := "serving"
-	if s.draining.Load() {
+	if s.guard.Draining() {
 		word = "draining"
 	}
 	return fmt.Sprintf("%s: %d waiting, %d in flight", word, s.limits.Waiting(), s.limits.InFlight())

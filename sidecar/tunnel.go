@@ -8,47 +8,15 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 )
 
 // halfPatience is how long the other half of a tunnel may be silent once one
 // side has said that it sends no more.
 const halfPatience = 30 * time.Second
-
-// keyProtocol begins the subprotocol by which browsers, whose WebSocket takes
-// no headers, send their key.
-const keyProtocol = "openai-insecure-api-key."
-
-// wantsWebsocket reports whether r asks to become a websocket, the one upgrade
-// that is tunnelled: through any other (h2c) a client could send requests past
-// the queue.
-func wantsWebsocket(r *http.Request) bool {
-	if r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ContentLength != 0 || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		return false
-	}
-	for _, line := range r.Header["Connection"] {
-		for option := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(option), "upgrade") {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// protocolKey is the key that a browser's websocket carries as a subprotocol.
-func protocolKey(r *http.Request) string {
-	for _, line := range r.Header["Sec-Websocket-Protocol"] {
-		for protocol := range strings.SplitSeq(line, ",") {
-			if key, ok := strings.CutPrefix(strings.TrimSpace(protocol), keyProtocol); ok {
-				return key
-			}
-		}
-	}
-	return ""
-}
 
 // tunnel joins the client's connection to the provider's after a 101, until
 // both have ended. It holds its place all that while. What passes is not looked
@@ -80,28 +48,28 @@ func (s *server) tunnel(x *exchange, resp *http.Response) error {
 	head.WriteString("\r\n")
 	_ = client.SetDeadline(time.Time{})
 	if err := t.toClient(head.Bytes()); err != nil {
-		return errClientGone
+		return httpapi.ErrClientGone
 	}
 
 	var both sync.WaitGroup
 	both.Go(func() {
-		t.pump(provider, t.toClient, client, errClientGone, errProviderGone)
+		t.pump(provider, t.toClient, client, httpapi.ErrClientGone, errProviderGone)
 	})
 	both.Go(func() {
 		// What the client sent behind its handshake is in the server's buffer. Read
 		// through that, the connection's end would cancel the request's context.
 		early := io.LimitReader(buffered, int64(buffered.Reader.Buffered()))
-		t.pump(io.MultiReader(early, client), t.toProvider, provider, errProviderGone, errClientGone)
+		t.pump(io.MultiReader(early, client), t.toProvider, provider, errProviderGone, httpapi.ErrClientGone)
 	})
 	both.Wait()
 	switch cause := context.Cause(x.ctx); {
 	case cause == nil, errors.Is(cause, errUntold):
 		return nil
-	case errors.Is(cause, errClientGone):
+	case errors.Is(cause, httpapi.ErrClientGone):
 		x.left.Store(true)
-		return errClientGone
+		return httpapi.ErrClientGone
 	default:
-		return &abortError{cause}
+		return httpapi.Abort(cause)
 	}
 }
 
@@ -138,7 +106,7 @@ func (t *tunnel) active() {
 }
 
 func (t *tunnel) toClient(p []byte) error {
-	_ = t.client.SetWriteDeadline(time.Now().Add(slowReader))
+	_ = t.client.SetWriteDeadline(time.Now().Add(httpapi.SlowReader))
 	_, err := t.client.Write(p)
 	return err
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 )
 
 // echo is a provider that sends every message of a websocket back.
@@ -298,10 +300,10 @@ func TestTunnel_SlowReader(t *testing.T) {
 		if _, err := http.ReadResponse(bufio.NewReaderSize(conn, 16), nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(slowReader + time.Second)
+		time.Sleep(httpapi.SlowReader + time.Second)
 		synctest.Wait()
-		if after := time.Duration(cut.Load()); after != slowReader || b.server.limits.InFlight() != 0 {
-			t.Errorf("cut after %v, want %v; %d places held", after, slowReader, b.server.limits.InFlight())
+		if after := time.Duration(cut.Load()); after != httpapi.SlowReader || b.server.limits.InFlight() != 0 {
+			t.Errorf("cut after %v, want %v; %d places held", after, httpapi.SlowReader, b.server.limits.InFlight())
 		}
 		if got := outcomes(t, b); fmt.Sprint(got) != "[client_gone]" {
 			t.Errorf("booked %v", got)

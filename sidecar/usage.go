@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
@@ -65,7 +66,7 @@ func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) e
 	by := []string{}
 	for _, field := range strings.FieldsFunc(query.Get("by"), func(r rune) bool { return r == ',' }) {
 		if !slices.Contains([]string{"hour", "day", "model", "client"}, field) || slices.Contains(by, field) {
-			return invalid("invalid_query", "by: want a list of hour or day, model, client")
+			return httpapi.Invalid("invalid_query", "by: want a list of hour or day, model, client")
 		}
 		by = append(by, field)
 	}
@@ -81,14 +82,14 @@ func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) e
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, answer)
+	return httpapi.WriteJSON(w, answer)
 }
 
 // usage answers a query with costs. Prices change from day to day and the
 // ledger's totals are cut there, so that each part has one price for each
 // model.
 func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, error) {
-	answer := usageAnswer{From: timestamp(q.From), To: timestamp(q.To), By: q.By, Rows: []usageRow{}}
+	answer := usageAnswer{From: httpapi.Timestamp(q.From), To: httpapi.Timestamp(q.To), By: q.By, Rows: []usageRow{}}
 	by := q.By
 	if p.prices != nil {
 		answer.Currency = &p.currency
@@ -128,7 +129,7 @@ func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, er
 	for _, k := range order {
 		row := sums[k].row()
 		if timed {
-			row.Time = timestamp(k.at)
+			row.Time = httpapi.Timestamp(k.at)
 		}
 		if slices.Contains(by, "model") {
 			row.Model = &k.model
@@ -170,7 +171,7 @@ func (s *usageSum) add(part ledger.UsageRow, prices *price.Table) {
 
 func (s *usageSum) row() usageRow {
 	if s.priced {
-		s.Cost = optional(s.cost.String())
+		s.Cost = httpapi.Optional(s.cost.String())
 	}
 	return s.usageRow
 }
@@ -185,5 +186,5 @@ func timeOf(text string, otherwise time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, invalid("invalid_query", "from and to: want a time such as 2026-01-31T12:00:00Z, or a date")
+	return time.Time{}, httpapi.Invalid("invalid_query", "from and to: want a time such as 2026-01-31T12:00:00Z, or a date")
 }

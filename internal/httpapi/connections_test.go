@@ -1,4 +1,4 @@
-package main
+package httpapi
 
 import (
 	"context"
@@ -16,10 +16,10 @@ import (
 
 // bounded serves handle on a pipe that takes most connections at once.
 func bounded(t *testing.T, most int, handle http.HandlerFunc) (dial func() net.Conn, stop func()) {
-	pipe, clients := provider.NewPipe(), newConnections(most)
-	server := &http.Server{Handler: handle, ConnState: clients.note, ReadHeaderTimeout: 10 * time.Second}
+	pipe, clients := provider.NewPipe(), NewConnections(most)
+	server := &http.Server{Handler: handle, ConnState: clients.Note, ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
-	listener := clients.listener(pipe)
+	listener := clients.Listener(pipe)
 	go func() { served <- server.Serve(listener) }()
 	dial = func() net.Conn {
 		conn, err := pipe.DialContext(context.Background(), "", "")
@@ -125,7 +125,7 @@ func TestConnections_CloseEndsTheWait(t *testing.T) {
 
 func TestConnectionsFor(t *testing.T) {
 	for files, want := range map[int]int{0: 0, 64: 16, 256: 96, 1024: 480, 1 << 20: 524256} {
-		if got := connectionsFor(files); got != want {
+		if got := ConnectionsFor(files); got != want {
 			t.Errorf("%d files: %d connections, want %d", files, got, want)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package httpapi
 
 import (
 	"container/list"
@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A connections knows the clients' connections, and bounds their number. It is
-// safe for concurrent use.
-type connections struct {
+// Connections knows the clients' connections, and bounds their number. It is safe
+// for concurrent use.
+type Connections struct {
 	most int // of them; 0 = no bound
 
 	mu      sync.Mutex
@@ -28,15 +28,16 @@ type lull struct {
 	since time.Time
 }
 
-func newConnections(most int) *connections {
-	return &connections{
+// NewConnections makes the books of at most so many connections; 0 = no bound.
+func NewConnections(most int) *Connections {
+	return &Connections{
 		most: most, states: map[net.Conn]http.ConnState{}, quiet: list.New(), lulls: map[net.Conn]*list.Element{},
 		changed: make(chan struct{}, 1), freed: make(chan struct{}, 1),
 	}
 }
 
-// note is an http.Server's ConnState.
-func (c *connections) note(conn net.Conn, state http.ConnState) {
+// Note is an http.Server's ConnState.
+func (c *Connections) Note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget(conn)
@@ -56,7 +57,7 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 }
 
 // forget takes conn out of the books. The lock is held.
-func (c *connections) forget(conn net.Conn) {
+func (c *Connections) forget(conn net.Conn) {
 	if before, known := c.states[conn]; known && before == http.StateNew {
 		c.fresh--
 	}
@@ -74,20 +75,22 @@ func tell(c chan struct{}) {
 	}
 }
 
-func (c *connections) none() bool {
+// None reports whether there is no connection.
+func (c *Connections) None() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.states) == 0
 }
 
-func (c *connections) noneNew() bool {
+// NoneNew reports whether every connection has sent a request.
+func (c *Connections) NoneNew() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.fresh == 0
 }
 
-// await waits until ok, for d at the longest. One goroutine at a time may wait.
-func (c *connections) await(d time.Duration, ok func() bool) {
+// Await waits until ok, for d at the longest. One goroutine at a time may wait.
+func (c *Connections) Await(d time.Duration, ok func() bool) {
 	over := time.NewTimer(d)
 	defer over.Stop()
 	for !ok() {
@@ -106,7 +109,7 @@ const lullLeast = 250 * time.Millisecond
 // room waits until another connection may be taken, or done is closed. A
 // connection without a request gives way, the one that is longest so first: half
 // a header must not keep others out.
-func (c *connections) room(done <-chan struct{}) {
+func (c *Connections) room(done <-chan struct{}) {
 	for {
 		c.mu.Lock()
 		if c.most <= 0 || len(c.states) < c.most {
@@ -141,12 +144,13 @@ func (c *connections) room(done <-chan struct{}) {
 // the system's backlog.
 type roomListener struct {
 	net.Listener
-	clients *connections
+	clients *Connections
 	closed  chan struct{}
 	close   func() error
 }
 
-func (c *connections) listener(l net.Listener) net.Listener {
+// Listener takes connections from l as long as there is room for them.
+func (c *Connections) Listener(l net.Listener) net.Listener {
 	r := &roomListener{Listener: l, clients: c, closed: make(chan struct{})}
 	r.close = sync.OnceValue(func() error { close(r.closed); return l.Close() })
 	return r
@@ -159,10 +163,10 @@ func (l *roomListener) Accept() (net.Conn, error) {
 
 func (l *roomListener) Close() error { return l.close() }
 
-// connectionsFor is how many clients a process may have that may open so many
+// ConnectionsFor is how many clients a process may have that may open so many
 // files: each may need a second one, toward the provider, and the store, the
 // admin listener and health need some.
-func connectionsFor(files int) int {
+func ConnectionsFor(files int) int {
 	const others = 64
 	if files <= 0 {
 		return 0

@@ -1,0 +1,225 @@
+package httpapi
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+)
+
+// A Handler answers a request, or returns the error to answer with. client is
+// the name of the key it came with, else its address.
+type Handler func(w http.ResponseWriter, r *http.Request, client string) error
+
+// A Listener is one of the two that a sidecar may have, or both.
+type Listener uint8
+
+// The listeners; a route may be on both.
+const (
+	MainListener Listener = 1 << iota
+	AdminListener
+	BothListeners = MainListener | AdminListener
+)
+
+// APIPattern is the route whose answers take as long as the provider's.
+const APIPattern = "/v1/{rest...}"
+
+// A Route is one line of the HTTP surface.
+type Route struct {
+	Pattern string
+	On      Listener
+	Open    bool // needs no client key, whatever its host
+	Handler Handler
+}
+
+const (
+	// BodyPatience is how long a client may take to begin with a body.
+	BodyPatience = 30 * time.Second
+	// bodyRest is how long it may take for what is left of a body once it is answered.
+	bodyRest = 5 * time.Second
+	// SlowReader is how long a client may block one write: past it its place
+	// upstream goes to another.
+	SlowReader = 2 * time.Minute
+)
+
+// A Key lets one client in.
+type Key struct{ Name, Key string }
+
+// An Access says who is let in.
+type Access struct {
+	Keys  []Key    // none: everybody is, by address
+	Hosts []string // in lower case; none: loopback names on loopback, else any
+}
+
+// A Guard lets requests through to their handlers, and answers with the errors
+// that those return. It is safe for concurrent use.
+type Guard struct {
+	logger  *slog.Logger
+	refused func(code string)
+
+	access atomic.Pointer[Access]
+	ending atomic.Bool
+}
+
+// NewGuard makes a guard that admits by a. refused hears the code of every error
+// that is answered.
+func NewGuard(a Access, logger *slog.Logger, refused func(code string)) *Guard {
+	g := &Guard{logger: logger, refused: refused}
+	g.Configure(a)
+	return g
+}
+
+// Configure takes up another access for the requests that come from now on.
+func (g *Guard) Configure(a Access) { g.access.Store(&a) }
+
+// Drain has every answer from now on ask its client to close the connection.
+func (g *Guard) Drain() { g.ending.Store(true) }
+
+// Draining reports whether drain was called.
+func (g *Guard) Draining() bool { return g.ending.Load() }
+
+// Handler serves the routes of one listener. local tells that it is on loopback.
+func (g *Guard) Handler(routes []Route, on Listener, local bool) http.Handler {
+	mux := http.NewServeMux()
+	for _, route := range routes {
+		if route.On&on != 0 {
+			mux.Handle(route.Pattern, g.admitted(route, local))
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would answer such a path with a redirect to a cleaned one.
+		if err := session.CheckPath(r.URL.EscapedPath()); err != nil {
+			writeError(w, ErrorOf(err))
+			return
+		}
+		rc := http.NewResponseController(w)
+		// The last answer on this connection may have left its deadline behind.
+		_ = rc.SetWriteDeadline(time.Time{})
+		if r.ContentLength != 0 {
+			// Where no handler reads the body, or not all of it, does before it sends an answer.
+			_ = rc.SetReadDeadline(time.Now().Add(BodyPatience))
+		}
+		if g.ending.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		// net/http reads what is left of a body, up to 256 KiB, at any pace.
+		defer func() { _ = rc.SetReadDeadline(time.Now().Add(bodyRest)) }()
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// admitted lets a request through to its handler if its host, its origin and
+// its key are accepted, and answers with the error that the handler returns.
+func (g *Guard) admitted(route Route, local bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if route.Pattern != APIPattern {
+			// Who does not read a page would hold its connection for ever.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(SlowReader))
+		}
+		client, err := "", error(nil)
+		if !route.Open { // a kubelet knows neither our names nor our keys
+			client, err = g.access.Load().admit(r, local)
+		}
+		if err == nil {
+			err = route.Handler(w, r, client)
+		}
+		switch {
+		case err == nil:
+		case Silent(err):
+			// A clean end would tell a client that closed only its sending half
+			// that what it has is the whole answer.
+			if !r.ProtoAtLeast(1, 1) {
+				reset(w)
+			}
+			panic(http.ErrAbortHandler)
+		default:
+			e := ErrorOf(err)
+			if e.Status == http.StatusInternalServerError {
+				g.logger.Error("request failed", "route", r.Pattern, "error", err.Error())
+			}
+			g.refused(e.Code)
+			writeError(w, e)
+		}
+	})
+}
+
+// reset cuts a connection with RST. An HTTP/1.0 answer has no other end than
+// that of its connection, so a FIN would make a part look like the whole.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// admit checks host, origin and key, and names the client.
+func (a *Access) admit(r *http.Request, local bool) (client string, err error) {
+	if !a.hostAllowed(r.Host, local) {
+		return "", errHost
+	}
+	if origin := r.Header.Get("Origin"); origin != "" {
+		u, err := url.Parse(origin)
+		if err != nil || u.Host == "" || !a.hostAllowed(u.Host, local) {
+			return "", errOrigin
+		}
+	}
+	if len(a.Keys) == 0 {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			return r.RemoteAddr, nil
+		}
+		return host, nil
+	}
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, section 11.1
+		key = r.Header.Get("Api-Key")
+	}
+	if key == "" && WantsWebsocket(r) {
+		key = protocolKey(r)
+	}
+	// Digests have one length, so the comparison tells nothing of the keys'.
+	given := sha256.Sum256([]byte(key))
+	for _, k := range a.Keys {
+		known := sha256.Sum256([]byte(k.Key))
+		if subtle.ConstantTimeCompare(given[:], known[:]) == 1 {
+			client = k.Name
+		}
+	}
+	if client == "" {
+		return "", errUnauthorized
+	}
+	return client, nil
+}
+
+// hostAllowed guards a listener on loopback against web pages whose name
+// resolves to 127.0.0.1 (DNS rebinding).
+func (a *Access) hostAllowed(hostport string, local bool) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if len(a.Hosts) > 0 {
+		return slices.Contains(a.Hosts, host) || slices.Contains(a.Hosts, strings.ToLower(hostport))
+	}
+	if !local {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Unknown answers for every path that has no route.
+func Unknown(http.ResponseWriter, *http.Request, string) error { return errUnknownRoute }
