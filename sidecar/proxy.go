@@ -154,7 +154,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 		now := time.Now()
 		verdict, pause := upstream.Judge(resp, now)
 		if verdict == upstream.Pass { // a 429's levels go with its reasons
-			lease.Observe(limitSignal(wire.ParseRateLimit(resp.Header, now)))
+			lease.Observe(limitSignal(wire.ParseRateLimit(s.upstream.Host(), resp.Header, now)))
 		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
@@ -162,7 +162,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 
 		switch {
 		case verdict == upstream.Throttled:
-			throttle := wire.ParseThrottle(resp.Header, peek(resp), now)
+			throttle := wire.ParseThrottle(s.upstream.Host(), resp.Header, peek(resp), now)
 			s.metrics.upstream429.WithLabelValues(throttleReason(throttle)).Inc()
 			if throttle.Kind == wire.Quota || throttle.Kind == wire.TooLarge {
 				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither

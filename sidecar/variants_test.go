@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,6 +60,78 @@ func TestVariants_NoClientSeesA429(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestVariants_AutoFollowsTheDialect asks a provider of each dialect, with auto: the
+// group must end up charging as that provider does. Good answers tell the dialect,
+// and a 429 alone does too.
+func TestVariants_AutoFollowsTheDialect(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		dialect provider.Dialect
+		variant provider.Variant
+		want    string
+	}{
+		{"many speak openai's", provider.OpenAI, provider.Continuous, "reserve"},
+		{"azure", provider.Azure, provider.Window, "azure"},
+		{"anthropic", provider.Anthropic, provider.Reserve, "anthropic"},
+		{"a server of one's own", provider.Silent, provider.PostPaid, "reserve"},
+	} {
+		account := provider.AccountConfig{Variant: test.variant, RPM: 600, TPM: 100_000}
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBubble(t, provider.Config{Dialect: test.dialect, Account: account})
+				defer b.stop()
+				if got := b.profileAfter(t, 1); got != test.want {
+					t.Errorf("after a good answer auto charges as %q, want %q", got, test.want)
+				}
+			})
+			synctest.Test(t, func(t *testing.T) {
+				// A model has a group of its own once it has answered: the first answer and
+				// the last say nothing of the dialect.
+				answers := 0
+				silent := provider.New(provider.Config{Dialect: provider.Silent, Account: account})
+				telling := provider.New(provider.Config{Dialect: test.dialect, Account: account, Faults: []provider.Fault{provider.Throttle(time.Second)}})
+				b := handlerBubble(t, func(w http.ResponseWriter, r *http.Request) {
+					if answers++; answers == 2 {
+						telling.ServeHTTP(w, r)
+					} else {
+						silent.ServeHTTP(w, r)
+					}
+				})
+				defer b.stop()
+				if got := b.profileAfter(t, 2); got != test.want || telling.Totals().Throttled != 1 {
+					t.Errorf("after a 429 auto charges as %q, want %q", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// profileAfter makes calls and returns the profile of their model's group.
+func (b *bubble) profileAfter(t *testing.T, calls int) string {
+	t.Helper()
+	for range calls {
+		if status, _, text, err := b.ask(t.Context(), "s", chat); err != nil || status != 200 {
+			t.Fatalf("%d %s %v", status, text, err)
+		}
+	}
+	resp, err := b.client.Get("http://127.0.0.1/queue/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var status queueStatus
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range status.Groups {
+		if g.Name == "gpt-4o" {
+			return g.Profile
+		}
+	}
+	t.Fatalf("the model has no group: %+v", status)
+	return ""
 }
 
 type overloadResult struct {

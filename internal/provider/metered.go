@@ -79,7 +79,7 @@ func (c *call) metered(ep endpoint) {
 // answer writes the whole answer, or as much of it as the client waits for.
 func (g *generation) answer(ep endpoint) {
 	header := g.w.Header()
-	header.Set("openai-processing-ms", strconv.FormatInt(time.Since(g.entry.Time).Milliseconds(), 10))
+	g.setProcessing(header, time.Since(g.entry.Time))
 	g.out = newShaper(g.w, g.r, g.fault)
 	if ep == embeddings {
 		g.sendJSON(g.embeddingBody())

@@ -71,6 +71,36 @@ func duration(d time.Duration) string {
 	return (d + time.Millisecond - 1).Truncate(time.Millisecond).String()
 }
 
+// setOrigin writes the headers that tell whose answer it is, as they were seen of
+// each provider. Azure and Anthropic have some of OpenAI's as well.
+func (s *Server) setOrigin(h http.Header, id string) {
+	switch s.cfg.Dialect {
+	case OpenAI:
+		h.Set("x-request-id", id)
+		h.Set("openai-version", "2020-10-01")
+		h.Set("openai-organization", s.cfg.Organization)
+	case Azure:
+		h.Set("x-request-id", id)
+		h.Set("apim-request-id", id)
+		h.Set("x-ms-client-request-id", id)
+		h.Set("x-ms-region", "Sweden Central")
+		h.Set("azureml-model-session", "d008-20240215231538")
+	case Anthropic:
+		h.Set("request-id", id)
+		h.Set("anthropic-organization-id", s.cfg.Organization)
+		h.Set("openai-version", "2020-10-01")
+	case Silent:
+		h.Set("x-request-id", id)
+	}
+}
+
+// setProcessing writes how long the answer took to begin.
+func (s *Server) setProcessing(h http.Header, took time.Duration) {
+	if s.cfg.Dialect == OpenAI || s.cfg.Dialect == Azure {
+		h.Set("openai-processing-ms", strconv.FormatInt(took.Milliseconds(), 10))
+	}
+}
+
 // setLevels writes the rate-limit headers.
 func setLevels(h http.Header, dialect Dialect, now time.Time, levels Levels) {
 	for kind, l := range map[string]Level{

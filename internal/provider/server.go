@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Dialect is how limits are told.
+// Dialect is how limits are told, and which other headers an answer has.
 type Dialect int
 
 // The dialects.
@@ -21,7 +21,7 @@ const (
 	OpenAI    Dialect = iota
 	Azure             // remaining only, Azure's 429 text without numbers, paths below /openai as well
 	Anthropic         // anthropic-ratelimit-* headers with times instead of durations, retry-after in seconds only
-	Silent            // no rate-limit headers and no retry hints
+	Silent            // no rate-limit headers, no retry hints and nothing of OpenAI's: a server of one's own
 )
 
 // Config describes a simulated provider. The zero value answers at once, any model, any key, without limits.
@@ -152,12 +152,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(c.w, http.StatusRequestEntityTooLarge, apiError{Message: "Request body too large.", Type: invalidRequest})
 		return
 	}
-	c.w.Header().Set("x-request-id", "req_"+strconv.FormatUint(mix(s.cfg.Seed+uint64(c.entry.ID)), 16))
-	c.w.Header().Set("openai-version", "2020-10-01")
-	c.w.Header().Set("openai-organization", s.cfg.Organization)
-	if s.cfg.Dialect == Azure {
-		c.w.Header().Set("apim-request-id", c.w.Header().Get("x-request-id"))
-	}
+	s.setOrigin(c.w.Header(), "req_"+strconv.FormatUint(mix(s.cfg.Seed+uint64(c.entry.ID)), 16))
 	c.serve()
 }
 

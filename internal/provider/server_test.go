@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -216,6 +217,27 @@ func TestServer_AnthropicDialect(t *testing.T) {
 			t.Errorf("%+v %v", e, r.Header)
 		}
 	})
+}
+
+func TestServer_DialectsTellWhoseTheyAre(t *testing.T) {
+	for dialect, want := range map[provider.Dialect]string{
+		provider.OpenAI:    "Openai-Organization Openai-Processing-Ms Openai-Version X-Request-Id",
+		provider.Azure:     "Apim-Request-Id Azureml-Model-Session Openai-Processing-Ms X-Ms-Client-Request-Id X-Ms-Region X-Request-Id",
+		provider.Anthropic: "Anthropic-Organization-Id Openai-Version Request-Id",
+		provider.Silent:    "X-Request-Id",
+	} {
+		r := ask(provider.New(provider.Config{Dialect: dialect}), "POST", "/v1/chat/completions", hello)
+		var got []string
+		for name := range r.Header {
+			if !strings.HasPrefix(name, "Content-") {
+				got = append(got, name)
+			}
+		}
+		slices.Sort(got)
+		if d := cmp.Diff(strings.Fields(want), got); d != "" {
+			t.Errorf("dialect %d (-want +got):\n%s", dialect, d)
+		}
+	}
 }
 
 func TestServer_MaxConcurrent(t *testing.T) {

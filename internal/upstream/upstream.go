@@ -63,6 +63,9 @@ func New(cfg Config) *Client {
 	return &Client{cfg: cfg}
 }
 
+// Host is the provider's host, without a port.
+func (c *Client) Host() string { return c.cfg.Base.Hostname() }
+
 // NewTransport returns a transport that follows no proxy variables (a key must
 // not take a way nobody chose), does not decompress (bytes pass as they are)
 // and gives up idle connections after 30 s: providers and the load balancers

@@ -39,10 +39,11 @@
 //
 // ParseRateLimit and ParseThrottle turn the dialects of providers into numbers:
 // what is left of which limit, how long to wait, and whether waiting helps at
-// all. They never guess: what makes no sense is absent.
+// all, and whose dialect it is (dialect.go). They never guess: what makes no
+// sense is absent.
 //
 // # Reading order
 //
 // request.go with fields.go and splice.go; watch.go, then stream.go, event.go and long.go;
-// walk.go and tracker.go underneath; ratelimit.go and throttle.go stand alone.
+// walk.go and tracker.go underneath; ratelimit.go, throttle.go and dialect.go stand alone.
 package wire

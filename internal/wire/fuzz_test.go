@@ -241,7 +241,7 @@ func FuzzRateLimit(f *testing.F) {
 			h.Set("x-ratelimit-"+n+"-"+what, value)
 			h.Set("anthropic-ratelimit-"+what+"-"+n, value)
 		}
-		s := ParseRateLimit(h, now)
+		s := ParseRateLimit("", h, now)
 		for _, level := range append(s.Levels[:], llm.Level{Reset: s.RetryAfter}) {
 			if level.Limit < 0 || level.Limit > maxCount || level.Remaining < 0 || level.Remaining > maxCount || level.Reset < 0 || level.Reset > maxReset || level.HasLimit && level.Limit == 0 {
 				t.Fatalf("%q: %+v", value, level)
@@ -262,7 +262,7 @@ func FuzzThrottle(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		th := ParseThrottle(nil, body, time.Now()).Signal
+		th := ParseThrottle("", nil, body, time.Now()).Signal
 		if th.Limit < 0 || th.Used < 0 || th.Requested < 0 || th.RetryAfter < 0 || th.RetryAfter > maxReset || !th.HasRetryAfter && th.RetryAfter != 0 {
 			t.Fatalf("%+v", th)
 		}

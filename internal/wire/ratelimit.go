@@ -40,12 +40,12 @@ const (
 // ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic,
 // Groq, Cerebras, Mistral, Fireworks, Together and their relatives, which all
 // spell one idea with the same few words in different order. It fills in the
-// levels and the retry hint. A limit whose window no header names is one per
-// minute. now is the time at which the headers came; resets that are points in
-// time are counted from it. Values that make no sense (−1, overflow, years) are
-// absent.
-func ParseRateLimit(h http.Header, now time.Time) llm.Signal {
-	var s llm.Signal
+// levels, the retry hint and the profile. host is the upstream's, without a port.
+// A limit whose window no header names is one per minute. now is the time at
+// which the headers came; resets that are points in time are counted from it.
+// Values that make no sense (−1, overflow, years) are absent.
+func ParseRateLimit(host string, h http.Header, now time.Time) llm.Signal {
+	s := llm.Signal{Profile: dialectOf(host, h)}
 	for name, values := range h {
 		if len(values) == 0 || !strings.Contains(name, "imit") && !strings.Contains(name, "IMIT") {
 			continue

@@ -31,13 +31,13 @@ type Throttle struct {
 }
 
 // ParseThrottle reads the headers and body of a 429, or of another refusal with
-// a retry hint, that came at now. The wait is, in this order: retry-after-ms,
-// retry-after, the time named in the message, the time that the numbers in the
-// message give, and the dimension's x-ratelimit-reset. The body may be cut
-// short: of a long one only the first kilobytes are looked at.
-func ParseThrottle(h http.Header, body []byte, now time.Time) Throttle {
+// a retry hint, that came from host at now. The wait is, in this order:
+// retry-after-ms, retry-after, the time named in the message, the time that the
+// numbers in the message give, and the dimension's x-ratelimit-reset. The body
+// may be cut short: of a long one only the first kilobytes are looked at.
+func ParseThrottle(host string, h http.Header, body []byte, now time.Time) Throttle {
 	e := parseError(body)
-	t := Throttle{Code: e.code, Type: e.typ, Signal: ParseRateLimit(h, now)}
+	t := Throttle{Code: e.code, Type: e.typ, Signal: ParseRateLimit(host, h, now)}
 	s := &t.Signal
 	s.Group = groupOf(e.message)
 	s.Dimension = dimensionOf(e.message, e.typ)

@@ -122,7 +122,7 @@ func TestParseThrottle_Bodies(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, ParseThrottle(tt.header, []byte(tt.body), now)); diff != "" {
+			if diff := cmp.Diff(tt.want, ParseThrottle("", tt.header, []byte(tt.body), now)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -161,7 +161,7 @@ func TestParseRateLimit_Headers(t *testing.T) {
 		{"anthropic", map[string]string{
 			"anthropic-ratelimit-input-tokens-limit": "30000", "anthropic-ratelimit-input-tokens-remaining": "29000", "anthropic-ratelimit-input-tokens-reset": "2026-03-01T12:00:02Z",
 			"anthropic-ratelimit-output-tokens-remaining": "8000", "anthropic-ratelimit-requests-reset": "2026-03-01T11:59:59Z",
-		}, llm.Signal{Levels: levels{
+		}, llm.Signal{Profile: "anthropic", Levels: levels{
 			llm.InputTokens: limit(30000, 29000, 2*time.Second), llm.OutputTokens: llm.Level{Remaining: 8000, HasRemaining: true}, llm.Requests: llm.Level{HasReset: true},
 		}}},
 		{"cerebras", map[string]string{
@@ -212,7 +212,7 @@ func TestParseRateLimit_Headers(t *testing.T) {
 					h[k] = []string{v}
 				}
 			}
-			got := ParseRateLimit(h, now)
+			got := ParseRateLimit("", h, now)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("%s: -want +got\n%s", tt.name, diff)
 			}
