@@ -43,7 +43,7 @@ func Handler(next http.Handler, sources ...Source) http.Handler {
 				http.Error(w, "invalid session: "+ErrInvalidSession.Error(), http.StatusBadRequest)
 				return
 			}
-			ctx = WithSession(ctx, id)
+			ctx = WithSession(ctx, id) //nolint:fatcontext // once: the loop ends here
 			break
 		}
 		next.ServeHTTP(w, r.WithContext(ctx))

@@ -55,10 +55,9 @@ type goOpenAI struct {
 
 func (d goOpenAI) chat() openai.ChatCompletionRequest {
 	return openai.ChatCompletionRequest{
-		Model:    d.plan.Model,
-		Messages: []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: d.plan.Question}},
-		//lint:ignore SA1019 llama.cpp and many other servers know only max_tokens
-		MaxTokens:   d.plan.MaxTokens,
+		Model:       d.plan.Model,
+		Messages:    []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: d.plan.Question}},
+		MaxTokens:   d.plan.MaxTokens, //nolint:staticcheck // llama.cpp and many other servers know only max_tokens
 		Temperature: nearZero,
 		Seed:        &d.plan.Seed,
 	}
@@ -67,8 +66,7 @@ func (d goOpenAI) chat() openai.ChatCompletionRequest {
 func (d goOpenAI) long() openai.ChatCompletionRequest {
 	req := d.chat()
 	req.Messages[0].Content = d.plan.LongQuestion
-	//lint:ignore SA1019 as above
-	req.MaxTokens = d.plan.LongMaxTokens
+	req.MaxTokens = d.plan.LongMaxTokens //nolint:staticcheck // as above
 	return req
 }
 
@@ -180,7 +178,7 @@ func (d goOpenAI) faults(ctx context.Context, denied *openai.Client) error {
 func (d goOpenAI) fault(step string, err error) error {
 	var e *openai.APIError
 	if !errors.As(err, &e) {
-		return fmt.Errorf("%s: got %v, want an *openai.APIError", step, err)
+		return fmt.Errorf("%s: got %v, want an *openai.APIError", step, err) //nolint:errorlint // it may be nil
 	}
 	return d.report.write(line{
 		Step:  step,

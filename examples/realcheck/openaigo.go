@@ -257,7 +257,7 @@ func (d openAIGo) meetFaults(ctx context.Context) error {
 func (d openAIGo) fault(step string, err error) error {
 	var e *openai.Error
 	if !errors.As(err, &e) {
-		return fmt.Errorf("%s: got %v, want an *openai.Error", step, err)
+		return fmt.Errorf("%s: got %v, want an *openai.Error", step, err) //nolint:errorlint // it may be nil
 	}
 	l := line{Step: step, Error: &apiError{fmt.Sprintf("%T", e), e.StatusCode, e.Message, e.Type, e.Code}}
 	if strings.HasSuffix(step, " chat") {

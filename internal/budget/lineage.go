@@ -2,6 +2,7 @@ package budget
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 )
 
@@ -74,10 +75,8 @@ func (l *Lineage) climb(client string, line []string) []string {
 			break
 		}
 		parent := e.Value.(link).parent
-		for _, known := range line {
-			if known == parent {
-				return line
-			}
+		if slices.Contains(line, parent) {
+			return line
 		}
 		l.recent.MoveToBack(e)
 		line = append(line, parent)

@@ -86,7 +86,7 @@ func openBig(b *testing.B) *Store {
 			if _, err := os.Stat(big.path); err == nil {
 				return
 			}
-		} else if big.dir, big.err = os.MkdirTemp("", "llm-queue-proxy-big-"); big.err != nil {
+		} else if big.dir, big.err = os.MkdirTemp("", "llm-queue-proxy-big-"); big.err != nil { //nolint:usetesting // it outlives b
 			return
 		} else {
 			big.path = filepath.Join(big.dir, "big.db")

@@ -34,10 +34,8 @@ func (h *health) begin() {
 	h.mu.Unlock()
 }
 
-func (h *health) end(err error) (changed bool) {
+func (h *health) end(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	changed = (err == nil) != (h.cause == nil)
 	h.cause, h.since = err, time.Time{}
-	return changed
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -150,8 +151,7 @@ func parseSQLiteDSN(dsn string) (path string, params url.Values, err error) {
 func createPrivate(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err // the path stands in front already
 		}
 		return err
@@ -175,9 +175,7 @@ func writerPragmas(durability string) []string {
 
 func openPool(path string, params url.Values, pragmas []string, conns int) (*bun.DB, error) {
 	q := url.Values{}
-	for k, v := range params {
-		q[k] = v
-	}
+	maps.Copy(q, params)
 	q["_pragma"] = append(append([]string{}, params["_pragma"]...), pragmas...) // the last one wins
 	// A transaction that reads before it writes would fail at once on a busy database, whatever
 	// the time-out: take the write lock at BEGIN.

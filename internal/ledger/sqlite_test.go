@@ -141,7 +141,7 @@ func TestSQLite_ReadsNeverScan(t *testing.T) {
 func (h *planHook) demandNoScan(t *testing.T) {
 	t.Helper()
 	for query, plan := range h.plans {
-		for _, line := range strings.Split(plan, "\n") {
+		for line := range strings.SplitSeq(plan, "\n") {
 			if strings.Contains(line, "SCAN") && !strings.Contains(line, "USING INDEX sessions_last") ||
 				strings.Contains(line, "TEMP B-TREE FOR ORDER") || line == "" && plan == "" {
 				t.Errorf("%s\n  runs as: %s", query, plan)

@@ -208,7 +208,7 @@ func (a *Account) Settle(now time.Time, r Ask, u Used) {
 		in -= min(in, u.Cached)
 	}
 	for _, g := range a.gates {
-		actual := int64(0)
+		var actual int64
 		switch g.dim {
 		case "tokens":
 			actual = in + u.Output

@@ -135,7 +135,7 @@ func FuzzFrom(f *testing.F) {
 			t.Fatalf("weight %v, from %q", id.Weight, weight)
 		}
 		if plain, err := url.PathUnescape(id.Rest); err == nil {
-			for _, part := range strings.Split(plain, "/") {
+			for part := range strings.SplitSeq(plain, "/") {
 				if part == ".." {
 					t.Fatalf("accepted a path that climbs: %q", id.Rest)
 				}

@@ -154,7 +154,7 @@ func (t *text) scan(b []byte) int {
 	for i < len(b) {
 		g := glyphs[b[i]]
 		if g == special {
-			n := 0
+			var n int
 			if g, n = glyphAt(b[i:]); n == 0 {
 				break
 			}
