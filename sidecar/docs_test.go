@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -119,5 +120,30 @@ func TestDocs_NameWhatIsThere(t *testing.T) {
 		if !strings.Contains(sources, `"`+m[1]+`"`) {
 			t.Errorf("docs/operations.md alerts on %s, which is not there", m[1])
 		}
+	}
+}
+
+// TestSecurity_ListsEveryRequirement: each requirement has a row and a test, under one number.
+func TestSecurity_ListsEveryRequirement(t *testing.T) {
+	page, err := os.ReadFile("../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows, tests []string
+	for i, m := range regexp.MustCompile("(?m)^\\| (\\d+) \\| .+ \\| `(TestRequirement_(\\d+)_\\w+)` \\|$").FindAllStringSubmatch(string(page), -1) {
+		row, _ := strconv.Atoi(m[1])
+		if test, _ := strconv.Atoi(m[3]); row != i+1 || test != row {
+			t.Errorf("row %d has the number %s and %s", i+1, m[1], m[2])
+		}
+		rows = append(rows, m[2])
+	}
+	for name := range testNames(t) {
+		if strings.HasPrefix(name, "TestRequirement_") {
+			tests = append(tests, name)
+		}
+	}
+	slices.Sort(tests)
+	if !slices.Equal(rows, tests) {
+		t.Errorf("SECURITY.md lists %v\nthe tests are   %v", rows, tests)
 	}
 }
