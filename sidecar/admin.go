@@ -169,7 +169,7 @@ func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string
 	}
 	rows := make([]requestRow, 0, len(page.Records))
 	for _, record := range page.Records {
-		rows = append(rows, requestRowOf(record, s.cfg.Load().prices))
+		rows = append(rows, requestRowOf(record, s.cfg.Load().Prices))
 	}
 	return httpapi.WriteJSON(w, requestPage{rows, httpapi.Optional(page.NextCursor)})
 }

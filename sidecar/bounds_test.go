@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
@@ -74,9 +75,9 @@ func TestBody_DeadlineGrowsWithItsBytes(t *testing.T) {
 
 func TestLimitRequest_SaysWhatTheFileAndTheHintsAllow(t *testing.T) {
 	s := &server{seed: maphash.MakeSeed()}
-	cfg := &Config{File: File{
-		Clients:  map[string]ClientRule{"web": {4, "normal"}, "vip": {1, "high"}},
-		Sessions: []SessionRule{{Match: "agent-*", Weight: 2}},
+	cfg := &config.Config{File: config.File{
+		Clients:  map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}, "vip": {Weight: 1, Priority: "high"}},
+		Sessions: []config.SessionRule{{Match: "agent-*", Weight: 2}},
 	}}
 	request := func(client string, who session.Identity, headers ...string) limit.Request {
 		r := &http.Request{Header: http.Header{}}
@@ -126,7 +127,7 @@ func TestLedgerOnFailure_Refuses(t *testing.T) {
 	for policy, status := range map[string]int{"serve": 200, "refuse": 503} {
 		t.Run(policy, func(t *testing.T) {
 			_, base := simulated(t, provider.Config{})
-			cfg, err := load("OPENAI_API_KEY", "sk-upstream-canary", "OPENAI_BASE_URL", base, "LEDGER_ON_FAILURE", policy, "PORT", "0")
+			cfg, err := configOf("OPENAI_API_KEY", "sk-upstream-canary", "OPENAI_BASE_URL", base, "LEDGER_ON_FAILURE", policy, "PORT", "0")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -232,7 +233,7 @@ func TestClient_QueuedUploadThatLeavesIsNotSent(t *testing.T) {
 func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
 	s := &server{}
 	for _, first := range []string{"leave", "end"} {
-		x := &exchange{s: s, cfg: &Config{DisconnectPolicy: "drain"}, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
+		x := &exchange{s: s, cfg: &config.Config{DisconnectPolicy: "drain"}, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
 		x.sent.Store(true)
 		if first == "end" {
 			x.settleDrain()

@@ -9,6 +9,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 )
 
 // budgetRefresh is how old the sums of a store that others write to may become.
@@ -37,13 +38,13 @@ func (s *server) newBudgets() *budget.Book {
 // its session's parents. It waits while other requests hold what is left of
 // them; nil means that it draws on none.
 func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
-	if !x.endpoint.Metered() || !x.cfg.File.hasBudgets() {
+	if !x.endpoint.Metered() || !x.cfg.File.HasBudgets() {
 		return nil, nil
 	}
 	var limits []budget.Limit
 	known := map[string]bool{}
 	for _, session := range s.lineage.Of(x.client, x.who.Session, x.who.Parent) {
-		if l, ok := x.cfg.File.budgetLimit(x.client, session); ok && !known[l.Scope] {
+		if l, ok := x.cfg.File.BudgetLimit(x.client, session); ok && !known[l.Scope] {
 			limits, known[l.Scope] = append(limits, l), true
 		}
 	}
@@ -51,7 +52,7 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 		return nil, nil
 	}
 	began := time.Now()
-	amount, priced := x.cfg.drawn(ledger.BudgetUse{
+	amount, priced := drawn(x.cfg.Prices, ledger.BudgetUse{
 		Start: began, Model: storable(x.req.Model),
 		EstimatedPrompt: x.estimate.Input, EstimatedOutput: mostOutput(x),
 	})
@@ -107,18 +108,18 @@ func (x *exchange) settleBudget() {
 	}
 	use := x.row.Drawn()
 	use.Start = x.budget.At()
-	amount, _ := x.s.cfg.Load().drawn(use) // by the prices of budgetUsed, which a reload may have changed
+	amount, _ := drawn(x.s.cfg.Load().Prices, use) // by the prices of budgetUsed, which a reload may have changed
 	x.budget.Settle(amount)
 }
 
 // drawn is what a use takes out of a budget: exact counts, and the estimate of
 // requests whose usage nobody reported. priced is false when the
 // model has no price, and the money therefore is none.
-func (c *Config) drawn(u ledger.BudgetUse) (a budget.Amount, priced bool) {
+func drawn(prices *price.Table, u ledger.BudgetUse) (a budget.Amount, priced bool) {
 	usage := llm.Usage{
 		Input: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Output: u.CompletionTokens + u.EstimatedOutput,
 	}
-	rates, priced := c.prices.At(llm.Model(u.Model), u.Start)
+	rates, priced := prices.At(llm.Model(u.Model), u.Start)
 	return budget.Amount{Tokens: usage.Total(), Money: rates.Cost(usage)}, priced
 }
 
@@ -127,7 +128,7 @@ func (s *server) budgetUsed(ctx context.Context, l budget.Limit, since time.Time
 	uses, err := s.ledger.BudgetUse(ctx, l.Scope, since)
 	cfg := s.cfg.Load()
 	for _, u := range uses {
-		amount, _ := cfg.drawn(u)
+		amount, _ := drawn(cfg.Prices, u)
 		sum = sum.Plus(amount)
 	}
 	return sum, err

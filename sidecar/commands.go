@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 )
 
 // A usageError is a wrong command line. It ends the program with exit status 2.
@@ -31,7 +33,7 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		return values
 	}
 	serve := func(cmd *cobra.Command, _ []string) error {
-		cfg, err := LoadConfig(given(), getenv)
+		cfg, err := config.Load(given(), getenv)
 		if err != nil {
 			return err
 		}
@@ -44,25 +46,25 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%s: %w; see --help", cmd.CommandPath(), err)}
 	})
-	for _, s := range settings {
-		if s.secret {
+	for _, s := range config.Settings() {
+		if s.Secret {
 			continue // a command line is visible to every user of the machine
 		}
-		name := strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
-		flags[s.name] = root.PersistentFlags().String(name, "", s.doc)
-		if words := s.words(); words != nil {
+		name := strings.ToLower(strings.ReplaceAll(s.Name, "_", "-"))
+		flags[s.Name] = root.PersistentFlags().String(name, "", s.Doc)
+		if words := s.Words(); words != nil {
 			_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 		}
 	}
-	config := &cobra.Command{
+	configure := &cobra.Command{
 		Use: "config", Short: "Check or show the settings", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }, // without it an unknown word would pass for help
 	}
-	config.AddCommand(
+	configure.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "Say what is wrong with the settings", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error {
-				if _, err := LoadConfig(given(), getenv); err != nil {
+				if _, err := config.Load(given(), getenv); err != nil {
 					return err
 				}
 				fmt.Fprintln(stdout, "settings are fine")
@@ -71,18 +73,18 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		},
 		&cobra.Command{
 			Use: "print", Short: "Show every setting and where it comes from", Args: noArgs,
-			RunE: func(*cobra.Command, []string) error { return printConfig(stdout, given(), getenv) },
+			RunE: func(*cobra.Command, []string) error { return config.Print(stdout, given(), getenv) },
 		},
 		&cobra.Command{
 			Use: "reference", Short: "Print the reference of all settings, as Markdown", Args: noArgs,
-			RunE: func(*cobra.Command, []string) error { return writeReference(stdout) },
+			RunE: func(*cobra.Command, []string) error { return config.WriteReference(stdout) },
 		},
 	)
 	live := false
 	health := &cobra.Command{
 		Use: "healthcheck", Short: "Exit 0 if the sidecar of these settings is ready", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil) // wrong settings have kept the sidecar from starting
+			cfg := config.Read(given(), getenv) // wrong settings have kept the sidecar from starting
 			path := "/readyz"
 			if live {
 				path = "/livez"
@@ -100,7 +102,7 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 	root.Version = version().Version
 	root.SetVersionTemplate(version().String() + "\n")
 	root.AddCommand(
-		config,
+		configure,
 		&cobra.Command{Use: "serve", Short: "Serve (the default)", Args: noArgs, RunE: serve},
 		&cobra.Command{
 			Use: "demo", Short: "See it work, without a key or a network", Args: noArgs,
@@ -111,14 +113,11 @@ func commands(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comma
 		&cobra.Command{
 			Use: "queue", Short: "Show the queue of a running sidecar", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
+				cfg := config.Read(given(), getenv)
 				return printQueue(cmd.Context(), stdout, cfg)
 			},
 		},
-		usageCommand(func() *Config {
-			cfg, _ := readConfig(sources{flags: given(), getenv: getenv}, nil)
-			return cfg
-		}, stdout),
+		usageCommand(func() *config.Config { return config.Read(given(), getenv) }, stdout),
 		pricesCommand(stdout, stderr),
 	)
 	return root
@@ -174,7 +173,7 @@ func (v versionInfo) String() string {
 }
 
 // ask gets JSON from the sidecar that listens on address.
-func ask(ctx context.Context, cfg *Config, address, path string, into any) error {
+func ask(ctx context.Context, cfg *config.Config, address, path string, into any) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("ask the sidecar: %w", err)
@@ -224,14 +223,6 @@ func reason(body io.Reader) string {
 	return ""
 }
 
-// adminAddr is where a running sidecar serves its own routes.
-func (c *Config) adminAddr() string {
-	if c.AdminAddr != "" {
-		return c.AdminAddr
-	}
-	return c.ListenAddr
-}
-
 // state says in words what keeps a group from sending, besides its limits.
 func (g queueGroup) state() string {
 	var words []string
@@ -247,9 +238,9 @@ func (g queueGroup) state() string {
 	return strings.Join(words, "; ")
 }
 
-func printQueue(ctx context.Context, stdout io.Writer, cfg *Config) error {
+func printQueue(ctx context.Context, stdout io.Writer, cfg *config.Config) error {
 	var status queueStatus
-	if err := ask(ctx, cfg, cfg.adminAddr(), "/queue/status", &status); err != nil {
+	if err := ask(ctx, cfg, cfg.OperatorsAddr(), "/queue/status", &status); err != nil {
 		return err
 	}
 	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,5 +75,43 @@ func TestServe_DoubtsABaseURLWithoutAPath(t *testing.T) {
 	}
 	if lines := start(t, strings.TrimSuffix(base, "/v1")).log.lines(doubt); len(lines) != 1 || lines[0]["level"] != "WARN" {
 		t.Errorf("without /v1: %v", lines)
+	}
+}
+
+func TestRun_WrongSettingsExitWith78(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a-file")
+	for _, c := range []struct {
+		name string
+		env  []string
+	}{
+		{"missing key", nil},
+		{"database in a folder that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file + "/x/sessions.db"}},
+		{"database that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", writeFile(t, "x.db", strings.Repeat("no database ", 1000))}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			env := pairs(append(c.env, "PORT", "0"))
+			err := run(t.Context(), nil, func(name string) string { return env[name] }, io.Discard, io.Discard)
+			if err == nil || exitStatus(err) != 78 || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got exit status %d with %v, want one line", exitStatus(err), err)
+			}
+		})
+	}
+}
+
+// TestCommands_ConfigPrint: what is wrong is said behind the table, and by the exit status.
+func TestCommands_ConfigPrint(t *testing.T) {
+	env := pairs([]string{"OPENAI_API_KEY", "sk-1", "RATE_LIMIT_PER_MIN", "many"})
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"config", "print", "--port", "9"}, func(name string) string { return env[name] }, &out, io.Discard)
+	if exitStatus(err) != exitConfig || !strings.Contains(err.Error(), `RATE_LIMIT_PER_MIN="many"`) || !strings.Contains(out.String(), "127.0.0.1:9 ") {
+		t.Errorf("got %v and\n%s", err, &out)
+	}
+}
+
+// TestCommands_Completion: what a shell is offered for a flag is what the setting accepts.
+func TestCommands_Completion(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(context.Background(), []string{"__complete", "--repository-type", ""}, func(string) string { return "" }, &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), "memory\nsqlite\npostgres\n") {
+		t.Errorf("completed with %v\n%s", err, &out)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -105,7 +106,7 @@ func demoSidecar(ctx context.Context, base string) (s *server, address string, s
 		"OPENAI_API_KEY": "demo", "OPENAI_BASE_URL": base, "PORT": "0",
 		"RATE_LIMIT_PER_MIN": strconv.Itoa(demoRPM), "SHUTDOWN_GRACE": "2s",
 	}
-	cfg, err := LoadConfig(nil, func(name string) string { return env[name] })
+	cfg, err := config.Load(nil, func(name string) string { return env[name] })
 	if err != nil {
 		return nil, "", nil, err
 	}
@@ -113,7 +114,7 @@ func demoSidecar(ctx context.Context, base string) (s *server, address string, s
 }
 
 // inProcess serves cfg on its own listener, without a log, until stop.
-func inProcess(ctx context.Context, cfg *Config) (s *server, address string, stop func() error, err error) {
+func inProcess(ctx context.Context, cfg *config.Config) (s *server, address string, stop func() error, err error) {
 	if s, err = build(ctx, cfg, slog.New(slog.DiscardHandler), new(slog.LevelVar)); err != nil {
 		return nil, "", nil, err
 	}

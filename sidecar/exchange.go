@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -37,7 +38,7 @@ const statusClientGone = 499
 // Its methods are called by the handler's goroutine, leave by any.
 type exchange struct {
 	s       *server
-	cfg     *Config // as it was when the request came, for all of its way
+	cfg     *config.Config // as it was when the request came, for all of its way
 	w       http.ResponseWriter
 	r       *http.Request
 	who     session.Identity

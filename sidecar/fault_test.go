@@ -417,7 +417,7 @@ func (panickingBody) Read([]byte) (int, error) {
 
 func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	_, base := simulated(t, provider.Config{})
-	cfg, err := load("OPENAI_API_KEY", "sk-upstream-canary", "OPENAI_BASE_URL", base, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
+	cfg, err := configOf("OPENAI_API_KEY", "sk-upstream-canary", "OPENAI_BASE_URL", base, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,7 +431,7 @@ func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	}
 	transport := upstream.NewTransport()
 	s := newServer(dependencies{
-		Config: cfg, Logger: quiet, Ledger: store, Metrics: newMetrics(), Limits: limit.New(limitConfig(cfg, quiet)), Tokens: tokens.New(tokens.Config{}),
+		Config: cfg, Logger: quiet, Ledger: store, Metrics: newMetrics(), Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: target, Key: func() string { return "sk-upstream-canary" }, Transport: panicking{transport}}),
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

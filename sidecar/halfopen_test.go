@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
@@ -95,7 +96,7 @@ func TestHalfOpen_HTTP2RefusalsGoThroughTheQueue(t *testing.T) {
 				t.Fatal(err)
 			}
 			env := map[string]string{"OPENAI_API_KEY": "sk-1", "OPENAI_BASE_URL": address.String(), "RATE_LIMIT_PER_MIN": "60"}
-			config, err := LoadConfig(nil, func(name string) string { return env[name] })
+			config, err := config.Load(nil, func(name string) string { return env[name] })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +107,7 @@ func TestHalfOpen_HTTP2RefusalsGoThroughTheQueue(t *testing.T) {
 			}
 			s := newServer(dependencies{
 				Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
-				Limits: limit.New(limitConfig(config, logger)), Tokens: tokens.New(tokens.Config{}),
+				Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 				Upstream: upstream.New(upstream.Config{Base: address, Key: func() string { return "sk-1" }, Transport: transport}),
 			})
 			server := httptest.NewServer(s.handlerFor(httpapi.MainListener))

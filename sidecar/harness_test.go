@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -148,6 +149,12 @@ func pairs(settings []string) map[string]string {
 		m[settings[i]] = settings[i+1]
 	}
 	return m
+}
+
+// configOf reads settings that come as NAME, value pairs.
+func configOf(settings ...string) (*config.Config, error) {
+	env := pairs(settings)
+	return config.Load(nil, func(name string) string { return env[name] })
 }
 
 // sqlite is the settings of a ledger in a file of the test's own.

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -58,7 +59,7 @@ type network interface {
 func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
 	t.Helper()
 	env := pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
-	config, err := LoadConfig(nil, func(name string) string { return env[name] })
+	config, err := config.Load(nil, func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop 
 	}
 	b.server = newServer(dependencies{
 		Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
-		Limits: limit.New(limitConfig(config, logger)), Tokens: tokens.New(tokens.Config{}),
+		Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: upTransport}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -40,6 +40,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -66,11 +67,11 @@ func main() {
 
 func exitStatus(err error) int {
 	var (
-		config *configError
-		usage  *usageError
+		wrong *config.Error
+		usage *usageError
 	)
 	switch {
-	case errors.As(err, &config):
+	case errors.As(err, &wrong):
 		return exitConfig
 	case errors.As(err, &usage):
 		return exitUsage
@@ -89,7 +90,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // runServe serves with the given settings until ctx ends. Beside them, getenv
 // tells of a service manager.
-func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stderr io.Writer) error {
+func runServe(ctx context.Context, cfg *config.Config, getenv func(string) string, stderr io.Writer) error {
 	hangup, ignoreHangup := notifyHangup()
 	defer ignoreHangup()
 	level := new(slog.LevelVar)
@@ -115,7 +116,7 @@ func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stde
 	if strings.Trim(cfg.BaseURL.Path, "/") == "" {
 		logger.Warn("OPENAI_BASE_URL has no path, most providers' ends with /v1: is it whole?", "upstream", cfg.BaseURL.String())
 	}
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.limitsText(), "repository", s.ledger.Place())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.LimitsText(), "repository", s.ledger.Place())
 
 	stop := make(chan struct{})
 	var helpers sync.WaitGroup
@@ -133,9 +134,9 @@ func runServe(ctx context.Context, cfg *Config, getenv func(string) string, stde
 
 // listen takes the sockets of a service manager, or opens those of cfg. The
 // addresses of inherited ones are put into cfg and meet the same rules.
-func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, err error) {
+func listen(cfg *config.Config, getenv func(string) string) (main, admin net.Listener, err error) {
 	if main, admin, err = inherit(getenv); err != nil {
-		return nil, nil, &configError{[]string{err.Error()}}
+		return nil, nil, &config.Error{Faults: []string{err.Error()}}
 	}
 	if main != nil {
 		cfg.ListenAddr = main.Addr().String()
@@ -143,7 +144,7 @@ func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, 
 			cfg.AdminAddr = admin.Addr().String()
 		}
 		if faults := cfg.Validate(); len(faults) > 0 {
-			err = &configError{faults}
+			err = &config.Error{Faults: faults}
 		}
 	} else if main, err = net.Listen("tcp", cfg.ListenAddr); err != nil {
 		return nil, nil, fmt.Errorf("LISTEN_ADDR: %w", err)
@@ -164,14 +165,14 @@ func listen(cfg *Config, getenv func(string) string) (main, admin net.Listener, 
 }
 
 // build makes every part and puts them together.
-func build(ctx context.Context, cfg *Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
+func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
 	store, err := openLedger(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
 	s := newServer(dependencies{
 		Config: cfg, Logger: logger, Level: level, Ledger: store,
-		Limits:  limit.New(limitConfig(cfg, logger)),
+		Limits:  limit.New(cfg.Limiter(logger)),
 		Tokens:  tokens.New(tokens.Config{}),
 		Metrics: newMetrics(),
 	})
@@ -198,7 +199,7 @@ func (s *server) close() error {
 // dependencies is everything a server is made of. Upstream is made from Config
 // where it is nil.
 type dependencies struct {
-	Config   *Config
+	Config   *config.Config
 	Logger   *slog.Logger
 	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
@@ -241,7 +242,7 @@ func newServer(d dependencies) *server {
 }
 
 // accessOf is what the settings say of who is let in.
-func accessOf(cfg *Config) httpapi.Access {
+func accessOf(cfg *config.Config) httpapi.Access {
 	a := httpapi.Access{Hosts: cfg.AllowedHosts}
 	for _, k := range cfg.ClientKeys {
 		a.Keys = append(a.Keys, httpapi.Key{Name: k.Name, Key: string(k.Key)})
@@ -249,32 +250,21 @@ func accessOf(cfg *Config) httpapi.Access {
 	return a
 }
 
-func openLedger(ctx context.Context, cfg *Config, logger *slog.Logger) (*ledger.Store, error) {
-	store, err := ledger.Open(ctx, ledgerConfig(cfg, logger))
+func openLedger(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*ledger.Store, error) {
+	store, err := ledger.Open(ctx, cfg.Ledger(logger))
 	switch {
 	case err == nil:
 		return store, nil
 	case errors.Is(err, ledger.ErrJournal):
-		return nil, &configError{[]string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
+		return nil, &config.Error{Faults: []string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
 	case cfg.RepositoryType == "sqlite":
-		return nil, &configError{[]string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
+		return nil, &config.Error{Faults: []string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
 	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
 		return nil, err // the setting may well be right, and the server down
 	case cfg.RepositoryType == "postgres":
-		return nil, &configError{[]string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
+		return nil, &config.Error{Faults: []string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
 	}
-	return nil, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
-}
-
-// ledgerConfig is the ledger's part of the settings.
-func ledgerConfig(cfg *Config, logger *slog.Logger) ledger.Config {
-	// Both were checked with the file; an empty text is the default.
-	keepRequests, _ := parseRetention(cfg.File.Retention.Requests)
-	keepHourly, _ := parseRetention(cfg.File.Retention.Hourly)
-	return ledger.Config{
-		Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN), JournalPath: cfg.LedgerJournal,
-		Durability: cfg.LedgerDurability, KeepRequests: keepRequests, KeepHourly: keepHourly, Logger: logger,
-	}
+	return nil, &config.Error{Faults: []string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 }
 
 const calibrationState = "calibration"
@@ -299,7 +289,7 @@ func (s *server) restore(ctx context.Context) {
 	for _, use := range recent {
 		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.PromptTokens, Output: use.CompletionTokens})
 	}
-	if !s.cfg.Load().File.limitsDays() {
+	if !s.cfg.Load().File.LimitsDays() {
 		return
 	}
 	today, err := s.ledger.Usage(ctx, ledger.UsageQuery{From: time.Now().Add(-24 * time.Hour), By: []string{"model"}})
@@ -335,7 +325,7 @@ func (s *server) save(ctx context.Context) {
 	}
 }
 
-func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
+func newLogger(cfg *config.Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by the setting
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
@@ -351,27 +341,4 @@ func terminal(w io.Writer) bool {
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// limitsText says the limits in the start line.
-func (c *Config) limitsText() string {
-	limitText := func(n int64, learned bool, unit string) string {
-		switch {
-		case learned && n > 0:
-			return fmt.Sprintf("%d %s until learned", n, unit)
-		case learned:
-			return unit + " learned"
-		case n == 0:
-			return "no cap on " + unit
-		}
-		return fmt.Sprintf("%d %s", n, unit)
-	}
-	parts := []string{
-		limitText(c.RequestsPerMinute, c.LearnedRequests && c.LearnLimits, "requests/min"),
-		limitText(c.TokensPerMinute, c.LearnedTokens && c.LearnLimits, "tokens/min"),
-	}
-	if c.MaxConcurrent > 0 {
-		parts = append(parts, fmt.Sprintf("%d concurrent", c.MaxConcurrent))
-	}
-	return strings.Join(parts, ", ")
 }

@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -127,35 +126,6 @@ func retryHint(x *exchange) (key uint64, count int) {
 	_ = h.WriteByte(0)
 	_, _ = h.Write(x.req.Raw)
 	return h.Sum64(), count
-}
-
-// limitsDays tells whether some model has a limit per day.
-func (f *File) limitsDays() bool {
-	return slices.ContainsFunc(f.Limits, func(l ModelLimit) bool { return l.RequestsPerDay > 0 || l.TokensPerDay > 0 })
-}
-
-// limitConfig is the limiter's part of the settings.
-func limitConfig(c *Config, logger *slog.Logger) limit.Config {
-	lc := limit.Config{
-		Global: limit.Limits{
-			RequestsPerMinute: c.RequestsPerMinute, TokensPerMinute: c.TokensPerMinute, Concurrent: c.MaxConcurrent,
-		},
-		Provisional: c.LearnedRequests,
-		Learn:       c.LearnLimits, Share: c.LimitShare, Profile: c.Profile,
-		MaxWait: c.QueueMaxWait, MaxWaiting: int(c.QueueMaxRequests), MaxWaitingBytes: c.QueueMaxBytes,
-		Logger: logger,
-	}
-	for _, l := range c.File.Limits {
-		lc.Models = append(lc.Models, limit.ModelLimits{
-			Pattern: l.Model, Profile: l.Profile,
-			Limits: limit.Limits{
-				RequestsPerMinute: l.RequestsPerMinute, TokensPerMinute: l.TokensPerMinute,
-				InputTokensPerMinute: l.InputTokensPerMinute, OutputTokensPerMinute: l.OutputTokensPerMinute,
-				RequestsPerDay: l.RequestsPerDay, TokensPerDay: l.TokensPerDay, Concurrent: l.Concurrent,
-			},
-		})
-	}
-	return lc
 }
 
 // storable makes a name that a client or a provider chose fit for the ledger

@@ -224,7 +224,7 @@ func TestRelay_EndlessLineTakesNoMemory(t *testing.T) {
 	}
 	for name, kind := range map[string]string{"a stream": "text/event-stream", "a JSON answer": "application/json"} {
 		t.Run(name, func(t *testing.T) {
-			cfg, err := load("OPENAI_API_KEY", "sk-1", "PORT", "0")
+			cfg, err := configOf("OPENAI_API_KEY", "sk-1", "PORT", "0")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,8 +3,9 @@ package main
 import (
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 )
 
 // A providerKey is the key that is sent upstream. Where it comes from
@@ -22,17 +23,17 @@ type providerKey struct {
 	failed bool // the last reading, which has been logged
 }
 
-func newProviderKey(cfg *Config, logger *slog.Logger) *providerKey {
+func newProviderKey(cfg *config.Config, logger *slog.Logger) *providerKey {
 	k := &providerKey{logger: logger}
 	k.configure(cfg)
 	return k
 }
 
 // configure takes up the key of new settings.
-func (k *providerKey) configure(cfg *Config) {
+func (k *providerKey) configure(cfg *config.Config) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.path, k.key, k.seen = cfg.apiKeyFile, string(cfg.APIKey), nil
+	k.path, k.key, k.seen = cfg.APIKeyFile, string(cfg.APIKey), nil
 }
 
 // current is the key to send now.
@@ -66,10 +67,7 @@ func (k *providerKey) replaced(refused string) bool {
 func (k *providerKey) read(info os.FileInfo, err error) {
 	key := ""
 	if err == nil {
-		key, err = readSecret(k.path)
-	}
-	if err == nil && strings.ContainsFunc(key, unfitForHeader) {
-		err = errForm
+		key, err = config.ReadKey(k.path)
 	}
 	if err != nil {
 		if !k.failed {

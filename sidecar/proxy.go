@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -248,7 +249,7 @@ func (s *server) limitRequest(x *exchange) limit.Request {
 		r.Bytes = int64(len(x.body.bytes))
 	}
 	if r.Weight == 0 {
-		if rule := x.cfg.File.sessionRule(x.who.Session); rule != nil {
+		if rule := x.cfg.File.RuleOf(x.who.Session); rule != nil {
 			r.Weight = rule.Weight
 		}
 	}
@@ -307,7 +308,7 @@ func (x *exchange) discard(resp *http.Response) {
 // record was lost; the next one through tries the ledger again.
 const ledgerPause = 5 * time.Second
 
-func (s *server) ledgerFit(cfg *Config) error {
+func (s *server) ledgerFit(cfg *config.Config) error {
 	lost := s.lostAt.Load()
 	if cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
 		return errLedger

@@ -7,23 +7,6 @@ import (
 	"testing"
 )
 
-// TestReadme_ListsEverySetting holds the README's table to the settings.
-func TestReadme_ListsEverySetting(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range settings {
-		def := s.def
-		if def == "" {
-			def = "required"
-		}
-		if row := "| `" + s.name + "` | " + def + " | " + s.doc + " (" + s.form + ") |"; !strings.Contains(string(readme), row) {
-			t.Errorf("the README lacks the row\n%s", row)
-		}
-	}
-}
-
 // TestReadme_IsShort: two screens of forty lines come before the settings.
 func TestReadme_IsShort(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -28,17 +29,17 @@ import (
 )
 
 func TestRequirement_10_LoopbackUnlessTold(t *testing.T) {
-	c, err := load("OPENAI_API_KEY", "sk-1")
+	c, err := configOf("OPENAI_API_KEY", "sk-1")
 	if err != nil || c.ListenAddr != "127.0.0.1:8080" {
 		t.Errorf("by default %+v, %v", c, err)
 	}
 	for _, address := range []string{"0.0.0.0:8080", ":8080", "[::]:8080", "192.0.2.1:8080", "example.test:80"} {
 		for _, setting := range []string{"LISTEN_ADDR", "ADMIN_ADDR"} {
-			if _, err := load("OPENAI_API_KEY", "sk-1", setting, address); err == nil {
+			if _, err := configOf("OPENAI_API_KEY", "sk-1", setting, address); err == nil {
 				t.Errorf("%s=%s is served without keys", setting, address)
 			}
 			for _, told := range [][]string{{"CLIENT_API_KEYS", "k"}, {"ALLOW_UNAUTHENTICATED", "true"}} {
-				if _, err := load(append([]string{"OPENAI_API_KEY", "sk-1", setting, address}, told...)...); err != nil {
+				if _, err := configOf(append([]string{"OPENAI_API_KEY", "sk-1", setting, address}, told...)...); err != nil {
 					t.Errorf("%s=%s with %v: %v", setting, address, told, err)
 				}
 			}
@@ -97,7 +98,7 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 	s := start(t, base, "ADMIN_ADDR", admin, "CLIENT_API_KEYS", "web=key-canary-1")
 	open := map[string]bool{"GET /livez": true, "GET /readyz": true, "GET /healthz": true}
 	asked := 0
-	for _, config := range []*Config{{}, {AdminAddr: admin}} {
+	for _, config := range []*config.Config{{}, {AdminAddr: admin}} {
 		for _, route := range configured(config).routes() {
 			if route.Open != open[route.Pattern] {
 				t.Errorf("%s is open: %v", route.Pattern, route.Open)
@@ -235,7 +236,7 @@ func TestRequirement_15_SlowAndLargeRequestsAreBounded(t *testing.T) {
 		}
 	})
 	t.Run("no limit on the length of an answer", func(t *testing.T) {
-		if server := configured(&Config{}).httpServer(httpapi.MainListener); server.WriteTimeout != 0 || server.ReadTimeout != 0 {
+		if server := configured(&config.Config{}).httpServer(httpapi.MainListener); server.WriteTimeout != 0 || server.ReadTimeout != 0 {
 			t.Errorf("read %v, write %v", server.ReadTimeout, server.WriteTimeout)
 		}
 	})
@@ -312,7 +313,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 	} else if testing.Short() {
 		t.Skip("sixty thousand requests")
 	}
-	cfg, err := load("OPENAI_API_KEY", "sk-1", "RATE_LIMIT_PER_MIN", "0")
+	cfg, err := configOf("OPENAI_API_KEY", "sk-1", "RATE_LIMIT_PER_MIN", "0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +323,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 	}
 	s := newServer(dependencies{
 		Config: cfg, Logger: quiet, Ledger: store, Metrics: newMetrics(),
-		Limits: limit.New(limitConfig(cfg, quiet)), Tokens: tokens.New(tokens.Config{}),
+		Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: cfg.BaseURL, Key: func() string { return "sk-1" }, Transport: canned{}, Private: session.Headers()}),
 	})
 	handler := s.handlerFor(httpapi.MainListener)
@@ -384,7 +385,7 @@ func TestRequirement_26_WeightsAreNotTaken(t *testing.T) {
 	}
 	// Two clients, one with a hundred times the weight and the priority it was not granted.
 	r := &http.Request{Header: http.Header{}, RemoteAddr: "x"}
-	srv := configured(&Config{File: File{Clients: map[string]ClientRule{"web": {Weight: 4, Priority: "normal"}}}})
+	srv := configured(&config.Config{File: config.File{Clients: map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}}}})
 	for _, client := range []string{"web", "stranger"} {
 		got := srv.limitRequest(&exchange{s: srv, cfg: srv.cfg.Load(), r: r, client: client, req: decoded(t), who: session.Identity{Session: "s", Weight: 100, Priority: "high"}})
 		if want := map[string]float64{"web": 4}[client]; got.ClientWeight != want || got.Priority != limit.Normal || got.Weight != 100 {
@@ -403,7 +404,7 @@ func decoded(t *testing.T) *wire.Request {
 }
 
 // configured is a server with nothing but its settings.
-func configured(cfg *Config) *server {
+func configured(cfg *config.Config) *server {
 	s := &server{logger: quiet}
 	s.cfg.Store(cfg)
 	return s

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -91,10 +92,10 @@ func TestRequirement_05_KeysAreNowhere(t *testing.T) {
 		}
 	}
 	secret := struct {
-		A Secret
-		B *Secret
-		C []Secret
-	}{"canary", new(Secret), []Secret{"canary"}}
+		A config.Secret
+		B *config.Secret
+		C []config.Secret
+	}{"canary", new(config.Secret), []config.Secret{"canary"}}
 	*secret.B = "canary"
 	data, err := json.Marshal(secret)
 	if err != nil {
@@ -255,7 +256,7 @@ func escape(s string) string {
 }
 
 // rooms are the folders that are this program and nothing else.
-var rooms = []string{".", "../internal/httpapi"}
+var rooms = []string{".", "../internal/config", "../internal/httpapi"}
 
 // programText lists the program text of directories.
 func programText(t *testing.T, dirs ...string) []string {
@@ -305,7 +306,7 @@ func TestRequirement_21_FailsClosed(t *testing.T) {
 		"a provider's key of space": {"OPENAI_API_KEY", " "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg, err := load(append([]string{"OPENAI_API_KEY", "sk-1"}, settings...)...)
+			cfg, err := configOf(append([]string{"OPENAI_API_KEY", "sk-1"}, settings...)...)
 			if name == "a key without a text" && err == nil { // a key that ends in "="
 				if len(cfg.ClientKeys) != 1 {
 					t.Error("served without keys")

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
@@ -24,7 +25,7 @@ import (
 // again and again.
 type lives struct {
 	t      *testing.T
-	config *Config
+	config *config.Config
 	store  *ledger.Store
 	sim    *provider.Server
 	up     *provider.Pipe
@@ -36,7 +37,7 @@ func newLives(t *testing.T, settings ...string) *lives {
 	env := pairs(append([]string{
 		"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1", "LEARN_LIMITS", "false", "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s",
 	}, settings...))
-	config, err := LoadConfig(nil, func(name string) string { return env[name] })
+	config, err := config.Load(nil, func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func (l *lives) live(restored bool, use func(b *bubble)) {
 	transport.DialContext = l.up.DialContext
 	s := newServer(dependencies{
 		Config: l.config, Logger: logger, Ledger: l.store, Metrics: newMetrics(),
-		Limits: limit.New(limitConfig(l.config, logger)), Tokens: tokens.New(tokens.Config{}),
+		Limits: limit.New(l.config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: transport}),
 	})
 	if restored {

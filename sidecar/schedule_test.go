@@ -23,6 +23,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
@@ -217,7 +218,7 @@ func (s *stage) start() {
 		"CLIENT_API_KEYS", "web=" + clientCanary,
 	}, s.plan.settings...)
 	env := pairs(settings)
-	config, err := LoadConfig(nil, func(name string) string { return env[name] })
+	config, err := config.Load(nil, func(name string) string { return env[name] })
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -234,7 +235,7 @@ func (s *stage) start() {
 	}
 	srv := newServer(dependencies{
 		Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
-		Limits: limit.New(limitConfig(config, logger)), Tokens: tokens.New(tokens.Config{}),
+		Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{
 			Base: base, Key: func() string { return upstreamCanary }, Transport: transport,
 			Private: append(session.Headers(), config.SessionHeader), Via: "1.1 schedule",

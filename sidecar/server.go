@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -20,7 +21,7 @@ import (
 
 // A server holds every dependency of the handlers; nothing else is global.
 type server struct {
-	cfg      atomic.Pointer[Config] // never changed in place: a reload stores another
+	cfg      atomic.Pointer[config.Config] // never changed in place: a reload stores another
 	key      *providerKey
 	level    *slog.LevelVar // of logger
 	logger   *slog.Logger
@@ -85,7 +86,7 @@ func (s *server) handlerFor(on httpapi.Listener) http.Handler {
 	if on == httpapi.AdminListener {
 		address = s.cfg.Load().AdminAddr
 	}
-	return s.guard.Handler(s.routes(), on, loopback(address))
+	return s.guard.Handler(s.routes(), on, config.Loopback(address))
 }
 
 // serve answers on the listeners until ctx ends, then lets queue and streams

@@ -71,7 +71,7 @@ func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) e
 		by = append(by, field)
 	}
 	cfg := s.cfg.Load()
-	p := pricer{&s.ledger.Reader, cfg.prices, cfg.File.currency()}
+	p := pricer{&s.ledger.Reader, cfg.Prices, cfg.Currency()}
 	id := query.Get("session")
 	if id != "" {
 		if err := session.CheckID(id); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
 
@@ -27,7 +28,7 @@ type usageReport struct {
 
 // usageCommand shows what was used: asked of a running sidecar, or read from
 // its store. settings reads the configuration.
-func usageCommand(settings func() *Config, stdout io.Writer) *cobra.Command {
+func usageCommand(settings func() *config.Config, stdout io.Writer) *cobra.Command {
 	var r usageReport
 	command := &cobra.Command{
 		Use: "usage", Short: "Show what sessions, models, days or clients have used", Args: noArgs,
@@ -62,7 +63,7 @@ type usageLines struct {
 	lines    []usageLine
 }
 
-func (r usageReport) collect(ctx context.Context, cfg *Config, now time.Time) (out usageLines, err error) {
+func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.Time) (out usageLines, err error) {
 	if !slices.Contains([]string{"table", "json", "csv"}, r.format) {
 		return out, &usageError{fmt.Errorf("--format=%q: want table, json or csv", r.format)}
 	}
@@ -135,7 +136,7 @@ func instant(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if ago, err := parseRetention(text); err == nil {
+	if ago, err := config.ParseRetention(text); err == nil {
 		return now.Add(-ago), nil
 	}
 	t, err := timeOf(text, now)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -154,14 +155,14 @@ func TestPricesImport(t *testing.T) {
 	if !strings.Contains(errs, `"long": taken over without input_cost_per_token_above_128k_tokens`) || !strings.Contains(out, "# without input_cost") {
 		t.Errorf("out:\n%s\nerr:\n%s", out, errs)
 	}
-	c, err := load("OPENAI_API_KEY", "sk-1", "CONFIG_FILE", writeFile(t, "c.yaml", out))
+	c, err := configOf("OPENAI_API_KEY", "sk-1", "CONFIG_FILE", writeFile(t, "c.yaml", out))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Price{
-		{"gpt-made-up", "2026-01-01", "2.5", "1.25", "10"},
-		{"long", "2026-01-01", "1", "", "1"},
-		{`o"dd: {name} # x`, "2026-01-01", "1", "", "0"},
+	want := []config.Price{
+		{Model: "gpt-made-up", From: "2026-01-01", Input: "2.5", CachedInput: "1.25", Output: "10"},
+		{Model: "long", From: "2026-01-01", Input: "1", Output: "1"},
+		{Model: `o"dd: {name} # x`, From: "2026-01-01", Input: "1", Output: "0"},
 	}
 	if diff := cmp.Diff(want, c.File.Prices); diff != "" {
 		t.Errorf("%s\n%s", diff, out)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
 
@@ -17,10 +18,10 @@ type source interface {
 }
 
 // remote is a running sidecar.
-type remote struct{ cfg *Config }
+type remote struct{ cfg *config.Config }
 
 func (r remote) get(ctx context.Context, path string, query url.Values, into any) error {
-	return ask(ctx, r.cfg, r.cfg.adminAddr(), path+"?"+query.Encode(), into)
+	return ask(ctx, r.cfg, r.cfg.OperatorsAddr(), path+"?"+query.Encode(), into)
 }
 
 func (r remote) usage(ctx context.Context, q ledger.UsageQuery) (answer usageAnswer, err error) {
@@ -48,16 +49,16 @@ func (r remote) sessions(ctx context.Context) (all []sessionRow, err error) {
 
 // openStore opens the store of the settings for reading, whether or not a
 // sidecar runs on it.
-func openStore(ctx context.Context, cfg *Config) (pricer, error) {
-	prices, err := cfg.File.priceTable()
+func openStore(ctx context.Context, cfg *config.Config) (pricer, error) {
+	prices, err := cfg.File.PriceTable()
 	if err != nil {
-		return pricer{}, &configError{[]string{fmt.Sprintf("prices: %v; see config check", err)}}
+		return pricer{}, &config.Error{Faults: []string{fmt.Sprintf("prices: %v; see config check", err)}}
 	}
 	reader, err := ledger.OpenReader(ctx, ledger.Config{Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN)})
 	if err != nil {
-		return pricer{}, &configError{[]string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+		return pricer{}, &config.Error{Faults: []string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 	}
-	return pricer{reader, prices, cfg.File.currency()}, nil
+	return pricer{reader, prices, cfg.Currency()}, nil
 }
 
 func (p pricer) sessions(ctx context.Context) (all []sessionRow, err error) {

@@ -1,26 +1,23 @@
-package main
+package config
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"io"
 	"regexp"
 	"strings"
 	"testing"
 )
 
 func TestConfigPrint_SaysValueAndOrigin(t *testing.T) {
-	file := writeFile(t, "config.yaml", `
+	file := fileOf(t, `
 settings: {RATE_LIMIT_PER_MIN: 500, LOG_LEVEL: warn, PORT: 7}
 limits: [{model: "gpt-*", tokens_per_minute: 9}]
 clients: {web: {weight: 2.5}}
 sessions: [{match: "a-*", budget: {tokens: 5}}]
 `)
-	env := pairs([]string{"OPENAI_API_KEY_FILE", writeFile(t, "key", "sk-canary"), "CLIENT_API_KEYS", "web=canary", "LOG_LEVEL", "error", "CONFIG_FILE", file})
-	getenv := func(name string) string { return env[name] }
+	given := []string{"OPENAI_API_KEY_FILE", fileOf(t, "sk-canary"), "CLIENT_API_KEYS", "web=canary", "LOG_LEVEL", "error", "CONFIG_FILE", file}
 	var out bytes.Buffer
-	if err := run(context.Background(), []string{"config", "print", "--port", "9"}, getenv, &out, io.Discard); err != nil {
+	if err := Print(&out, map[string]string{"PORT": "9"}, environment(given...)); err != nil {
 		t.Fatal(err)
 	}
 	for _, row := range []string{
@@ -40,8 +37,8 @@ sessions: [{match: "a-*", budget: {tokens: 5}}]
 		}
 	}
 	for _, s := range settings {
-		if !strings.Contains(out.String(), s.name+" ") {
-			t.Errorf("%s is missing", s.name)
+		if !strings.Contains(out.String(), s.Name+" ") {
+			t.Errorf("%s is missing", s.Name)
 		}
 	}
 	if t.Failed() || strings.Contains(out.String(), "canary") || strings.Contains(out.String(), "settings.") {
@@ -49,11 +46,10 @@ sessions: [{match: "a-*", budget: {tokens: 5}}]
 	}
 
 	// What is wrong is said behind the table, which stays complete.
-	env["RATE_LIMIT_PER_MIN"] = "many"
 	out.Reset()
-	err := run(context.Background(), []string{"config", "print"}, getenv, &out, io.Discard)
-	var faults *configError
-	if !errors.As(err, &faults) || exitStatus(err) != exitConfig || !strings.Contains(err.Error(), `RATE_LIMIT_PER_MIN="many"`) || !strings.Contains(out.String(), "SHUTDOWN_GRACE") {
+	err := Print(&out, nil, environment(append(given, "RATE_LIMIT_PER_MIN", "many")...))
+	var faults *Error
+	if !errors.As(err, &faults) || !strings.Contains(err.Error(), `RATE_LIMIT_PER_MIN="many"`) || !strings.Contains(out.String(), "SHUTDOWN_GRACE") {
 		t.Errorf("got %v and\n%s", err, &out)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -22,6 +22,9 @@ const defaultCurrency = "USD"
 var currencyCode = regexp.MustCompile(`^[A-Z]{3}$`)
 
 func (f *File) currency() string { return cmp.Or(f.Currency, defaultCurrency) }
+
+// Currency is of all prices and budgets, as ISO 4217 writes it.
+func (c *Config) Currency() string { return c.File.currency() }
 
 // validateMoney reports each fault to bad, by its path.
 func (f *File) validateMoney(bad func(at, value any, want string)) {
@@ -92,8 +95,8 @@ func (p Price) from() (time.Time, error) {
 	return time.Parse(time.DateOnly, p.From)
 }
 
-// priceTable makes the table of a file's prices; nil where there are none.
-func (f *File) priceTable() (*price.Table, error) {
+// PriceTable makes the table of a file's prices; nil where there are none.
+func (f *File) PriceTable() (*price.Table, error) {
 	if len(f.Prices) == 0 {
 		return nil, nil
 	}
@@ -117,9 +120,9 @@ func (f *File) priceTable() (*price.Table, error) {
 	return price.NewTable(list)
 }
 
-// sessionRule is the rule of the file for a session: the first that matches, or
+// RuleOf is the rule of the file for a session: the first that matches, or
 // nil.
-func (f *File) sessionRule(id string) *SessionRule {
+func (f *File) RuleOf(id string) *SessionRule {
 	for i := range f.Sessions {
 		if ok, _ := path.Match(f.Sessions[i].Match, id); ok {
 			return &f.Sessions[i]
@@ -128,10 +131,10 @@ func (f *File) sessionRule(id string) *SessionRule {
 	return nil
 }
 
-// budgetLimit is the budget that a session of a client draws on by its rule;
+// BudgetLimit is the budget that a session of a client draws on by its rule;
 // false: it has none.
-func (f *File) budgetLimit(client, session string) (budget.Limit, bool) {
-	rule := f.sessionRule(session)
+func (f *File) BudgetLimit(client, session string) (budget.Limit, bool) {
+	rule := f.RuleOf(session)
 	if rule == nil || rule.Budget == nil {
 		return budget.Limit{}, false
 	}
@@ -152,7 +155,7 @@ func (f *File) budgetLimit(client, session string) (budget.Limit, bool) {
 	return l, true
 }
 
-// hasBudgets reports whether any rule has one.
-func (f *File) hasBudgets() bool {
+// HasBudgets reports whether any rule has one.
+func (f *File) HasBudgets() bool {
 	return slices.ContainsFunc(f.Sessions, func(r SessionRule) bool { return r.Budget != nil })
 }

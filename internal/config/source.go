@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -17,30 +17,30 @@ type sources struct {
 
 // lookup finds a setting's text, "" if nobody sets it, and who says so. A
 // secret is also read from the file that X_FILE names.
-func (src sources) lookup(s setting) (value, origin, fault string) {
+func (src sources) lookup(s Setting) (value, origin, fault string) {
 	path := ""
-	if s.secret {
-		path = src.getenv(s.name + "_FILE")
+	if s.Secret {
+		path = src.getenv(s.Name + "_FILE")
 	}
 	switch {
-	case src.flags[s.name] != "":
-		value, origin = src.flags[s.name], "flag"
-	case src.getenv(s.name) != "":
-		value, origin = src.getenv(s.name), "environment"
-	case path == "" && src.file[s.name] != "":
-		value, origin = src.file[s.name], "file"
+	case src.flags[s.Name] != "":
+		value, origin = src.flags[s.Name], "flag"
+	case src.getenv(s.Name) != "":
+		value, origin = src.getenv(s.Name), "environment"
+	case path == "" && src.file[s.Name] != "":
+		value, origin = src.file[s.Name], "file"
 	}
 	switch {
 	case path == "":
 		return value, origin, ""
 	case value != "":
-		return "", "", fmt.Sprintf("%s and %s_FILE are both set; want one of them", s.name, s.name)
+		return "", "", fmt.Sprintf("%s and %s_FILE are both set; want one of them", s.Name, s.Name)
 	}
 	value, err := readSecret(path)
 	if err != nil {
-		return "", s.name + "_FILE", fmt.Sprintf("%s_FILE=%q: %v", s.name, path, err)
+		return "", s.Name + "_FILE", fmt.Sprintf("%s_FILE=%q: %v", s.Name, path, err)
 	}
-	return value, s.name + "_FILE", ""
+	return value, s.Name + "_FILE", ""
 }
 
 var errEmpty = errors.New("the file is empty")
@@ -60,6 +60,15 @@ func readSecret(path string) (string, error) {
 	return text, nil
 }
 
+// ReadKey reads a file that holds a key to be sent in a header, as readSecret does.
+func ReadKey(path string) (string, error) {
+	key, err := readSecret(path)
+	if err == nil && strings.ContainsFunc(key, unfitForHeader) {
+		err = errForm
+	}
+	return key, err
+}
+
 // settingsFaults checks the names under "settings" of the file called name.
 func (f *File) settingsFaults(name string) []string {
 	var faults []string
@@ -68,20 +77,20 @@ func (f *File) settingsFaults(name string) []string {
 		switch {
 		case !known:
 			faults = append(faults, fmt.Sprintf("%s: settings.%s: unknown setting", name, key))
-		case s.secret:
+		case s.Secret:
 			faults = append(faults, fmt.Sprintf("%s: settings.%s: a secret; want %s_FILE in the environment", name, key, key))
-		case s.name == "CONFIG_FILE":
+		case s.Name == "CONFIG_FILE":
 			faults = append(faults, fmt.Sprintf("%s: settings.%s: want it in the environment or as a flag", name, key))
 		}
 	}
 	return faults
 }
 
-func settingNamed(name string) (setting, bool) {
+func settingNamed(name string) (Setting, bool) {
 	for _, s := range settings {
-		if s.name == name {
+		if s.Name == name {
 			return s, true
 		}
 	}
-	return setting{}, false
+	return Setting{}, false
 }

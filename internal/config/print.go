@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -9,9 +9,9 @@ import (
 	"text/tabwriter"
 )
 
-// printConfig shows each setting, and each key of CONFIG_FILE, with its value
+// Print shows each setting, and each key of CONFIG_FILE, with its value
 // and its origin, and then what is wrong with them.
-func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
+func Print(stdout io.Writer, flags map[string]string, getenv func(string) string) error {
 	out := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	cfg, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
 	for _, s := range settings {
@@ -21,7 +21,7 @@ func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) 
 		} else {
 			value = s.shown(value)
 		}
-		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, value, origin)
+		fmt.Fprintf(out, "%s\t%s\t%s\n", s.Name, value, origin)
 	}
 	for _, row := range valuesOf(reflect.ValueOf(cfg.File), "") {
 		if !strings.HasPrefix(row.path, "settings.") {
@@ -31,17 +31,17 @@ func printConfig(stdout io.Writer, flags map[string]string, getenv func(string) 
 	if err := out.Flush(); err != nil || len(faults) == 0 {
 		return err
 	}
-	return &configError{faults}
+	return &Error{faults}
 }
 
 // defaultText is what holds where a setting is not set.
-func (c *Config) defaultText(s setting) string {
+func (c *Config) defaultText(s Setting) string {
 	switch {
 	case s.def == "":
 		return "none"
-	case s.name == "LISTEN_ADDR":
+	case s.Name == "LISTEN_ADDR":
 		return c.ListenAddr
-	case s.name == "QUEUE_MAX_BYTES":
+	case s.Name == "QUEUE_MAX_BYTES":
 		return fmt.Sprintf("%dMiB", c.QueueMaxBytes>>20)
 	}
 	return s.def

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -40,9 +40,9 @@ var fileKeys = []struct{ path, form, doc string }{
 	{"retention.hourly", "such as `90d` or `36h`; 0 = for ever", "how long hourly totals are kept, 90d by default"},
 }
 
-// writeReference writes docs/configuration.md: the settings table, the keys of
+// WriteReference writes docs/configuration.md: the settings table, the keys of
 // CONFIG_FILE, and the rules that hold for both.
-func writeReference(w io.Writer) error {
+func WriteReference(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString(`# Configuration
 
@@ -68,14 +68,14 @@ This page is made by ` + "`llm-queue-proxy config reference`" + ` from the table
 		if def == "" {
 			def = "required"
 		}
-		if slices.Contains(needsRestart, s.name) {
+		if slices.Contains(needsRestart, s.Name) {
 			hangup = "restart"
 		}
-		name := "`" + s.name + "`"
-		if s.secret {
-			name += ", `" + s.name + "_FILE`"
+		name := "`" + s.Name + "`"
+		if s.Secret {
+			name += ", `" + s.Name + "_FILE`"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, cell(def), cell(s.form), cell(s.doc), hangup)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, cell(def), cell(s.form), cell(s.Doc), hangup)
 	}
 	b.WriteString(`
 ## CONFIG_FILE

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -205,7 +205,7 @@ func (f *File) validate(keys []ClientKey) []string {
 	}
 	f.validateMoney(bad)
 	for key, value := range map[string]string{"requests": f.Retention.Requests, "hourly": f.Retention.Hourly} {
-		if _, err := parseRetention(value); err != nil {
+		if _, err := ParseRetention(value); err != nil {
 			bad("retention."+key, value, `days such as "90d", or a duration; "0" keeps for ever`)
 		}
 	}
@@ -213,8 +213,8 @@ func (f *File) validate(keys []ClientKey) []string {
 	return faults
 }
 
-// parseRetention reads "90d", "36h" or "0"; "" is the default of 90 days.
-func parseRetention(v string) (time.Duration, error) {
+// ParseRetention reads "90d", "36h" or "0"; "" is the default of 90 days.
+func ParseRetention(v string) (time.Duration, error) {
 	if v == "" {
 		return 90 * 24 * time.Hour, nil
 	}

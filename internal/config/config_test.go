@@ -1,11 +1,9 @@
-package main
+package config
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,8 +13,28 @@ import (
 )
 
 func load(settings ...string) (*Config, error) {
-	env := pairs(settings)
-	return LoadConfig(nil, func(name string) string { return env[name] })
+	return Load(nil, environment(settings...))
+}
+
+// environment has settings that come as NAME, value pairs.
+func environment(settings ...string) (getenv func(string) string) {
+	return func(name string) string {
+		for i := 0; i+1 < len(settings); i += 2 {
+			if settings[i] == name {
+				return settings[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func fileOf(t *testing.T, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestLoadConfig_Defaults(t *testing.T) {
@@ -51,12 +69,12 @@ func TestLoadConfig_NamesEveryFaultAtOnce(t *testing.T) {
 		"DISCONNECT_POLICY", "wait", "LEDGER_DURABILITY", "some", "LEDGER_ON_FAILURE", "panic", "SESSION_HEADER", "X Y",
 		"LOG_FORMAT", "xml", "LOG_LEVEL", "loud", "SHUTDOWN_GRACE", "soon", "CONFIG_FILE", "nowhere.yaml",
 	)
-	var faults *configError
+	var faults *Error
 	if !errors.As(err, &faults) {
 		t.Fatalf("got %v", err)
 	}
 	named := map[string]bool{}
-	for _, line := range faults.faults {
+	for _, line := range faults.Faults {
 		name, _, _ := strings.Cut(strings.FieldsFunc(line, func(r rune) bool { return r == '=' || r == ':' })[0], " ")
 		named[name] = true
 		if strings.Contains(line, "\n") || !strings.Contains(line, "want ") {
@@ -65,12 +83,9 @@ func TestLoadConfig_NamesEveryFaultAtOnce(t *testing.T) {
 	}
 	free := map[string]bool{"SQLITE_DSN": true, "POSTGRES_DSN": true, "LEDGER_JOURNAL": true} // any text may be right
 	for _, s := range settings {
-		if !named[s.name] && !free[s.name] {
-			t.Errorf("no fault names %s", s.name)
+		if !named[s.Name] && !free[s.Name] {
+			t.Errorf("no fault names %s", s.Name)
 		}
-	}
-	if status := exitStatus(err); status != 78 {
-		t.Errorf("exit status %d, want 78", status)
 	}
 }
 
@@ -121,7 +136,7 @@ func TestLoadConfig_SettingsTogether(t *testing.T) {
 }
 
 func TestLoadConfig_ReadsSecretsFromFiles(t *testing.T) {
-	c, err := load("OPENAI_API_KEY_FILE", writeFile(t, "key", "sk-1\n"), "CLIENT_API_KEYS_FILE", writeFile(t, "keys", "web=a\nbatch=b\n"))
+	c, err := load("OPENAI_API_KEY_FILE", fileOf(t, "sk-1\n"), "CLIENT_API_KEYS_FILE", fileOf(t, "web=a\nbatch=b\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,8 +146,7 @@ func TestLoadConfig_ReadsSecretsFromFiles(t *testing.T) {
 }
 
 func TestLoadConfig_FlagBeatsEnvironment(t *testing.T) {
-	env := pairs([]string{"OPENAI_API_KEY", "sk-1", "PORT", "1", "RATE_LIMIT_PER_MIN", "7"})
-	c, err := LoadConfig(map[string]string{"PORT": "2"}, func(name string) string { return env[name] })
+	c, err := Load(map[string]string{"PORT": "2"}, environment("OPENAI_API_KEY", "sk-1", "PORT", "1", "RATE_LIMIT_PER_MIN", "7"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +180,7 @@ retention: {requests: 90d, hourly: 90d}
 `
 
 func TestLoadConfig_ReadsTheWholeFile(t *testing.T) {
-	c, err := load("OPENAI_API_KEY", "sk-1", "CLIENT_API_KEYS", "web=a,batch=b", "CONFIG_FILE", writeFile(t, "c.yaml", wholeFile))
+	c, err := load("OPENAI_API_KEY", "sk-1", "CLIENT_API_KEYS", "web=a,batch=b", "CONFIG_FILE", fileOf(t, wholeFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +201,7 @@ func TestLoadConfig_ReadsTheWholeFile(t *testing.T) {
 }
 
 func TestLoadConfig_NamesFaultsOfTheFileByPath(t *testing.T) {
-	_, err := load("OPENAI_API_KEY", "sk-1", "CLIENT_API_KEYS", "web=a", "CONFIG_FILE", writeFile(t, "c.yaml", `
+	_, err := load("OPENAI_API_KEY", "sk-1", "CLIENT_API_KEYS", "web=a", "CONFIG_FILE", fileOf(t, `
 limit: []
 limits:
   - {model: "[", requests_per_minute: -1, rpm: 3}
@@ -206,11 +220,11 @@ prices:
   - {model: m, from: 2026-01-01, input: "1", output: "1"}
 retention: {requests: long}
 `))
-	var faults *configError
+	var faults *Error
 	if !errors.As(err, &faults) {
 		t.Fatalf("got %v", err)
 	}
-	all := "\n" + strings.Join(faults.faults, "\n")
+	all := "\n" + strings.Join(faults.Faults, "\n")
 	for _, path := range []string{
 		": limit: unknown key", ": limits[0].rpm: unknown key", "\nlimits[0].model=", "\nlimits[0].requests_per_minute=", "\nlimits[1].requests_per_minute=", "\nlimits[1].profile=",
 		`clients="webb"`, "\nclients.webb.weight=", "\nclients.web.priority=", "\nsessions[0].weight=", "\nsessions[0].budget.per=", "\nsessions[0].budget.money=",
@@ -220,26 +234,6 @@ retention: {requests: long}
 		if !strings.Contains(all, path) {
 			t.Errorf("no fault for %s in:%s", path, all)
 		}
-	}
-}
-
-func TestRun_WrongSettingsExitWith78(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a-file")
-	for _, c := range []struct {
-		name string
-		env  []string
-	}{
-		{"missing key", nil},
-		{"database in a folder that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file + "/x/sessions.db"}},
-		{"database that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", writeFile(t, "x.db", strings.Repeat("no database ", 1000))}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			env := pairs(append(c.env, "PORT", "0"))
-			err := run(t.Context(), nil, func(name string) string { return env[name] }, io.Discard, io.Discard)
-			if err == nil || exitStatus(err) != 78 || strings.Contains(err.Error(), "\n") {
-				t.Errorf("got exit status %d with %v, want one line", exitStatus(err), err)
-			}
-		})
 	}
 }
 
@@ -269,18 +263,14 @@ func FuzzFile(f *testing.F) {
 func TestCompletion_KnowsTheWords(t *testing.T) {
 	offered := 0
 	for _, s := range settings {
-		for _, word := range s.words() {
+		for _, word := range s.Words() {
 			offered++
 			if err := s.set(new(Config), word); err != nil {
-				t.Errorf("%s is offered %q, which it does not accept", s.name, word)
+				t.Errorf("%s is offered %q, which it does not accept", s.Name, word)
 			}
 		}
 	}
 	if offered < 20 {
 		t.Errorf("%d words are offered", offered)
-	}
-	var out bytes.Buffer
-	if err := run(context.Background(), []string{"__complete", "--repository-type", ""}, func(string) string { return "" }, &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), "memory\nsqlite\npostgres\n") {
-		t.Errorf("completed with %v\n%s", err, &out)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"flag"
@@ -16,20 +16,20 @@ var update = flag.Bool("update", false, "write docs/configuration.md anew")
 
 func TestReference_IsWhatTheProgramReads(t *testing.T) {
 	var b strings.Builder
-	if err := writeReference(&b); err != nil {
+	if err := WriteReference(&b); err != nil {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile("../docs/configuration.md", []byte(b.String()), 0o644); err != nil {
+		if err := os.WriteFile("../../docs/configuration.md", []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	page, err := os.ReadFile("../docs/configuration.md")
+	page, err := os.ReadFile("../../docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(page) != b.String() {
-		t.Error("docs/configuration.md is not what the program reads: go test ./sidecar -run Reference -update")
+		t.Error("docs/configuration.md is not what the program reads: go test ./internal/config -run Reference -update")
 	}
 }
 
@@ -46,7 +46,7 @@ func TestReference_HasEveryKeyOfTheFile(t *testing.T) {
 // TestExample_HasEveryKey: examples/config.yaml is read without a fault, and
 // has every key that can be in it.
 func TestExample_HasEveryKey(t *testing.T) {
-	const name = "../examples/config.yaml"
+	const name = "../../examples/config.yaml"
 	if _, err := load("OPENAI_API_KEY", "sk-1", "CLIENT_API_KEYS", "web=a,batch=b", "CONFIG_FILE", name); err != nil {
 		t.Fatal(err)
 	}
@@ -86,8 +86,25 @@ func TestExample_HasEveryKey(t *testing.T) {
 	}
 	// Settings stand there with their defaults, as comments or not.
 	for _, s := range settings {
-		if !s.secret && s.name != "CONFIG_FILE" && !regexp.MustCompile(`(?m)^  #? ?`+s.name+`: `).Match(data) {
-			t.Errorf("%s lacks %s", name, s.name)
+		if !s.Secret && s.Name != "CONFIG_FILE" && !regexp.MustCompile(`(?m)^  #? ?`+s.Name+`: `).Match(data) {
+			t.Errorf("%s lacks %s", name, s.Name)
+		}
+	}
+}
+
+// TestReadme_ListsEverySetting holds the README's table to the settings.
+func TestReadme_ListsEverySetting(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range settings {
+		def := s.def
+		if def == "" {
+			def = "required"
+		}
+		if row := "| `" + s.Name + "` | " + def + " | " + s.Doc + " (" + s.form + ") |"; !strings.Contains(string(readme), row) {
+			t.Errorf("the README lacks the row\n%s", row)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -148,7 +148,7 @@ func address(field func(*Config) *string) setter {
 	}
 }
 
-func setPort(_ *Config, v string) error { // LoadConfig makes LISTEN_ADDR's default of it
+func setPort(_ *Config, v string) error { // Load makes LISTEN_ADDR's default of it
 	_, err := strconv.ParseUint(v, 10, 16)
 	return err
 }

@@ -1,0 +1,158 @@
+package config
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
+)
+
+// Config is every setting of the program, read and checked. The zero value of
+// a limit means "none of ours"; Learned* says that the user set nothing and
+// the provider's own headers decide.
+type Config struct {
+	APIKey      Secret
+	BaseURL     *url.URL
+	Profile     string // auto, openai, azure, anthropic, postpaid
+	LearnLimits bool
+	LimitShare  float64 // this process's part of every limit, in (0, 1]
+
+	RequestsPerMinute int64 // with LearnedRequests: only until learned
+	LearnedRequests   bool
+	TokensPerMinute   int64
+	LearnedTokens     bool
+	MaxConcurrent     int64 // requests in flight upstream
+
+	QueueMaxWait     time.Duration // over all attempts of a request
+	QueueMaxRequests int64
+	QueueMaxBytes    int64         // of bodies held while they wait
+	QueueHeartbeat   time.Duration // 0 = off
+	MaxBodyBytes     int64         // of a metered request
+
+	ListenAddr           string
+	AdminAddr            string // "" = the main listener serves everything
+	ClientKeys           []ClientKey
+	AllowUnauthenticated bool
+	AllowedHosts         []string // nil: loopback names while bound to loopback, else any
+	SessionHeader        string
+
+	RepositoryType   string // memory, sqlite, postgres
+	SQLiteDSN        string
+	PostgresDSN      Secret
+	LedgerJournal    string // "" = the ledger finds a place, "off" = none
+	LedgerDurability string // full, normal, async
+	LedgerOnFailure  string // serve, refuse
+
+	DisconnectPolicy string // drain, cancel
+	ShutdownGrace    time.Duration
+	LogFormat        string // auto, text, json
+	LogLevel         string // debug, info, warn, error
+
+	File File
+
+	Prices     *price.Table // of File; nil: none are known
+	APIKeyFile string       // where APIKey came from, if from a file
+	Pending    []string     // settings that have changed but need a restart
+
+	sources sources           // where all of this came from, to be read again
+	texts   map[string]Secret // each setting as it was written, "" = not set
+}
+
+// A ClientKey lets one client in.
+type ClientKey struct {
+	Name string
+	Key  Secret
+}
+
+const defaultRequestsPerMinute = 60
+
+// An Error is every fault of the settings at once, a line each. It ends the program
+// with exit status 78 (EX_CONFIG).
+type Error struct{ Faults []string }
+
+func (e *Error) Error() string { return strings.Join(e.Faults, "\n") }
+
+// Load reads flags (keyed by setting name), then the environment, then the file
+// that CONFIG_FILE names, then the defaults. Its error is an *Error.
+func Load(flags map[string]string, getenv func(string) string) (*Config, error) {
+	c, faults := readConfig(sources{flags: flags, getenv: getenv}, nil)
+	if len(faults) > 0 {
+		return nil, &Error{faults}
+	}
+	return c, nil
+}
+
+// Read is Load for those who can do with part of the settings. It leaves out what
+// is wrong.
+func Read(flags map[string]string, getenv func(string) string) *Config {
+	c, _ := readConfig(sources{flags: flags, getenv: getenv}, nil)
+	return c
+}
+
+// readConfig returns what can be read, and what is wrong with it. With the
+// settings of a running program, those that need a restart stay as they are
+// there, and pending names them.
+func readConfig(src sources, running *Config) (*Config, []string) {
+	c := &Config{
+		LearnedRequests: true, RequestsPerMinute: defaultRequestsPerMinute, LearnedTokens: true,
+		QueueMaxBytes: memoryLimit() / 4,
+		sources:       src, texts: map[string]Secret{},
+	}
+	var faults []string
+	file, _ := settingNamed("CONFIG_FILE")
+	if path, _, _ := src.lookup(file); path != "" {
+		faults = append(faults, c.File.load(path)...)
+		src.file = c.File.Settings
+		c.sources.file = src.file
+	}
+	port := "8080"
+	for _, s := range settings {
+		value, origin, fault := src.lookup(s)
+		if fault != "" {
+			faults = append(faults, fault)
+			continue
+		}
+		if running != nil && slices.Contains(needsRestart, s.Name) && running.texts[s.Name] != Secret(value) {
+			if value != "" && s.set != nil && s.set(new(Config), value) != nil {
+				faults = append(faults, s.fault(value))
+			}
+			c.Pending = append(c.Pending, s.Name)
+			value = string(running.texts[s.Name])
+		}
+		c.texts[s.Name] = Secret(value)
+		switch {
+		case s.Name == "CONFIG_FILE":
+			continue
+		case value == "" && s.Name == "OPENAI_API_KEY":
+			faults = append(faults, s.Name+": not set; want "+s.form)
+			continue
+		case value == "" && s.Name == "LISTEN_ADDR":
+			value = "127.0.0.1:" + port
+		case value == "" && s.literalDefault():
+			value = s.def
+		case value == "":
+			continue
+		}
+		switch err := s.set(c, value); {
+		case err != nil:
+			faults = append(faults, s.fault(value))
+		case s.Name == "PORT":
+			port = value
+		case s.Name == "OPENAI_API_KEY" && origin == "OPENAI_API_KEY_FILE":
+			c.APIKeyFile = src.getenv(origin)
+		}
+	}
+	c.Prices, _ = c.File.PriceTable() // what is wrong with it, Validate says
+	if running != nil {
+		// Inherited sockets have addresses that no setting tells.
+		c.ListenAddr, c.AdminAddr = running.ListenAddr, running.AdminAddr
+	}
+	faults = append(faults, c.Validate()...)
+	if running != nil && c.File.Retention != running.File.Retention {
+		c.Pending = append(c.Pending, "retention")
+		c.File.Retention = running.File.Retention
+	}
+	return c, faults
+}
