@@ -14,7 +14,6 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
@@ -76,11 +75,11 @@ type requestPage struct {
 }
 
 func sessionRowOf(s ledger.Session) sessionRow {
-	return sessionRow{statusOf(s), s.CachedTokens, s.ReasoningTokens, s.UnknownUsage, httpapi.Timestamp(s.FirstAt), httpapi.Timestamp(s.LastAt)}
+	return sessionRow{statusOf(s), s.Cached, s.Reasoning, s.UnknownUsage, httpapi.Timestamp(s.FirstAt), httpapi.Timestamp(s.LastAt)}
 }
 
 func statusOf(s ledger.Session) sessionStatus {
-	return sessionStatus{s.ID, s.PromptTokens, s.CompletionTokens, s.PromptTokens + s.CompletionTokens, s.Requests}
+	return sessionStatus{s.ID, s.Input, s.Output, s.Usage.Total(), s.Requests}
 }
 
 // handleStatus writes all sessions as one object. It is written as it is read,
@@ -177,17 +176,17 @@ func (s *server) handleRequests(w http.ResponseWriter, r *http.Request, _ string
 func requestRowOf(r ledger.Record, prices *price.Table) requestRow {
 	row := requestRow{
 		RequestID: r.ID.String(), StartedAt: httpapi.Timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
-		Route: r.Route, Model: r.Model, AnsweredModel: r.AnsweredModel, Stream: r.Stream, Metered: r.Metered,
+		Route: r.Route, Model: string(r.Model), AnsweredModel: string(r.AnsweredModel), Stream: r.Stream, Metered: r.Metered,
 		Status: r.Status, Outcome: r.Outcome.String(), UsageSource: "none",
 		EstimatedPrompt: r.EstimatedPrompt, EstimatedCompletion: r.EstimatedOutput, Attempts: r.Attempts,
 		QueueMS: httpapi.Milliseconds(r.QueueWait), FirstByteMS: httpapi.Milliseconds(r.FirstByte), TotalMS: httpapi.Milliseconds(r.Total),
 	}
 	if r.UsageKnown {
 		row.UsageSource = "exact"
-		row.PromptTokens, row.CompletionTokens = &r.Usage.Prompt, &r.Usage.Completion
+		row.PromptTokens, row.CompletionTokens = &r.Usage.Input, &r.Usage.Output
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
-		if rates, ok := prices.At(llm.Model(cmp.Or(r.Model, r.AnsweredModel)), r.StartedAt); ok {
-			row.Cost = httpapi.Optional(rates.Cost(llm.Usage{Input: r.Usage.Prompt, Cached: r.Usage.Cached, Output: r.Usage.Completion}).String())
+		if rates, ok := prices.At(r.Billed(), r.StartedAt); ok {
+			row.Cost = httpapi.Optional(rates.Cost(r.Usage).String())
 		}
 	}
 	return row

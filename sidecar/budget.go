@@ -53,8 +53,8 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 	}
 	began := time.Now()
 	amount, priced := drawn(x.cfg.Prices, ledger.BudgetUse{
-		Start: began, Model: storable(x.req.Model),
-		EstimatedPrompt: x.estimate.Input, EstimatedOutput: mostOutput(x),
+		Start: began, Model: llm.Model(storable(x.req.Model)),
+		Estimated: llm.Usage{Input: x.estimate.Input, Output: mostOutput(x)},
 	})
 	for _, l := range limits {
 		if !priced && !l.Warn && l.Money != (llm.Money{}) {
@@ -116,10 +116,9 @@ func (x *exchange) settleBudget() {
 // requests whose usage nobody reported. priced is false when the
 // model has no price, and the money therefore is none.
 func drawn(prices *price.Table, u ledger.BudgetUse) (a budget.Amount, priced bool) {
-	usage := llm.Usage{
-		Input: u.PromptTokens + u.EstimatedPrompt, Cached: u.CachedTokens, Output: u.CompletionTokens + u.EstimatedOutput,
-	}
-	rates, priced := prices.At(llm.Model(u.Model), u.Start)
+	usage := u.Usage
+	usage.Add(u.Estimated, 1)
+	rates, priced := prices.At(u.Model, u.Start)
 	return budget.Amount{Tokens: usage.Total(), Money: rates.Cost(usage)}, priced
 }
 

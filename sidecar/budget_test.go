@@ -18,6 +18,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
@@ -569,7 +570,7 @@ func TestUsage_OfARequestByThePriceOfItsDay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n, want := range map[int]string{1: "1.00", 2: "1.00", 3: "5.00"} {
-		row := requestRowOf(ledger.Record{Model: "m", StartedAt: day(n), UsageKnown: true, Usage: ledger.Usage{Prompt: 1e6}}, table)
+		row := requestRowOf(ledger.Record{Model: "m", StartedAt: day(n), UsageKnown: true, Usage: llm.Usage{Input: 1e6}}, table)
 		if row.Cost == nil || *row.Cost != want {
 			t.Errorf("day %d costs %v, want %s", n, row.Cost, want)
 		}

@@ -79,7 +79,7 @@ func runDemo(ctx context.Context, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		booked[session.ID] = session.PromptTokens + session.CompletionTokens
+		booked[session.ID] = session.Usage.Total()
 	}
 	if err := stopSidecar(); err != nil {
 		return err

@@ -153,7 +153,7 @@ func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
 	x.row.Session, x.row.Parent, x.row.Client = x.who.Session, x.who.Parent, x.client
 	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Metered(), x.req.Stream
-	x.row.Model = storable(x.req.Model)
+	x.row.Model = llm.Model(storable(x.req.Model))
 	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Input, x.estimate.Output
 }
 
@@ -193,11 +193,11 @@ func (x *exchange) usage() *llm.Usage {
 // complete fills in the row's end.
 func (x *exchange) complete(u *llm.Usage, failure error) {
 	if x.row.UsageKnown = u != nil; u != nil {
-		x.row.Usage = ledger.Usage{Prompt: u.Input, Completion: u.Output, Cached: u.Cached, Reasoning: u.Reasoning}
+		x.row.Usage = *u
 	}
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
-		x.row.AnsweredModel = storable(x.watch.Model())
+		x.row.AnsweredModel = llm.Model(storable(x.watch.Model()))
 	}
 	x.row.Outcome = x.outcome(failure)
 }
@@ -223,7 +223,7 @@ func (x *exchange) end(failure error) {
 		x.row.QueueWait = time.Since(x.waits) // all that it did
 	}
 	x.s.metrics.observe(x, failure)
-	model := x.row.Model
+	model := string(x.row.Model)
 	if model == "" && x.req != nil { // nothing was sent, so there is no row
 		model = storable(x.req.Model)
 	}
@@ -237,7 +237,7 @@ func (x *exchange) end(failure error) {
 		attributes = append(attributes, slog.String("outcome", x.row.Outcome.String()))
 	}
 	if x.row.UsageKnown {
-		attributes = append(attributes, slog.Int64("prompt_tokens", x.row.Usage.Prompt), slog.Int64("completion_tokens", x.row.Usage.Completion))
+		attributes = append(attributes, slog.Int64("prompt_tokens", x.row.Usage.Input), slog.Int64("completion_tokens", x.row.Usage.Output))
 	}
 	if failure != nil {
 		attributes = append(attributes, slog.String("error", failure.Error()))

@@ -148,9 +148,9 @@ func storable(name string) string {
 func ledgerRow(r ledger.Record) slog.Value {
 	return slog.GroupValue(
 		slog.String("request_id", r.ID.String()), slog.String("session", r.Session), slog.String("client", r.Client),
-		slog.String("route", r.Route), slog.String("model", r.Model), slog.Int("status", r.Status),
+		slog.String("route", r.Route), slog.String("model", string(r.Model)), slog.Int("status", r.Status),
 		slog.String("outcome", r.Outcome.String()), slog.Bool("usage_known", r.UsageKnown),
-		slog.Int64("prompt_tokens", r.Usage.Prompt), slog.Int64("completion_tokens", r.Usage.Completion),
+		slog.Int64("prompt_tokens", r.Usage.Input), slog.Int64("completion_tokens", r.Usage.Output),
 	)
 }
 

@@ -145,9 +145,9 @@ func (m *metrics) observe(x *exchange, failure error) {
 	m.operation.WithLabelValues(x.endpoint.String()).Observe((x.row.Total - x.row.QueueWait).Seconds())
 	switch {
 	case x.row.UsageKnown:
-		model := m.modelLabel(x.row.Model)
-		m.usage.WithLabelValues(model, "input").Add(float64(x.row.Usage.Prompt))
-		m.usage.WithLabelValues(model, "output").Add(float64(x.row.Usage.Completion))
+		model := m.modelLabel(string(x.row.Model))
+		m.usage.WithLabelValues(model, "input").Add(float64(x.row.Usage.Input))
+		m.usage.WithLabelValues(model, "output").Add(float64(x.row.Usage.Output))
 	case x.endpoint.Metered():
 		m.unknown.WithLabelValues(x.row.Outcome.String()).Inc()
 	}

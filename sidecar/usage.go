@@ -112,7 +112,7 @@ func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, er
 	for _, part := range parts {
 		k := key{at: part.Time, client: part.Client}
 		if slices.Contains(by, "model") {
-			k.model = part.Model
+			k.model = string(part.Model)
 		}
 		if sums[k] == nil {
 			sums[k] = &usageSum{}
@@ -144,36 +144,37 @@ func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, er
 
 // usageSum is one row in the making.
 type usageSum struct {
-	usageRow
-	cost   llm.Money
-	priced bool // something in it has a price
+	ledger.Sums
+	cost     llm.Money
+	priced   bool  // something in it has a price
+	unpriced int64 // tokens without one
 }
 
 func (s *usageSum) add(part ledger.UsageRow, prices *price.Table) {
-	s.RequestCount += part.Requests
-	s.UnknownUsageCount += part.UnknownUsage
-	s.PromptTokens += part.PromptTokens
-	s.CompletionTokens += part.CompletionTokens
-	s.CachedTokens += part.CachedTokens
-	s.ReasoningTokens += part.ReasoningTokens
+	s.Add(part.Sums, 1)
 	at := part.Part
 	if !part.Time.IsZero() {
 		at = part.Time
 	}
-	rates, known := prices.At(llm.Model(part.Model), at)
+	rates, known := prices.At(part.Model, at)
 	if !known {
-		s.UnpricedTokens += part.PromptTokens + part.CompletionTokens
+		s.unpriced += part.Usage.Total()
 		return
 	}
 	s.priced = true
-	s.cost = s.cost.Add(rates.Cost(llm.Usage{Input: part.PromptTokens, Cached: part.CachedTokens, Output: part.CompletionTokens}))
+	s.cost = s.cost.Add(rates.Cost(part.Usage))
 }
 
 func (s *usageSum) row() usageRow {
-	if s.priced {
-		s.Cost = httpapi.Optional(s.cost.String())
+	row := usageRow{
+		RequestCount: s.Requests, UnknownUsageCount: s.UnknownUsage,
+		PromptTokens: s.Input, CompletionTokens: s.Output, CachedTokens: s.Cached, ReasoningTokens: s.Reasoning,
+		UnpricedTokens: s.unpriced,
 	}
-	return s.usageRow
+	if s.priced {
+		row.Cost = httpapi.Optional(s.cost.String())
+	}
+	return row
 }
 
 // timeOf reads a time or a date of a query.

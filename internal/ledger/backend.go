@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // backend is all that memory, SQLite and Postgres have to provide. The committer alone
@@ -62,49 +64,45 @@ func tooOld(records []Record, pruned ID) error {
 	return nil
 }
 
-// counters is one line of sums, of a session or of a rollup.
-type counters struct {
-	Requests, Unknown                     int64
-	Prompt, Completion, Cached, Reasoning int64
+// Sums is one line of totals: of a session, of an hour or a day, or of a budget.
+type Sums struct {
+	Requests     int64 // metered, and answered 2xx
+	UnknownUsage int64 // requests that may have cost tokens which nobody reported
+	llm.Usage          // as far as it is exact
 }
 
-func (c *counters) add(d counters) {
-	c.Requests += d.Requests
-	c.Unknown += d.Unknown
-	c.Prompt += d.Prompt
-	c.Completion += d.Completion
-	c.Cached += d.Cached
-	c.Reasoning += d.Reasoning
+// Add adds o to s; with a sign of −1 it takes o off.
+func (s *Sums) Add(o Sums, sign int64) {
+	s.Requests += sign * o.Requests
+	s.UnknownUsage += sign * o.UnknownUsage
+	s.Usage.Add(o.Usage, sign)
 }
 
-func (c counters) negative() counters {
-	return counters{-c.Requests, -c.Unknown, -c.Prompt, -c.Completion, -c.Cached, -c.Reasoning}
-}
-
-// countersOf is what one record adds to its session and rollups.
-func countersOf(r *Record) counters {
-	c := counters{Prompt: r.Usage.Prompt, Completion: r.Usage.Completion, Cached: r.Usage.Cached, Reasoning: r.Usage.Reasoning}
+// sumsOf is what one record adds to its session and rollups.
+func sumsOf(r *Record) Sums {
+	s := Sums{Usage: r.Usage}
 	if r.counted() {
-		c.Requests = 1
+		s.Requests = 1
 	}
 	if r.unknown() {
-		c.Unknown = 1
+		s.UnknownUsage = 1
 	}
-	return c
+	return s
 }
 
 // sessionDelta is what a batch adds to one session.
 type sessionDelta struct {
 	key, parent     string
-	counters        counters
+	sums            Sums
 	firstMs, lastMs int64
 }
 
 // rollupKey names one line of a rollup; start is in unix ms.
 type rollupKey struct {
-	grain         grain
-	start         int64
-	model, client string
+	grain  grain
+	start  int64
+	model  llm.Model
+	client string
 }
 
 // delta is what a batch of new records adds up to, each list in key order: a fixed order
@@ -112,7 +110,7 @@ type rollupKey struct {
 type delta struct {
 	sessions []sessionDelta
 	rollups  []rollupKey
-	sums     map[rollupKey]counters
+	sums     map[rollupKey]Sums
 }
 
 // sum adds up records that are new to the store, and takes off those that they replaced. Rollups go by the model that was asked for,
@@ -120,8 +118,9 @@ type delta struct {
 // leave no trace in them.
 func sum(records, replaced []Record) delta {
 	sessions := map[string]*sessionDelta{}
-	d := delta{sums: map[rollupKey]counters{}}
-	one := func(r *Record, c counters) {
+	d := delta{sums: map[rollupKey]Sums{}}
+	one := func(r *Record, sign int64) {
+		c := sumsOf(r)
 		startMs := r.StartedAt.UnixMilli()
 		if r.Session != "" {
 			s := sessions[r.Session]
@@ -129,26 +128,26 @@ func sum(records, replaced []Record) delta {
 				s = &sessionDelta{key: r.Session, firstMs: startMs}
 				sessions[r.Session] = s
 			}
-			s.counters.add(c)
+			s.sums.Add(c, sign)
 			s.firstMs = min(s.firstMs, startMs)
 			s.lastMs = max(s.lastMs, startMs+r.Total.Milliseconds())
 			s.parent = cmp.Or(r.Parent, s.parent)
 		}
-		if c == (counters{}) {
+		if c == (Sums{}) {
 			return
 		}
 		for _, g := range []grain{hourly, daily} {
-			k := rollupKey{g, g.floor(startMs), cmp.Or(r.Model, r.AnsweredModel), r.Client}
+			k := rollupKey{g, g.floor(startMs), r.Billed(), r.Client}
 			line := d.sums[k]
-			line.add(c)
+			line.Add(c, sign)
 			d.sums[k] = line
 		}
 	}
 	for i := range records {
-		one(&records[i], countersOf(&records[i]))
+		one(&records[i], 1)
 	}
 	for i := range replaced {
-		one(&replaced[i], countersOf(&replaced[i]).negative())
+		one(&replaced[i], -1)
 	}
 	for _, key := range slices.Sorted(maps.Keys(sessions)) {
 		d.sessions = append(d.sessions, *sessions[key])
@@ -165,16 +164,16 @@ func used(r *Record) ModelUse {
 	u := ModelUse{Model: r.Model, Requests: int64(max(r.Attempts, 1))}
 	switch {
 	case r.UsageKnown:
-		u.PromptTokens, u.CompletionTokens = r.Usage.Prompt, r.Usage.Completion
+		u.Usage = r.Usage
 	case r.unknown():
-		u.PromptTokens, u.CompletionTokens = r.EstimatedPrompt, r.EstimatedOutput
+		u.Usage = llm.Usage{Input: r.EstimatedPrompt, Output: r.EstimatedOutput}
 	}
 	return u
 }
 
 // gather adds up uses by model, in name order.
 func gather(uses []ModelUse) []ModelUse {
-	byModel := map[string]*ModelUse{}
+	byModel := map[llm.Model]*ModelUse{}
 	for _, u := range uses {
 		have := byModel[u.Model]
 		if have == nil {
@@ -182,8 +181,7 @@ func gather(uses []ModelUse) []ModelUse {
 			byModel[u.Model] = have
 		}
 		have.Requests += u.Requests
-		have.PromptTokens += u.PromptTokens
-		have.CompletionTokens += u.CompletionTokens
+		have.Usage.Add(u.Usage, 1)
 	}
 	out := make([]ModelUse, 0, len(byModel))
 	for _, name := range slices.Sorted(maps.Keys(byModel)) {

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/uptrace/bun"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // A Draw says that a request counts against a budget. The ledger keeps totals for each Scope,
@@ -23,13 +25,10 @@ type Draw struct {
 
 // BudgetUse is what was drawn in one hour or day, for one model.
 type BudgetUse struct {
-	Start                                                         time.Time
-	Model                                                         string
-	Requests, UnknownUsage                                        int64
-	PromptTokens, CompletionTokens, CachedTokens, ReasoningTokens int64
-
-	// The estimates of the requests of UnknownUsage, which are in no sum above.
-	EstimatedPrompt, EstimatedOutput int64
+	Start time.Time
+	Model llm.Model
+	Sums
+	Estimated llm.Usage // of the requests of UnknownUsage, which are in no other sum
 }
 
 // maxDraws bounds the budgets of one request.
@@ -55,54 +54,59 @@ func checkDraws(draws []Draw) error {
 type budgetKey struct {
 	scope string
 	start int64
-	model string
+	model llm.Model
 }
 
 func (k budgetKey) compare(o budgetKey) int {
 	return cmp.Or(cmp.Compare(k.scope, o.scope), cmp.Compare(k.start, o.start), cmp.Compare(k.model, o.model))
 }
 
-// budgetCounters is one such line.
-type budgetCounters struct {
-	counters
-	EstimatedPrompt, EstimatedOutput int64
+// budgetSums is one such line.
+type budgetSums struct {
+	Sums
+	estimated llm.Usage
+}
+
+func (s budgetSums) plus(o budgetSums, sign int64) budgetSums {
+	s.Add(o.Sums, sign)
+	s.estimated.Add(o.estimated, sign)
+	return s
 }
 
 // sumBudgets adds up what new records draw, and takes off what those drew that they replaced, in
 // key order for the reason of [delta]. A replaced record drew on the budgets of the one in its place.
-func sumBudgets(records, replaced []Record) (keys []budgetKey, sums map[budgetKey]budgetCounters) {
-	sums = map[budgetKey]budgetCounters{}
-	one := func(r *Record, draws []Draw, c budgetCounters) {
-		if c == (budgetCounters{}) {
+func sumBudgets(records, replaced []Record) (keys []budgetKey, sums map[budgetKey]budgetSums) {
+	sums = map[budgetKey]budgetSums{}
+	one := func(r *Record, draws []Draw, sign int64) {
+		c := drawnBy(r)
+		if c == (budgetSums{}) {
 			return
 		}
 		for _, d := range draws {
-			k := budgetKey{d.Scope, d.Start.UnixMilli(), cmp.Or(r.Model, r.AnsweredModel)}
-			sums[k] = sums[k].plus(c)
+			k := budgetKey{d.Scope, d.Start.UnixMilli(), r.Billed()}
+			sums[k] = sums[k].plus(c, sign)
 		}
 	}
 	draws := map[ID][]Draw{}
 	for i := range records {
 		r := &records[i]
-		one(r, r.Draws, drawnBy(r))
+		one(r, r.Draws, 1)
 		if len(replaced) > 0 {
 			draws[r.ID] = r.Draws
 		}
 	}
 	for i := range replaced {
-		r := &replaced[i]
-		c := drawnBy(r)
-		one(r, draws[r.ID], budgetCounters{c.negative(), -c.EstimatedPrompt, -c.EstimatedOutput})
+		one(&replaced[i], draws[replaced[i].ID], -1)
 	}
 	return slices.SortedFunc(maps.Keys(sums), budgetKey.compare), sums
 }
 
-func drawnBy(r *Record) budgetCounters {
-	c := budgetCounters{counters: countersOf(r)}
+func drawnBy(r *Record) budgetSums {
+	s := budgetSums{Sums: sumsOf(r)}
 	if r.unknown() {
-		c.EstimatedPrompt, c.EstimatedOutput = r.EstimatedPrompt, r.EstimatedOutput
+		s.estimated = llm.Usage{Input: r.EstimatedPrompt, Output: r.EstimatedOutput}
 	}
-	return c
+	return s
 }
 
 // Drawn is what r adds to each of its Draws; its Start is zero. The Store counts the same.
@@ -110,24 +114,12 @@ func (r Record) Drawn() BudgetUse {
 	if r.prepare() != nil {
 		return BudgetUse{}
 	}
-	u := drawnBy(&r).use(0, cmp.Or(r.Model, r.AnsweredModel))
-	u.Start = time.Time{}
-	return u
+	s := drawnBy(&r)
+	return BudgetUse{Model: r.Billed(), Sums: s.Sums, Estimated: s.estimated}
 }
 
-func (c budgetCounters) plus(d budgetCounters) budgetCounters {
-	c.add(d.counters)
-	c.EstimatedPrompt += d.EstimatedPrompt
-	c.EstimatedOutput += d.EstimatedOutput
-	return c
-}
-
-func (c budgetCounters) use(start int64, model string) BudgetUse {
-	return BudgetUse{
-		Start: time.UnixMilli(start).UTC(), Model: model, Requests: c.Requests, UnknownUsage: c.Unknown,
-		PromptTokens: c.Prompt, CompletionTokens: c.Completion, CachedTokens: c.Cached, ReasoningTokens: c.Reasoning,
-		EstimatedPrompt: c.EstimatedPrompt, EstimatedOutput: c.EstimatedOutput,
-	}
+func (s budgetSums) use(start int64, model llm.Model) BudgetUse {
+	return BudgetUse{Start: time.UnixMilli(start).UTC(), Model: model, Sums: s.Sums, Estimated: s.estimated}
 }
 
 // The memory ledger's part.
@@ -135,7 +127,7 @@ func (c budgetCounters) use(start int64, model string) BudgetUse {
 func (m *memory) addBudgetsLocked(fresh, replaced []Record) {
 	_, sums := sumBudgets(fresh, replaced)
 	for k, c := range sums {
-		m.budgets[k] = m.budgets[k].plus(c)
+		m.budgets[k] = m.budgets[k].plus(c, 1)
 	}
 	if len(m.budgets) <= maxRollups {
 		return
@@ -169,7 +161,11 @@ type budgetRow struct {
 	ScopeID int64 `bun:"scope_id,pk"`
 	Start   int64 `bun:"start,pk"`
 	ModelID int64 `bun:"model_id,pk"`
-	counterColumns
+	budgetColumns
+}
+
+type budgetColumns struct {
+	sumColumns
 	EstimatedPrompt int64 `bun:"estimated_prompt"`
 	EstimatedOutput int64 `bun:"estimated_output"`
 }
@@ -193,10 +189,10 @@ func addBudgets(ctx context.Context, tx bun.Tx, fresh, replaced []Record, names 
 	}
 	rows := make([]budgetRow, len(keys))
 	for i, k := range keys {
-		c := sums[k]
+		s := sums[k]
 		rows[i] = budgetRow{
-			ScopeID: names[k.scope], Start: k.start, ModelID: names[k.model], counterColumns: columnsOf(c.counters),
-			EstimatedPrompt: c.EstimatedPrompt, EstimatedOutput: c.EstimatedOutput,
+			ScopeID: names[k.scope], Start: k.start, ModelID: names[string(k.model)],
+			budgetColumns: budgetColumns{columnsOf(s.Sums), s.estimated.Input, s.estimated.Output},
 		}
 	}
 	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (scope_id, start, model_id) DO UPDATE").Set(addToBudget).
@@ -222,11 +218,9 @@ func (b *sqlBackend) budget(ctx context.Context, scope string, since time.Time) 
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	var rows []struct {
-		Start int64  `bun:"start"`
-		Model string `bun:"model"`
-		counterColumns
-		EstimatedPrompt int64 `bun:"estimated_prompt"`
-		EstimatedOutput int64 `bun:"estimated_output"`
+		Start int64     `bun:"start"`
+		Model llm.Model `bun:"model"`
+		budgetColumns
 	}
 	err := b.read.NewSelect().TableExpr("budget_usage AS b").
 		Join("JOIN names AS s ON s.id = b.scope_id").Join("JOIN names AS m ON m.id = b.model_id").
@@ -239,7 +233,8 @@ func (b *sqlBackend) budget(ctx context.Context, scope string, since time.Time) 
 	}
 	out := make([]BudgetUse, len(rows))
 	for i, r := range rows {
-		out[i] = budgetCounters{r.counters(), r.EstimatedPrompt, r.EstimatedOutput}.use(r.Start, r.Model)
+		estimated := llm.Usage{Input: r.EstimatedPrompt, Output: r.EstimatedOutput}
+		out[i] = budgetSums{r.sums(), estimated}.use(r.Start, r.Model)
 	}
 	return out, nil
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 var budgetDay = time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
@@ -43,11 +45,11 @@ func TestStore_KeepsBudgets(t *testing.T) {
 		both := drawing("a", team, child)
 		record(t, s, drawing("a", team), both, both, unknown, refused, small, drawing("a", next), testRecord("a"))
 
-		use := func(day Draw, model string, n int64) BudgetUse {
-			return BudgetUse{Start: day.Start, Model: model, Requests: n, PromptTokens: 10 * n, CompletionTokens: 5 * n, CachedTokens: 4 * n, ReasoningTokens: 2 * n}
+		use := func(day Draw, model llm.Model, n int64) BudgetUse {
+			return BudgetUse{Start: day.Start, Model: model, Sums: Sums{Requests: n, Usage: llm.Usage{Input: 10 * n, Output: 5 * n, Cached: 4 * n, Reasoning: 2 * n}}}
 		}
 		first := use(team, "gpt-4o", 2)
-		first.Requests, first.UnknownUsage, first.EstimatedPrompt, first.EstimatedOutput = 3, 1, 12, 9
+		first.Requests, first.UnknownUsage, first.Estimated = 3, 1, llm.Usage{Input: 12, Output: 9}
 		want := []BudgetUse{first, use(team, "small", 1), use(next, "gpt-4o", 1)}
 		if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
 			t.Errorf("team (-want +got):\n%s", diff)
@@ -66,11 +68,10 @@ func TestStore_KeepsBudgets(t *testing.T) {
 		for _, r := range []Record{unknown, both} {
 			u := r.Drawn()
 			sum.Requests += u.Requests
-			sum.PromptTokens += u.PromptTokens
-			sum.EstimatedPrompt += u.EstimatedPrompt
-			sum.EstimatedOutput += u.EstimatedOutput
+			sum.Input += u.Input
+			sum.Estimated.Add(u.Estimated, 1)
 		}
-		if sum.Requests != 2 || sum.PromptTokens != 10 || sum.EstimatedPrompt != 12 || sum.EstimatedOutput != 9 {
+		if sum.Requests != 2 || sum.Input != 10 || sum.Estimated != (llm.Usage{Input: 12, Output: 9}) {
 			t.Errorf("drawn %+v", sum)
 		}
 
@@ -104,11 +105,11 @@ func TestStore_BudgetOfALateRecord(t *testing.T) {
 		cut := late
 		cut.Outcome, cut.UsageKnown, cut.Status = Interrupted, false, 0
 		record(t, s, cut)
-		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].Estimated.Input != 12 {
 			t.Errorf("drawn %+v; want an estimate", got)
 		}
 		record(t, s, late)
-		want := []BudgetUse{{Start: budgetDay, Model: "gpt-4o", Requests: 1, PromptTokens: 10, CompletionTokens: 5, CachedTokens: 4, ReasoningTokens: 2}}
+		want := []BudgetUse{{Start: budgetDay, Model: "gpt-4o", Sums: Sums{Requests: 1, Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}}}}
 		if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
 			t.Errorf("drawn (-want +got):\n%s", diff)
 		}
@@ -126,7 +127,7 @@ func TestStore_BudgetCountsAnIDOnce(t *testing.T) {
 			wg.Go(func() { record(t, s, two) })
 		}
 		wg.Wait()
-		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].Requests != 2 || got[0].PromptTokens != 20 {
+		if got := budgetUse(t, s, "team", budgetDay); len(got) != 1 || got[0].Requests != 2 || got[0].Input != 20 {
 			t.Errorf("drawn %+v; want two requests", got)
 		}
 	})

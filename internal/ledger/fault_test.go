@@ -434,7 +434,7 @@ func TestStore_InterruptedAfterACrash(t *testing.T) {
 				t.Errorf("session = %+v; want one request, one unknown", got)
 			}
 			for _, scope := range []string{"team", "child"} {
-				if got := budgetUse(t, s, scope, budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].EstimatedPrompt != 12 {
+				if got := budgetUse(t, s, scope, budgetDay); len(got) != 1 || got[0].UnknownUsage != 1 || got[0].Estimated.Input != 12 {
 					t.Errorf("drawn from %s: %+v; want the estimate of the interrupted one", scope, got)
 				}
 			}

@@ -25,8 +25,8 @@ type memory struct {
 	records map[ID]Record
 	arrived []ID // ring, once it is full
 	next    int
-	rollups map[rollupKey]counters
-	budgets map[budgetKey]budgetCounters
+	rollups map[rollupKey]Sums
+	budgets map[budgetKey]budgetSums
 	notes   map[ID]Record
 	state   map[string][]byte
 	pruned  ID // records before this id are gone
@@ -39,7 +39,7 @@ func newMemory(maxSessions, maxRecords int) *memory {
 	return &memory{
 		maxSessions: maxSessions, maxRecords: maxRecords,
 		byKey: map[string]*list.Element{}, recent: list.New(),
-		records: map[ID]Record{}, rollups: map[rollupKey]counters{}, budgets: map[budgetKey]budgetCounters{},
+		records: map[ID]Record{}, rollups: map[rollupKey]Sums{}, budgets: map[budgetKey]budgetSums{},
 		notes: map[ID]Record{}, state: map[string][]byte{},
 	}
 }
@@ -76,7 +76,7 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 	}
 	for _, k := range d.rollups {
 		line := m.rollups[k]
-		line.add(d.sums[k])
+		line.Add(d.sums[k], 1)
 		m.rollups[k] = line
 	}
 	m.shrinkRollupsLocked()
@@ -109,12 +109,7 @@ func (m *memory) addLocked(d sessionDelta) {
 	}
 	m.recent.MoveToBack(e)
 	s := e.Value.(*Session)
-	s.Requests += d.counters.Requests
-	s.UnknownUsage += d.counters.Unknown
-	s.PromptTokens += d.counters.Prompt
-	s.CompletionTokens += d.counters.Completion
-	s.CachedTokens += d.counters.Cached
-	s.ReasoningTokens += d.counters.Reasoning
+	s.Add(d.sums, 1)
 	if first := time.UnixMilli(d.firstMs).UTC(); first.Before(s.FirstAt) {
 		s.FirstAt = first
 	}
@@ -174,7 +169,7 @@ func (m *memory) prune(_ context.Context, h horizon) (bool, error) {
 		m.dropLocked(func(r Record) bool { return compareIDs(r.ID, m.pruned) < 0 })
 	}
 	if !h.hours.IsZero() {
-		maps.DeleteFunc(m.rollups, func(k rollupKey, _ counters) bool {
+		maps.DeleteFunc(m.rollups, func(k rollupKey, _ Sums) bool {
 			return k.grain == hourly && k.start < h.hours.UnixMilli()
 		})
 	}

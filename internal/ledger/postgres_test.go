@@ -20,6 +20,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -101,7 +102,7 @@ func TestPostgres_ReadsNeverScan(t *testing.T) {
 			at = at.Add(2 * time.Minute)
 			r.ID, r.StartedAt = idFloor(at), at
 			r.ID[6], r.ID[14], r.ID[15] = 0x70, byte(j>>8), byte(j)
-			r.Model = fmt.Sprint("model-", j%5)
+			r.Model = llm.Model(fmt.Sprint("model-", j%5))
 			_ = r.prepare()
 			in.records = append(in.records, r)
 		}
@@ -298,7 +299,7 @@ func checkPostgres(t *testing.T, s *Store, ids map[ID]bool) {
 	}
 	stored := 0
 	for _, r := range rows {
-		if r.PromptTokens != nil && ids[r.ID] {
+		if r.Input != nil && ids[r.ID] {
 			stored++
 		}
 	}
@@ -533,7 +534,7 @@ func TestPostgres_PoisonSparesItsNeighbours(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 17 || i == 33 {
-			r.Usage.Prompt = -1 // past Record's own checks: only the table refuses it
+			r.Usage.Input = -1 // past Record's own checks: only the table refuses it
 		} else {
 			ids[r.ID] = true
 		}
@@ -667,7 +668,7 @@ func hot(n int) Record {
 	if n%2 == 0 {
 		r.Session = fmt.Sprint("cold-", n%97)
 	}
-	r.Model, r.Client = fmt.Sprint("model-", n%7), fmt.Sprint("client-", n%3)
+	r.Model, r.Client = llm.Model(fmt.Sprint("model-", n%7)), fmt.Sprint("client-", n%3)
 	return r
 }
 
@@ -879,7 +880,7 @@ func TestPostgres_Instances(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, func() bool { return a.Stats().Journaled == 0 })
-		if got := session(t, b, "a"); got.Requests != 2 || got.UnknownUsage != 0 || got.PromptTokens != 20 {
+		if got := session(t, b, "a"); got.Requests != 2 || got.UnknownUsage != 0 || got.Input != 20 {
 			t.Errorf("session = %+v; want two requests and their tokens", got)
 		}
 		checkPostgres(t, b, map[ID]bool{flying.ID: true, later.ID: true})

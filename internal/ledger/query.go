@@ -8,16 +8,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-// Session is the running total of one session. Requests are metered requests that were
-// answered 2xx; token sums are exact usage only; UnknownUsage counts requests that
-// may have cost tokens which nobody reported.
+// Session is the running total of one session.
 type Session struct {
-	ID                                                            string
-	PromptTokens, CompletionTokens, CachedTokens, ReasoningTokens int64
-	Requests, UnknownUsage                                        int64
-	FirstAt, LastAt                                               time.Time
+	ID string
+	Sums
+	FirstAt, LastAt time.Time
 
 	seq int64 // the store's own number: tie-breaker of cursors
 }
@@ -65,19 +64,19 @@ type UsageQuery struct {
 
 // UsageRow is one total. Fields that were not asked for in By are zero.
 type UsageRow struct {
-	Time                                                          time.Time // start of the hour or day, UTC
-	Part                                                          time.Time // the cut behind which all of it lies; zero: before the first
-	Model, Client                                                 string
-	Requests, UnknownUsage                                        int64
-	PromptTokens, CompletionTokens, CachedTokens, ReasoningTokens int64
+	Time   time.Time // start of the hour or day, UTC
+	Part   time.Time // the cut behind which all of it lies; zero: before the first
+	Model  llm.Model
+	Client string
+	Sums
 }
 
 // ModelUse is what one model was asked for recently. Tokens are exact where the usage is known,
 // else the estimate: the limiter's conservative start wants what the provider may have charged.
 type ModelUse struct {
-	Model                          string
-	Requests                       int64 // attempts sent, each charged by a provider
-	PromptTokens, CompletionTokens int64
+	Model    llm.Model
+	Requests int64 // attempts sent, each charged by a provider
+	llm.Usage
 }
 
 const (
@@ -246,14 +245,15 @@ func (q UsageQuery) uncut() (p usagePlan, err error) {
 
 // usageKey is what rows of an answer are told apart by.
 type usageKey struct {
-	part, start   int64
-	model, client string
+	part, start int64
+	model       llm.Model
+	client      string
 }
 
 // usageSum gathers rows of several spans into one answer.
-type usageSum map[usageKey]*counters
+type usageSum map[usageKey]*Sums
 
-func (p usagePlan) key(s usageSpan, start int64, model, client string) usageKey {
+func (p usagePlan) key(s usageSpan, start int64, model llm.Model, client string) usageKey {
 	k := usageKey{part: s.part}
 	if p.step != 0 {
 		k.start = p.step.floor(start)
@@ -268,16 +268,16 @@ func (p usagePlan) key(s usageSpan, start int64, model, client string) usageKey 
 }
 
 // add counts c under k, unless the answer has grown beyond its bound.
-func (s usageSum) add(k usageKey, c counters, most int) error {
+func (s usageSum) add(k usageKey, c Sums, most int) error {
 	have := s[k]
 	if have == nil {
 		if len(s) >= most {
 			return fmt.Errorf("usage: %w: more than %d rows, ask for a shorter time", ErrInvalid, most)
 		}
-		have = new(counters)
+		have = new(Sums)
 		s[k] = have
 	}
-	have.add(c)
+	have.Add(c, 1)
 	return nil
 }
 
@@ -285,12 +285,7 @@ func (s usageSum) add(k usageKey, c counters, most int) error {
 func (s usageSum) rows(p usagePlan) []UsageRow {
 	rows := make([]UsageRow, 0, len(s))
 	for k, c := range s {
-		row := UsageRow{
-			Model: k.model, Client: k.client,
-			Requests: c.Requests, UnknownUsage: c.Unknown,
-			PromptTokens: c.Prompt, CompletionTokens: c.Completion,
-			CachedTokens: c.Cached, ReasoningTokens: c.Reasoning,
-		}
+		row := UsageRow{Model: k.model, Client: k.client, Sums: *c}
 		if p.step != 0 {
 			row.Time = time.UnixMilli(k.start).UTC()
 		}
@@ -300,13 +295,7 @@ func (s usageSum) rows(p usagePlan) []UsageRow {
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b UsageRow) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		if c := strings.Compare(a.Model, b.Model); c != 0 {
-			return c
-		}
-		return cmp.Or(strings.Compare(a.Client, b.Client), a.Part.Compare(b.Part))
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Model, b.Model), cmp.Compare(a.Client, b.Client), a.Part.Compare(b.Part))
 	})
 	return rows
 }

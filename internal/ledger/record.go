@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // ID names one request for ever. It is a UUIDv7 (RFC 9562): its first 48 bits are
@@ -79,9 +83,6 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("outcome(%d)", uint8(o))
 }
 
-// Usage is the provider's own count of LLM tokens. Cached is a subset of Prompt, Reasoning of Completion.
-type Usage struct{ Prompt, Completion, Cached, Reasoning int64 }
-
 // Record is one request that was sent upstream. Times are kept to the millisecond.
 type Record struct {
 	ID        ID
@@ -94,17 +95,48 @@ type Record struct {
 	Route   string // "chat/completions", …; "other" for what is not metered
 
 	Metered, Stream      bool
-	Model, AnsweredModel string
+	Model, AnsweredModel llm.Model
 	Status               int // of the upstream's answer; 0 = there was none
 	Outcome              Outcome
 
-	Usage      Usage
+	Usage      llm.Usage
 	UsageKnown bool // false: the usage is stored as NULL, never as zero
 
 	EstimatedPrompt, EstimatedOutput int64
 	Attempts                         int
 
 	QueueWait, FirstByte, Total time.Duration
+}
+
+// usageJSON is a Usage in JSON. Journals of all versions have these names.
+type usageJSON struct {
+	Input     int64 `json:"Prompt"`
+	Output    int64 `json:"Completion"`
+	Cached    int64
+	Reasoning int64
+}
+
+type plainRecord Record
+
+type recordJSON struct {
+	plainRecord
+	Usage usageJSON
+}
+
+// MarshalJSON writes r as the journal and the log keep it.
+func (r Record) MarshalJSON() ([]byte, error) {
+	return json.Marshal(recordJSON{plainRecord(r), usageJSON(r.Usage)})
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON.
+func (r *Record) UnmarshalJSON(text []byte) error {
+	var v recordJSON
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	*r = Record(v.plainRecord)
+	r.Usage = llm.Usage(v.Usage)
+	return nil
 }
 
 // ErrInvalid marks input that can never be stored or answered: retrying is useless.
@@ -135,9 +167,9 @@ func (r *Record) prepare() error {
 		return fmt.Errorf("record %s: %w: outcome %s", r.ID, ErrInvalid, r.Outcome)
 	case r.StartedAt.UnixMilli() < 0 || r.StartedAt.Year() > 9999:
 		return fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
-	case min(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) < 0:
+	case min(r.Usage.Input, r.Usage.Output, r.Usage.Cached, r.Usage.Reasoning) < 0:
 		return fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
-	case max(r.Usage.Prompt, r.Usage.Completion, r.Usage.Cached, r.Usage.Reasoning) > MaxTokens:
+	case max(r.Usage.Input, r.Usage.Output, r.Usage.Cached, r.Usage.Reasoning) > MaxTokens:
 		return fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
 	}
 	for _, key := range []string{r.Session, r.Parent} {
@@ -149,7 +181,7 @@ func (r *Record) prepare() error {
 		return fmt.Errorf("record %s: %w", r.ID, err)
 	}
 	if !r.UsageKnown {
-		r.Usage = Usage{}
+		r.Usage = llm.Usage{}
 	}
 	r.Client, r.Route = cleanText(r.Client), cleanText(r.Route)
 	r.Model, r.AnsweredModel = cleanText(r.Model), cleanText(r.AnsweredModel)
@@ -165,17 +197,22 @@ const MaxTokens = 1 << 40
 
 func wholeMillis(d time.Duration) time.Duration { return max(d, 0).Truncate(time.Millisecond) }
 
-// cleanText makes s valid UTF-8 without NUL and at most maxTextBytes long.
-func cleanText(s string) string {
+// cleanText makes a text valid UTF-8 without NUL and at most maxTextBytes long.
+func cleanText[T ~string](text T) T {
+	s := string(text)
 	if len(s) <= maxTextBytes && utf8.ValidString(s) && !strings.ContainsRune(s, 0) {
-		return s
+		return text
 	}
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 	if len(s) > maxTextBytes {
 		s = strings.ToValidUTF8(s[:maxTextBytes], "")
 	}
-	return s
+	return T(s)
 }
+
+// Billed is the model that r counts for and whose price holds: the one that was
+// asked for, or the one that answered if nobody asked for any.
+func (r *Record) Billed() llm.Model { return cmp.Or(r.Model, r.AnsweredModel) }
 
 // counted tells whether r is one of a session's requests: metered, and answered 2xx.
 func (r *Record) counted() bool { return r.Metered && r.Status >= 200 && r.Status < 300 }

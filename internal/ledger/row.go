@@ -7,6 +7,8 @@ import (
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect"
 	"github.com/uptrace/bun/schema"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // The tables as bun sees them. The DDL is written by hand under migration/, because bun's own
@@ -45,26 +47,47 @@ type nameRow struct {
 	Name string `bun:"name"`
 }
 
-type counterColumns struct {
-	Requests         int64 `bun:"requests"`
-	Unknown          int64 `bun:"unknown"`
-	PromptTokens     int64 `bun:"prompt_tokens"`
-	CompletionTokens int64 `bun:"completion_tokens"`
-	CachedTokens     int64 `bun:"cached_tokens"`
-	ReasoningTokens  int64 `bun:"reasoning_tokens"`
+// usageColumns is an llm.Usage in columns.
+type usageColumns struct {
+	Input     int64 `bun:"prompt_tokens"`
+	Output    int64 `bun:"completion_tokens"`
+	Cached    int64 `bun:"cached_tokens"`
+	Reasoning int64 `bun:"reasoning_tokens"`
 }
 
-func columnsOf(c counters) counterColumns {
-	return counterColumns{
-		Requests: c.Requests, Unknown: c.Unknown, PromptTokens: c.Prompt,
-		CompletionTokens: c.Completion, CachedTokens: c.Cached, ReasoningTokens: c.Reasoning,
+type sumColumns struct {
+	Requests     int64 `bun:"requests"`
+	UnknownUsage int64 `bun:"unknown"`
+	usageColumns
+}
+
+func columnsOf(s Sums) sumColumns {
+	return sumColumns{s.Requests, s.UnknownUsage, usageColumns(s.Usage)}
+}
+
+func (c sumColumns) sums() Sums {
+	return Sums{c.Requests, c.UnknownUsage, llm.Usage(c.usageColumns)}
+}
+
+// usageCells is the usage of one request. Unknown is NULL, because zero is a count.
+type usageCells struct {
+	Input     *int64 `bun:"prompt_tokens"`
+	Output    *int64 `bun:"completion_tokens"`
+	Cached    *int64 `bun:"cached_tokens"`
+	Reasoning *int64 `bun:"reasoning_tokens"`
+}
+
+func cellsOf(r *Record) usageCells {
+	if !r.UsageKnown {
+		return usageCells{}
 	}
+	u := r.Usage
+	return usageCells{&u.Input, &u.Output, &u.Cached, &u.Reasoning}
 }
 
-func (c counterColumns) counters() counters {
-	return counters{
-		Requests: c.Requests, Unknown: c.Unknown, Prompt: c.PromptTokens,
-		Completion: c.CompletionTokens, Cached: c.CachedTokens, Reasoning: c.ReasoningTokens,
+func (c usageCells) fill(r *Record) {
+	if r.UsageKnown = c.Input != nil; r.UsageKnown {
+		r.Usage = llm.Usage{Input: *c.Input, Output: *c.Output, Cached: *c.Cached, Reasoning: *c.Reasoning}
 	}
 }
 
@@ -74,16 +97,14 @@ type sessionRow struct {
 	ID     int64  `bun:"id,pk,autoincrement"`
 	Key    string `bun:"key"`
 	Parent string `bun:"parent"`
-	counterColumns
+	sumColumns
 	FirstAt int64 `bun:"first_at"`
 	LastAt  int64 `bun:"last_at"`
 }
 
 func (r *sessionRow) session() Session {
 	return Session{
-		ID: r.Key, PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens,
-		CachedTokens: r.CachedTokens, ReasoningTokens: r.ReasoningTokens,
-		Requests: r.Requests, UnknownUsage: r.Unknown,
+		ID: r.Key, Sums: r.sums(),
 		FirstAt: time.UnixMilli(r.FirstAt).UTC(), LastAt: time.UnixMilli(r.LastAt).UTC(), seq: r.ID,
 	}
 }
@@ -102,12 +123,7 @@ type requestRow struct {
 	TotalMs     int64 `bun:"total_ms"`
 	Status      int   `bun:"status"`
 	Outcome     uint8 `bun:"outcome"`
-
-	// Pointers, for unknown is NULL and zero is a count.
-	PromptTokens     *int64 `bun:"prompt_tokens"`
-	CompletionTokens *int64 `bun:"completion_tokens"`
-	CachedTokens     *int64 `bun:"cached_tokens"`
-	ReasoningTokens  *int64 `bun:"reasoning_tokens"`
+	usageCells
 }
 
 // measures is what a finished request and one in flight have in common.
@@ -123,19 +139,14 @@ type measures struct {
 
 // requestOf makes a row of r, given the numbers of names and sessions.
 func requestOf(r *Record, names, sessions map[string]int64) requestRow {
-	row := requestRow{
+	return requestRow{
 		ID: r.ID, SessionID: sessions[r.Session],
 		ClientID: names[r.Client], RouteID: names[r.Route],
-		ModelID: names[r.Model], AnsweredID: names[r.AnsweredModel],
+		ModelID: names[string(r.Model)], AnsweredID: names[string(r.AnsweredModel)],
 		measures: measuresOf(r), Status: r.Status, Outcome: uint8(r.Outcome),
 		FirstByteMs: r.FirstByte.Milliseconds(), TotalMs: r.Total.Milliseconds(),
+		usageCells: cellsOf(r),
 	}
-	if r.UsageKnown {
-		u := r.Usage
-		row.PromptTokens, row.CompletionTokens = &u.Prompt, &u.Completion
-		row.CachedTokens, row.ReasoningTokens = &u.Cached, &u.Reasoning
-	}
-	return row
 }
 
 func measuresOf(r *Record) measures {
@@ -164,36 +175,30 @@ func bit(b bool) int {
 type logRow struct {
 	bun.BaseModel `bun:"table:request_log"`
 
-	ID       ID     `bun:"id,type:blob"`
-	Session  string `bun:"session"`
-	Parent   string `bun:"parent"`
-	Client   string `bun:"client"`
-	Route    string `bun:"route"`
-	Model    string `bun:"model"`
-	Answered string `bun:"answered_model"`
+	ID       ID        `bun:"id,type:blob"`
+	Session  string    `bun:"session"`
+	Parent   string    `bun:"parent"`
+	Client   string    `bun:"client"`
+	Route    string    `bun:"route"`
+	Model    llm.Model `bun:"model"`
+	Answered llm.Model `bun:"answered_model"`
 	measures
-	FirstByteMs      int64  `bun:"first_byte_ms"`
-	TotalMs          int64  `bun:"total_ms"`
-	Status           int    `bun:"status"`
-	Outcome          uint8  `bun:"outcome"`
-	PromptTokens     *int64 `bun:"prompt_tokens"`
-	CompletionTokens *int64 `bun:"completion_tokens"`
-	CachedTokens     *int64 `bun:"cached_tokens"`
-	ReasoningTokens  *int64 `bun:"reasoning_tokens"`
+	FirstByteMs int64 `bun:"first_byte_ms"`
+	TotalMs     int64 `bun:"total_ms"`
+	Status      int   `bun:"status"`
+	Outcome     uint8 `bun:"outcome"`
+	usageCells
 }
 
 func (l *logRow) record() Record {
 	r := Record{
 		ID: l.ID, Session: l.Session, Parent: l.Parent, Client: l.Client, Route: l.Route,
 		Model: l.Model, AnsweredModel: l.Answered, Status: l.Status, Outcome: Outcome(l.Outcome),
-		UsageKnown: l.PromptTokens != nil,
-		FirstByte:  time.Duration(l.FirstByteMs) * time.Millisecond,
-		Total:      time.Duration(l.TotalMs) * time.Millisecond,
+		FirstByte: time.Duration(l.FirstByteMs) * time.Millisecond,
+		Total:     time.Duration(l.TotalMs) * time.Millisecond,
 	}
-	if r.UsageKnown {
-		r.Usage = Usage{*l.PromptTokens, *l.CompletionTokens, *l.CachedTokens, *l.ReasoningTokens}
-	}
-	l.fill(&r)
+	l.usageCells.fill(&r)
+	l.measures.fill(&r)
 	return r
 }
 
@@ -201,12 +206,12 @@ func (l *logRow) record() Record {
 type noteRow struct {
 	bun.BaseModel `bun:"table:inflight"`
 
-	ID      ID     `bun:"id,pk,type:blob"`
-	Session string `bun:"session"`
-	Parent  string `bun:"parent"`
-	Client  string `bun:"client"`
-	Route   string `bun:"route"`
-	Model   string `bun:"model"`
+	ID      ID        `bun:"id,pk,type:blob"`
+	Session string    `bun:"session"`
+	Parent  string    `bun:"parent"`
+	Client  string    `bun:"client"`
+	Route   string    `bun:"route"`
+	Model   llm.Model `bun:"model"`
 	measures
 }
 
@@ -233,7 +238,7 @@ type rollupRow struct {
 	Start    int64 `bun:"start,pk"`
 	ModelID  int64 `bun:"model_id,pk"`
 	ClientID int64 `bun:"client_id,pk"`
-	counterColumns
+	sumColumns
 }
 
 type stateRow struct {

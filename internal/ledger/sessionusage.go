@@ -1,10 +1,11 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // The usage of one session comes from its records, by the index of sessions and their time.
@@ -37,20 +38,20 @@ func (m *memory) sessionUsageLocked(p usagePlan) (usageSum, error) {
 	}
 	out := usageSum{}
 	for _, r := range m.records {
-		c := countersOf(&r)
+		c := sumsOf(&r)
 		s, inside := p.span(r.StartedAt.UnixMilli())
-		if r.Session != p.session || !inside || c == (counters{}) {
+		if r.Session != p.session || !inside || c == (Sums{}) {
 			continue
 		}
-		if err := out.add(p.key(s, r.StartedAt.UnixMilli(), cmp.Or(r.Model, r.AnsweredModel), r.Client), c, p.maxRows); err != nil {
+		if err := out.add(p.key(s, r.StartedAt.UnixMilli(), r.Billed(), r.Client), c, p.maxRows); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// countersOfRequests is countersOf in SQL, summed.
-const countersOfRequests = `
+// sumsOfRequests is sumsOf in SQL, summed.
+const sumsOfRequests = `
 	sum(CASE WHEN r.metered = 1 AND r.status BETWEEN 200 AND 299 THEN 1 ELSE 0 END) AS requests,
 	sum(CASE WHEN r.metered = 1 AND r.prompt_tokens IS NULL AND (r.status = 0 OR r.status BETWEEN 200 AND 299) THEN 1 ELSE 0 END) AS unknown,
 	coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens, coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
@@ -80,15 +81,15 @@ func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, e
 	}
 	const hour = "r.started_at - r.started_at % 3600000"
 	var rows []struct {
-		Start  int64  `bun:"start"`
-		Model  string `bun:"model"`
-		Client string `bun:"client"`
-		counterColumns
+		Start  int64     `bun:"start"`
+		Model  llm.Model `bun:"model"`
+		Client string    `bun:"client"`
+		sumColumns
 	}
 	err = b.read.NewSelect().TableExpr("requests AS r").
 		Join("JOIN names AS m ON m.id = r.model_id").Join("JOIN names AS a ON a.id = r.answered_id").Join("JOIN names AS c ON c.id = r.client_id").
 		ColumnExpr(hour+" AS start, CASE WHEN m.name = '' THEN a.name ELSE m.name END AS model, c.name AS client").
-		ColumnExpr(countersOfRequests).
+		ColumnExpr(sumsOfRequests).
 		Where("r.session_id = ?", session.ID).Where("r.id >= ?", from).Where("r.id < ?", to).
 		GroupExpr(hour+", CASE WHEN m.name = '' THEN a.name ELSE m.name END, c.name").Scan(ctx, &rows)
 	if err != nil {
@@ -96,7 +97,7 @@ func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, e
 	}
 	for _, row := range rows {
 		s, inside := p.span(row.Start)
-		if c := row.counters(); inside && c != (counters{}) {
+		if c := row.sums(); inside && c != (Sums{}) {
 			if err := out.add(p.key(s, row.Start, row.Model, row.Client), c, p.maxRows); err != nil {
 				return nil, err
 			}

@@ -57,7 +57,7 @@ func TestSQLite_TwoStoresOnOneFile(t *testing.T) {
 	}
 	release()
 	waitFor(t, func() bool { return first.Stats().Journaled+second.Stats().Journaled == 0 })
-	if got := session(t, first, "a"); got.Requests != 240 || got.PromptTokens != 2400 {
+	if got := session(t, first, "a"); got.Requests != 240 || got.Input != 2400 {
 		t.Errorf("session = %+v; want 240 requests", got)
 	}
 	checkSums(t, first.backend.(*sqlBackend))

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/uptrace/bun"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 func openFile(t testing.TB) (*Store, *sqlBackend) {
@@ -187,8 +189,8 @@ func TestSQLite_BytesPerRecord(t *testing.T) {
 			at = at.Add(time.Minute)
 			r.ID, r.StartedAt = idFloor(at), at
 			r.ID[6], r.ID[15] = 0x70, byte(j)
-			r.Usage = Usage{Prompt: int64(1000 + j), Completion: 300, Cached: 512}
-			r.Model = [...]string{"gpt-4o", "gpt-4o-mini", "o3", "text-embedding-3-small", "gpt-4.1"}[j%5]
+			r.Usage = llm.Usage{Input: int64(1000 + j), Output: 300, Cached: 512}
+			r.Model = [...]llm.Model{"gpt-4o", "gpt-4o-mini", "o3", "text-embedding-3-small", "gpt-4.1"}[j%5]
 			_ = r.prepare()
 			in.records = append(in.records, r)
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Every read is a range of a primary key or of an index, and bounded. Nothing here may read the table
@@ -84,7 +86,7 @@ func (b *sqlBackend) requests(ctx context.Context, key string, before *ID, limit
 // sumsOfRollup casts, because Postgres makes numeric of a sum of bigint.
 var sumsOfRollup = func() string {
 	var sums []string
-	for _, c := range counterNames {
+	for _, c := range sumNames {
 		sums = append(sums, "CAST(sum(u."+c+") AS bigint) AS "+c)
 	}
 	return strings.Join(sums, ", ")
@@ -112,16 +114,16 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 			q = q.Join("JOIN names AS c ON c.id = u.client_id").ColumnExpr("c.name AS client").GroupExpr("u.client_id, c.name")
 		}
 		var rows []struct {
-			Start  int64  `bun:"start"`
-			Model  string `bun:"model"`
-			Client string `bun:"client"`
-			counterColumns
+			Start  int64     `bun:"start"`
+			Model  llm.Model `bun:"model"`
+			Client string    `bun:"client"`
+			sumColumns
 		}
 		if err := q.Scan(ctx, &rows); err != nil {
 			return nil, b.readErr("usage", err)
 		}
 		for _, row := range rows {
-			if err := out.add(p.key(s, row.Start, row.Model, row.Client), row.counters(), p.maxRows); err != nil {
+			if err := out.add(p.key(s, row.Start, row.Model, row.Client), row.sums(), p.maxRows); err != nil {
 				return nil, err
 			}
 		}

@@ -153,7 +153,7 @@ func (b *sqlBackend) nameIDs(ctx context.Context, tx bun.Tx, records []Record) (
 				missing[name] = true
 			}
 		}
-		for _, name := range [...]string{r.Client, r.Route, r.Model, r.AnsweredModel} {
+		for _, name := range [...]string{r.Client, r.Route, string(r.Model), string(r.AnsweredModel)} {
 			want(name)
 		}
 		for _, d := range r.Draws {
@@ -303,14 +303,14 @@ func sessionIDs(ctx context.Context, tx bun.Tx, records []Record) (map[string]in
 	return ids, find() // not by RETURNING, which is silent about what another writer has just made
 }
 
-var counterNames = [...]string{
+var sumNames = [...]string{
 	"requests", "unknown", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
 }
 
-// addTo spells `column = table.column + excluded.column` for the counters.
+// addTo spells `column = table.column + excluded.column` for the sums.
 func addTo(table string) string {
 	var set []string
-	for _, c := range counterNames {
+	for _, c := range sumNames {
 		set = append(set, c+" = "+table+"."+c+" + excluded."+c)
 	}
 	return strings.Join(set, ", ")
@@ -330,7 +330,7 @@ func addSessions(ctx context.Context, tx bun.Tx, deltas []sessionDelta, ids map[
 	rows := make([]sessionRow, len(deltas))
 	for i, d := range deltas {
 		rows[i] = sessionRow{
-			Key: d.key, Parent: d.parent, counterColumns: columnsOf(d.counters), FirstAt: d.firstMs, LastAt: d.lastMs,
+			Key: d.key, Parent: d.parent, sumColumns: columnsOf(d.sums), FirstAt: d.firstMs, LastAt: d.lastMs,
 		}
 	}
 	var stored []struct {
@@ -363,7 +363,7 @@ func addRollups(ctx context.Context, tx bun.Tx, d delta, names map[string]int64)
 		for _, k := range d.rollups {
 			if k.grain == g {
 				rows = append(rows, rollupRow{
-					Start: k.start, ModelID: names[k.model], ClientID: names[k.client], counterColumns: columnsOf(d.sums[k]),
+					Start: k.start, ModelID: names[string(k.model)], ClientID: names[k.client], sumColumns: columnsOf(d.sums[k]),
 				})
 			}
 		}

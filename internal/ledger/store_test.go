@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +20,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 func TestMain(m *testing.M) {
@@ -36,7 +39,7 @@ func testRecord(session string) Record {
 	return Record{
 		ID: NewID(), StartedAt: time.Now(), Session: session, Client: "alice", Route: "chat/completions",
 		Metered: true, Stream: true, Model: "gpt-4o", AnsweredModel: "gpt-4o-2024-08-06", Status: 200, Outcome: Complete,
-		Usage: Usage{Prompt: 10, Completion: 5, Cached: 4, Reasoning: 2}, UsageKnown: true,
+		Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}, UsageKnown: true,
 		EstimatedPrompt: 12, EstimatedOutput: 9, Attempts: 1,
 		QueueWait: 3 * time.Millisecond, FirstByte: 40 * time.Millisecond, Total: 90 * time.Millisecond,
 	}
@@ -124,7 +127,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		unknown.UsageKnown, unknown.Outcome, unknown.Status = false, ClientGone, 200
 		unknown.Parent = "root"
 		zero := testRecord("a")
-		zero.Usage, zero.Parent = Usage{}, "root"
+		zero.Usage, zero.Parent = llm.Usage{}, "root"
 		record(t, s, want, unknown, zero)
 
 		page, err := s.Requests(t.Context(), "a", RecordQuery{})
@@ -140,8 +143,8 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		}
 		start := want.StartedAt.UTC().Truncate(time.Millisecond)
 		wantSession := Session{
-			ID: "a", PromptTokens: 10, CompletionTokens: 5, CachedTokens: 4, ReasoningTokens: 2,
-			Requests: 3, UnknownUsage: 1, FirstAt: start, LastAt: stored[0].StartedAt.Add(zero.Total),
+			ID: "a", Sums: Sums{3, 1, llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}},
+			FirstAt: start, LastAt: stored[0].StartedAt.Add(zero.Total),
 		}
 		if diff := cmp.Diff(wantSession, session(t, s, "a"), ignoreSeq); diff != "" {
 			t.Errorf("session (-want +got):\n%s", diff)
@@ -161,21 +164,21 @@ func TestStore_CountsWhatTheContractSays(t *testing.T) {
 		record(t, s,
 			vary(func(*Record) {}),
 			vary(func(r *Record) { none(r) }), // 2xx, unknown
-			vary(func(r *Record) { none(r); r.Status = 400; r.Outcome = UpstreamError }),              // refused: free
-			vary(func(r *Record) { none(r); r.Status = 0; r.Outcome = UpstreamError }),                // broken: unknown
-			vary(func(r *Record) { none(r); r.Metered = false; r.Route = "other"; r.Model = "" }),     // not metered
-			vary(func(r *Record) { r.Session = "" }),                                                  // nobody's
-			vary(func(r *Record) { r.Status = 0; r.Outcome = Truncated; r.Usage = Usage{Prompt: 1} }), // usage is data
+			vary(func(r *Record) { none(r); r.Status = 400; r.Outcome = UpstreamError }),                 // refused: free
+			vary(func(r *Record) { none(r); r.Status = 0; r.Outcome = UpstreamError }),                   // broken: unknown
+			vary(func(r *Record) { none(r); r.Metered = false; r.Route = "other"; r.Model = "" }),        // not metered
+			vary(func(r *Record) { r.Session = "" }),                                                     // nobody's
+			vary(func(r *Record) { r.Status = 0; r.Outcome = Truncated; r.Usage = llm.Usage{Input: 1} }), // usage is data
 		)
 		got := session(t, s, "a")
-		if got.Requests != 2 || got.UnknownUsage != 2 || got.PromptTokens != 11 || got.CompletionTokens != 5 {
+		if got.Requests != 2 || got.UnknownUsage != 2 || got.Input != 11 || got.Output != 5 {
 			t.Errorf("session = %+v; want 2 requests, 2 unknown, 11 prompt and 5 completion tokens", got)
 		}
 		rows, err := s.Usage(t.Context(), UsageQuery{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []UsageRow{{Requests: 3, UnknownUsage: 2, PromptTokens: 21, CompletionTokens: 10, CachedTokens: 8, ReasoningTokens: 4}}
+		want := []UsageRow{{Sums: Sums{3, 2, llm.Usage{Input: 21, Output: 10, Cached: 8, Reasoning: 4}}}}
 		if diff := cmp.Diff(want, rows); diff != "" {
 			t.Errorf("usage (-want +got):\n%s", diff)
 		}
@@ -196,7 +199,7 @@ func TestStore_CountsAnIDOnce(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if got := session(t, s, "once"); got.Requests != 1 || got.PromptTokens != 10 {
+			if got := session(t, s, "once"); got.Requests != 1 || got.Input != 10 {
 				t.Errorf("session = %+v; want one request", got)
 			}
 			if st := s.Stats(); st.Written != 1 || st.Duplicates != 99 {
@@ -407,8 +410,8 @@ func TestStore_RecentUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []ModelUse{
-			{Model: "gpt-4o", Requests: 5, PromptTokens: 10 + 12, CompletionTokens: 5 + 9},
-			{Model: "small", Requests: 1, PromptTokens: 10, CompletionTokens: 5},
+			{Model: "gpt-4o", Requests: 5, Usage: llm.Usage{Input: 10 + 12, Output: 5 + 9, Cached: 4, Reasoning: 2}},
+			{Model: "small", Requests: 1, Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("recent use (-want +got):\n%s", diff)
@@ -424,7 +427,7 @@ func TestStore_RecordRefusesWhatNoStoreCouldKeep(t *testing.T) {
 			"not sent":         func(r *Record) { r.Outcome = NotSent },
 			"unknown outcome":  func(r *Record) { r.Outcome = 99 },
 			"negative usage":   func(r *Record) { r.Usage.Cached = -1 },
-			"absurd usage":     func(r *Record) { r.Usage.Prompt = 1 << 60 },
+			"absurd usage":     func(r *Record) { r.Usage.Input = 1 << 60 },
 			"nul in session":   func(r *Record) { r.Session = "a\x00b" },
 			"broken session":   func(r *Record) { r.Session = "\xff" },
 			"long session":     func(r *Record) { r.Session = string(make([]byte, 200)) },
@@ -440,13 +443,13 @@ func TestStore_RecordRefusesWhatNoStoreCouldKeep(t *testing.T) {
 		}
 		t.Run("a strange model name is kept as text", func(t *testing.T) {
 			r := testRecord("odd")
-			r.Model, r.Client, r.AnsweredModel = "a\xff\x00'?0;--\U0001F600", "'; DROP TABLE names;--", string(make([]byte, 4000))
+			r.Model, r.Client, r.AnsweredModel = "a\xff\x00'?0;--\U0001F600", "'; DROP TABLE names;--", llm.Model(make([]byte, 4000))
 			record(t, s, r)
 			page, err := s.Requests(t.Context(), "odd", RecordQuery{})
 			if err != nil || len(page.Records) != 1 {
 				t.Fatalf("%d records, %v", len(page.Records), err)
 			}
-			if got, want := page.Records[0].Model, "a\uFFFD\uFFFD'?0;--\U0001F600"; got != want {
+			if got, want := page.Records[0].Model, llm.Model("a\uFFFD\uFFFD'?0;--\U0001F600"); got != want {
 				t.Errorf("model = %q; want %q", got, want)
 			}
 		})
@@ -460,7 +463,7 @@ func TestStore_UsageByTime(t *testing.T) {
 		for hour := range 72 {
 			r := testRecord("a")
 			r.StartedAt = day.Add(time.Duration(hour)*time.Hour + 59*time.Minute)
-			r.Usage = Usage{Prompt: 1}
+			r.Usage = llm.Usage{Input: 1}
 			if hour%2 == 1 {
 				r.Model, r.Client = "small", "bob"
 			}
@@ -472,7 +475,7 @@ func TestStore_UsageByTime(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, r := range rows {
-				n += r.PromptTokens
+				n += r.Input
 			}
 			return n, rows
 		}
@@ -623,7 +626,7 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 			if len(past) > 0 {
 				r := rapid.SampledFrom(past).Draw(rt, "again")
 				if rapid.Bool().Draw(rt, "ends otherwise") { // heeded only where it was booked as interrupted
-					r.Outcome, r.Status, r.UsageKnown, r.Usage = Complete, 200, true, Usage{Prompt: 7, Completion: 9}
+					r.Outcome, r.Status, r.UsageKnown, r.Usage = Complete, 200, true, llm.Usage{Input: 7, Output: 9}
 				}
 				if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
 					rt.Fatal(e1, e2)
@@ -634,12 +637,12 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 		n := func(label string, most int64) int64 { return rapid.Int64Range(0, most).Draw(rt, label) }
 		r := Record{
 			ID: NewID(), StartedAt: base.Add(time.Duration(n("at", 1e6)) * time.Second),
-			Session: keys.Draw(rt, "session"), Model: rapid.StringN(0, 5, 20).Draw(rt, "model"),
+			Session: keys.Draw(rt, "session"), Model: llm.Model(rapid.StringN(0, 5, 20).Draw(rt, "model")),
 			Client: rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "client"), Route: "embeddings",
 			Metered: rapid.Bool().Draw(rt, "metered"), Stream: rapid.Bool().Draw(rt, "stream"),
 			Status:  rapid.SampledFrom([]int{0, 200, 400, 500}).Draw(rt, "status"),
 			Outcome: Outcome(1 + n("outcome", 4)), UsageKnown: rapid.Bool().Draw(rt, "known"),
-			Usage: Usage{n("p", 1e9), n("c", 1e9), n("k", 1e9), n("r", 1e9)}, Total: time.Duration(n("total", 1e12)),
+			Usage: llm.Usage{Input: n("p", 1e9), Output: n("c", 1e9), Cached: n("k", 1e9), Reasoning: n("r", 1e9)}, Total: time.Duration(n("total", 1e12)),
 		}
 		past = append(past, r)
 		if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
@@ -679,7 +682,7 @@ func TestStore_TheRealEndReplacesInterrupted(t *testing.T) {
 		}
 		for range 2 {
 			record(t, s, done, cut) // neither again changes anything
-			if got := session(t, s, "a"); got.UnknownUsage != 0 || got.Requests != 1 || got.PromptTokens != 10 {
+			if got := session(t, s, "a"); got.UnknownUsage != 0 || got.Requests != 1 || got.Input != 10 {
 				t.Errorf("session = %+v; want one request with its tokens", got)
 			}
 		}
@@ -689,9 +692,33 @@ func TestStore_TheRealEndReplacesInterrupted(t *testing.T) {
 		}
 		for _, by := range []string{"hour", "day"} {
 			rows, err := s.Usage(t.Context(), UsageQuery{By: []string{by}})
-			if err != nil || len(rows) != 1 || rows[0].UnknownUsage != 0 || rows[0].Requests != 1 || rows[0].PromptTokens != 10 {
+			if err != nil || len(rows) != 1 || rows[0].UnknownUsage != 0 || rows[0].Requests != 1 || rows[0].Input != 10 {
 				t.Errorf("by %s: %+v, %v; want one request", by, rows, err)
 			}
 		}
 	})
+}
+
+// Journals and logs of earlier versions have these names; both must stay readable.
+func TestRecord_JSONKeepsItsNames(t *testing.T) {
+	const text = `{"ID":"0198f000-0000-7000-8000-000000000001","StartedAt":"2026-01-02T03:04:05Z","Session":"a","Parent":"p",` +
+		`"Draws":[{"Scope":"team","Start":"2026-01-02T00:00:00Z"}],"Client":"c","Route":"chat/completions","Metered":true,"Stream":true,` +
+		`"Model":"gpt-4o","AnsweredModel":"gpt-4o-2024-08-06","Status":200,"Outcome":1,` +
+		`"Usage":{"Prompt":10,"Completion":5,"Cached":4,"Reasoning":2},"UsageKnown":true,"EstimatedPrompt":12,"EstimatedOutput":9,` +
+		`"Attempts":1,"QueueWait":1000000,"FirstByte":1000000000,"Total":2000000000}`
+	r, _, err := readFrame(bytes.NewReader(appendFrame(nil, []byte(text))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}); r.Usage != want || r.Model != "gpt-4o" || r.Total != 2*time.Second {
+		t.Errorf("read %+v", r)
+	}
+	var want, got any
+	written, err := json.Marshal(&r)
+	if err := errors.Join(err, json.Unmarshal([]byte(text), &want), json.Unmarshal(written, &got)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("a record in JSON (-want +got):\n%s", diff)
+	}
 }

@@ -9,6 +9,14 @@ type Usage struct {
 	Reasoning int64 // of Output: thought, and not shown
 }
 
+// Add adds o to u; with a sign of −1 it takes o off.
+func (u *Usage) Add(o Usage, sign int64) {
+	u.Input += sign * o.Input
+	u.Output += sign * o.Output
+	u.Cached += sign * o.Cached
+	u.Reasoning += sign * o.Reasoning
+}
+
 // Total is what most limits, and budgets in tokens, count.
 func (u Usage) Total() int64 { return u.Input + u.Output }
 
