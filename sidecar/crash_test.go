@@ -171,6 +171,7 @@ func (c *crashRun) waitForNotes(load *crashLoad) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
+		defer rows.Close() // it is closed by then, unless a row fails
 		for rows.Next() {
 			var key requestKey
 			if err := rows.Scan(&key.session, &key.model); err != nil {

@@ -397,7 +397,7 @@ type panicking struct{ next http.RoundTripper }
 func (p panicking) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch r.Header.Get("X-Panic") {
 	case "1":
-		panic("a bug") //nolint:forbidigo // the point of the test
+		panic("a bug") // the point of the test
 	case "body":
 		resp, err := p.next.RoundTrip(r)
 		if err == nil {
@@ -412,7 +412,7 @@ func (p panicking) RoundTrip(r *http.Request) (*http.Response, error) {
 type panickingBody struct{ io.ReadCloser }
 
 func (panickingBody) Read([]byte) (int, error) {
-	panic("a bug") //nolint:forbidigo // the point of the test
+	panic("a bug") // the point of the test
 }
 
 func TestFault_22_PanicEndsOneRequest(t *testing.T) {

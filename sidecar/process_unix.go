@@ -21,7 +21,7 @@ func maxFiles() int {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
 		return 0
 	}
-	return int(min(uint64(r.Cur), 1<<30)) // it is signed on some systems
+	return int(min(uint64(r.Cur), 1<<30)) //nolint:unconvert // it is signed on some systems
 }
 
 // monotonic is the machine's monotonic clock.

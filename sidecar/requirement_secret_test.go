@@ -64,7 +64,7 @@ func everything(t *testing.T, settings ...string) (said string, s *sidecar) {
 			}
 			_ = err
 		}
-		try(t.Context(), c.method, s.URL+c.path, c.body, "Authorization", "Bearer wrong-key-canary") //nolint:errcheck // its log line matters
+		try(t.Context(), c.method, s.URL+c.path, c.body, "Authorization", "Bearer wrong-key-canary") // its log line matters
 	}
 	fmt.Fprintln(&text, s.log.String())
 	return text.String(), s

@@ -354,7 +354,7 @@ func TestRequirement_25_TLSIsVerified(t *testing.T) {
 		tls  *tls.Config
 	}{
 		{"a certificate of nobody", &tls.Config{}},
-		{"an old version", &tls.Config{MaxVersion: tls.VersionTLS11}}, //nolint:gosec // that is the point
+		{"an old version", &tls.Config{MaxVersion: tls.VersionTLS11}}, // that is the point
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got atomic.Int64

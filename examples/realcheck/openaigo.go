@@ -234,7 +234,7 @@ func (d openAIGo) faults(ctx context.Context, denied openai.Client) error {
 // meetFaults makes one call for each fault of the provider, with none first.
 func (d openAIGo) meetFaults(ctx context.Context) error {
 	scenes := map[string]string{"whole chat": "sound", "throttled chat": "throttle 50"}
-	for _, fault := range strings.Split(os.Getenv("REFUSALS"), ",") {
+	for fault := range strings.SplitSeq(os.Getenv("REFUSALS"), ",") {
 		scenes["refused "+fault+" chat"] = fault
 	}
 	for step, fault := range scenes {

@@ -62,6 +62,6 @@ func pointsAt(u *url.URL, address string) bool {
 	}
 	ip := net.ParseIP(u.Hostname())
 	local := u.Hostname() == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
-	any := slices.Contains([]string{"", "0.0.0.0", "::"}, host)
-	return u.Hostname() == host || local && (any || Loopback(address))
+	everywhere := slices.Contains([]string{"", "0.0.0.0", "::"}, host)
+	return u.Hostname() == host || local && (everywhere || Loopback(address))
 }

@@ -176,11 +176,10 @@ func (a *Access) admit(r *http.Request, local bool) (client string, err error) {
 		}
 	}
 	if len(a.Keys) == 0 {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if err != nil {
-			return r.RemoteAddr, nil
+		if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+			return host, nil
 		}
-		return host, nil
+		return r.RemoteAddr, nil
 	}
 	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, section 11.1
