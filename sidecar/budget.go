@@ -53,7 +53,7 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 	}
 	began := time.Now()
 	amount, priced := drawn(x.cfg.Prices, ledger.BudgetUse{
-		Start: began, Model: llm.Model(storable(x.req.Model)),
+		Start: began, Model: storable(x.req.Model),
 		Estimated: llm.Usage{Input: x.estimate.Input, Output: mostOutput(x)},
 	})
 	for _, l := range limits {

@@ -153,7 +153,7 @@ func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
 	x.row.Session, x.row.Parent, x.row.Client = x.who.Session, x.who.Parent, x.client
 	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Metered(), x.req.Stream
-	x.row.Model = llm.Model(storable(x.req.Model))
+	x.row.Model = storable(x.req.Model)
 	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Input, x.estimate.Output
 }
 
@@ -197,7 +197,7 @@ func (x *exchange) complete(u *llm.Usage, failure error) {
 	}
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
-		x.row.AnsweredModel = llm.Model(storable(x.watch.Model()))
+		x.row.AnsweredModel = storable(x.watch.Model())
 	}
 	x.row.Outcome = x.outcome(failure)
 }
@@ -223,13 +223,13 @@ func (x *exchange) end(failure error) {
 		x.row.QueueWait = time.Since(x.waits) // all that it did
 	}
 	x.s.metrics.observe(x, failure)
-	model := string(x.row.Model)
+	model := x.row.Model
 	if model == "" && x.req != nil { // nothing was sent, so there is no row
 		model = storable(x.req.Model)
 	}
 	attributes := []slog.Attr{
 		slog.String("request_id", x.id.String()), slog.String("client", x.client), slog.String("session", x.who.Session),
-		slog.String("route", x.endpoint.String()), slog.String("model", model), slog.Int("status", x.status(failure)),
+		slog.String("route", x.endpoint.String()), slog.String("model", string(model)), slog.Int("status", x.status(failure)),
 		slog.Int("attempts", x.row.Attempts), slog.Int64("queue_ms", x.row.QueueWait.Milliseconds()),
 		slog.Int64("first_byte_ms", x.row.FirstByte.Milliseconds()), slog.Int64("total_ms", time.Since(x.started).Milliseconds()),
 	}

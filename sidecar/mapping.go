@@ -130,7 +130,7 @@ func retryHint(x *exchange) (key uint64, count int) {
 
 // storable makes a name that a client or a provider chose fit for the ledger
 // and the log: valid UTF-8, printable, at most 128 bytes.
-func storable(name string) string {
+func storable[T ~string](name T) T {
 	kept := make([]byte, 0, min(len(name), 128))
 	for _, r := range name {
 		if r < ' ' || r == 0x7f || r == utf8.RuneError || r == 0x2028 || r == 0x2029 {
@@ -141,7 +141,7 @@ func storable(name string) string {
 		}
 		kept = utf8.AppendRune(kept, r)
 	}
-	return string(kept)
+	return T(kept)
 }
 
 // ledgerRow is a record as the log keeps it when the ledger cannot.
@@ -158,23 +158,23 @@ func ledgerRow(r ledger.Record) slog.Value {
 // It is safe for concurrent use.
 type modelSet struct {
 	mu     sync.RWMutex
-	models map[string]bool
+	models map[llm.Model]bool
 }
 
 // maxModels bounds the set: names come from clients.
 const maxModels = 1024
 
-func (m *modelSet) has(model string) bool {
+func (m *modelSet) has(model llm.Model) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.models[model]
 }
 
-func (m *modelSet) add(model string) {
+func (m *modelSet) add(model llm.Model) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.models == nil || len(m.models) >= maxModels {
-		m.models = map[string]bool{} // a full set is learned anew, one refusal each
+		m.models = map[llm.Model]bool{} // a full set is learned anew, one refusal each
 	}
 	m.models[model] = true
 }

@@ -229,7 +229,7 @@ func (s *server) acquire(x *exchange) (*limit.Lease, error) {
 func (s *server) limitRequest(x *exchange) limit.Request {
 	rule := x.cfg.File.Clients[x.client]
 	r := limit.Request{
-		Model:        x.req.Model,
+		Model:        string(x.req.Model),
 		Client:       x.client,
 		Session:      x.who.Session,
 		ClientWeight: rule.Weight,

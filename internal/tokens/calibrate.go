@@ -1,6 +1,10 @@
 package tokens
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
 
 const (
 	minRatio, maxRatio = 0.25, 6 // no tokenizer lies beyond; only broken usage does
@@ -95,7 +99,7 @@ type model struct {
 }
 
 // newModel knows nothing but the name.
-func newModel(name string) model {
+func newModel(name llm.Model) model {
 	return model{family: familyOf(name), outputs: map[string]mean{}}
 }
 
@@ -160,8 +164,8 @@ var families = []struct {
 const strangers = 1.1
 
 // familyOf returns the prior ratio for a model's name in any spelling.
-func familyOf(name string) float64 {
-	name = strings.ToLower(name)
+func familyOf(model llm.Model) float64 {
+	name := strings.ToLower(string(model))
 	for _, f := range families {
 		if strings.Contains(name, f.name) {
 			return f.ratio

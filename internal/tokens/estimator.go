@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ type Config struct {
 // methods may be called concurrently; weighing, the long part, holds no lock.
 type Estimator struct {
 	mu        sync.Mutex
-	models    *lru[string, model]
+	models    *lru[llm.Model, model]
 	sessions  *lru[Key, conversation]
 	responses *lru[responseKey, int64] // id to the tokens of its whole context
 }
@@ -37,7 +38,7 @@ func New(cfg Config) *Estimator {
 		return standard
 	}
 	return &Estimator{
-		models:    newLRU[string, model](or(cfg.MaxModels, 512)),
+		models:    newLRU[llm.Model, model](or(cfg.MaxModels, 512)),
 		sessions:  newLRU[Key, conversation](or(cfg.MaxSessions, 4096)),
 		responses: newLRU[responseKey, int64](or(cfg.MaxResponses, 8192)),
 	}
@@ -127,7 +128,7 @@ func (e *Estimator) Observe(k Key, est Estimate, u llm.Usage, responseID string)
 	case est.Raw >= minRaw:
 		c := e.sessions.get(k)
 		if c == nil {
-			c = e.sessions.put(Key{strings.Clone(k.Model), strings.Clone(k.Client), strings.Clone(k.Session)})
+			c = e.sessions.put(Key{clone(k.Model), clone(k.Client), clone(k.Session)})
 		}
 		c.observe(x, y)
 		m.text.observe(x, y)
@@ -135,10 +136,10 @@ func (e *Estimator) Observe(k Key, est Estimate, u llm.Usage, responseID string)
 }
 
 // modelOf returns the model of that name, a new one if need be.
-func (e *Estimator) modelOf(name string) *model {
+func (e *Estimator) modelOf(name llm.Model) *model {
 	m := e.models.get(name)
 	if m == nil {
-		name = strings.Clone(name)
+		name = clone(name)
 		m = e.models.put(name)
 		*m = newModel(name)
 	}
@@ -148,7 +149,7 @@ func (e *Estimator) modelOf(name string) *model {
 // Calibration is what was learned about one model at one reasoning effort, in a
 // form to be stored as JSON. Its numbers mean nothing beyond Import.
 type Calibration struct {
-	Model  string
+	Model  llm.Model
 	Effort string
 
 	Text    fit
@@ -177,10 +178,7 @@ func (e *Estimator) Export() []Calibration {
 		}
 	}
 	slices.SortFunc(all, func(a, b Calibration) int {
-		if d := strings.Compare(a.Model, b.Model); d != 0 {
-			return d
-		}
-		return strings.Compare(a.Effort, b.Effort)
+		return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Effort, b.Effort))
 	})
 	return all
 }
@@ -191,7 +189,7 @@ func (e *Estimator) Import(all []Calibration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, c := range all {
-		if c.Model != (Key{Model: c.Model}).bounded().Model || !c.sane() {
+		if c.Model != cut(c.Model) || !c.sane() {
 			continue
 		}
 		m := e.modelOf(c.Model)
@@ -217,9 +215,11 @@ func (c *Calibration) sane() bool {
 // more than a few hundred bytes whatever it says.
 const maxName = 256
 
-func (k Key) bounded() Key {
-	cut := func(s string) string { return s[:min(len(s), maxName)] }
-	return Key{cut(k.Model), cut(k.Client), cut(k.Session)}
-}
+func cut[T ~string](name T) T { return name[:min(len(name), maxName)] }
+
+func (k Key) bounded() Key { return Key{cut(k.Model), cut(k.Client), cut(k.Session)} }
+
+// clone makes a name independent of the request that it was cut out of.
+func clone[T ~string](name T) T { return T(strings.Clone(string(name))) }
 
 func clampTokens(n int64) int64 { return min(max(n, 0), maxTokens) }

@@ -189,7 +189,7 @@ func TestEstimator_ExpectsTheUsualCompletion(t *testing.T) {
 func TestEstimator_RestartKeepsWhatModelsTaught(t *testing.T) {
 	e := New(Config{})
 	for n := range 40 {
-		for _, name := range []string{"a", "b"} {
+		for _, name := range []llm.Model{"a", "b"} {
 			k := Key{Model: name, Session: fmt.Sprint(n)}
 			r := say(200)
 			r.Effort = []string{"", "high"}[n%2]
@@ -224,7 +224,7 @@ func TestEstimator_ImportRefusesDamage(t *testing.T) {
 		{Model: "negative", Output: -1, Answers: 9},
 		{Model: "infinite", Mx: math.Inf(1)},
 		{Model: "singular", Text: fit{PW: 1e12}},
-		{Model: strings.Repeat("long", 1000), Output: 1, Answers: 9},
+		{Model: llm.Model(strings.Repeat("long", 1000)), Output: 1, Answers: 9},
 		good,
 	})
 	if diff := cmp.Diff([]Calibration{good}, e.Export()); diff != "" {
@@ -235,7 +235,7 @@ func TestEstimator_ImportRefusesDamage(t *testing.T) {
 func TestEstimator_MemoryIsBounded(t *testing.T) {
 	e := New(Config{MaxSessions: 10, MaxModels: 5, MaxResponses: 3})
 	for n := range 200 {
-		k := Key{Model: fmt.Sprint("model", n%50), Client: "c", Session: fmt.Sprint("s", n)}
+		k := Key{Model: llm.Model(fmt.Sprint("model", n%50)), Client: "c", Session: fmt.Sprint("s", n)}
 		e.Observe(k, e.Estimate(k, say(100)), llm.Usage{Input: 120, Output: 9}, fmt.Sprint(n))
 	}
 	if s, m, r := len(e.sessions.entries), len(e.models.entries), len(e.responses.entries); s > 10 || m > 5 || r > 3 {
@@ -249,7 +249,7 @@ func TestEstimator_IsSafeForConcurrentUse(t *testing.T) {
 	for n := range 8 {
 		wg.Go(func() {
 			for i := range 200 {
-				k := Key{Model: fmt.Sprint(i % 4), Client: fmt.Sprint(n), Session: fmt.Sprint(i % 20)}
+				k := Key{Model: llm.Model(fmt.Sprint(i % 4)), Client: fmt.Sprint(n), Session: fmt.Sprint(i % 20)}
 				r := say(30)
 				r.PreviousResponseID = fmt.Sprint(i - 1)
 				e.Observe(k, e.Estimate(k, r), llm.Usage{Input: 40, Output: 5}, fmt.Sprint(i))

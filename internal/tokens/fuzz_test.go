@@ -26,7 +26,7 @@ func FuzzEstimate(f *testing.F) {
 	e := New(Config{})
 	f.Fuzz(func(t *testing.T, b []byte, model string, choices, most int64) {
 		before := bytes.Clone(b)
-		k := Key{Model: model, Client: model, Session: model}
+		k := Key{Model: llm.Model(model), Client: model, Session: model}
 		for _, r := range []Request{
 			{Messages: b, Tools: b, ResponseFormat: b},
 			{Input: b, Instructions: b, Functions: b, PreviousResponseID: model},
@@ -112,7 +112,7 @@ func FuzzImageSize(f *testing.F) {
 			t.Fatalf("%d x %d", w, h)
 		}
 		for _, model := range []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1-mini", "claude-3"} {
-			if cost := priceOf(model).cost(image{width: w, height: h}); cost <= 0 || cost > 100_000 {
+			if cost := priceOf(llm.Model(model)).cost(image{width: w, height: h}); cost <= 0 || cost > 100_000 {
 				t.Fatalf("%s: %d x %d costs %d", model, w, h, cost)
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math"
 	"strings"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // pricing is how a family of models charges images: by tiles of 512 pixels, by
@@ -37,10 +39,10 @@ var prices = []struct {
 }
 
 // priceOf finds a model's image prices; a vendor before a slash is ignored.
-func priceOf(model string) pricing {
-	model = model[strings.LastIndexByte(model, '/')+1:]
+func priceOf(model llm.Model) pricing {
+	name := string(model[strings.LastIndexByte(string(model), '/')+1:])
 	for _, p := range prices {
-		if strings.HasPrefix(model, p.model) {
+		if strings.HasPrefix(name, p.model) {
 			return p.pricing
 		}
 	}

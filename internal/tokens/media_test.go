@@ -11,6 +11,8 @@ import (
 	"image/png"
 	"strings"
 	"testing"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 func encoded(b []byte) base64 { return base64(stdbase64.StdEncoding.EncodeToString(b)) }
@@ -94,7 +96,7 @@ func TestBase64_ReadsWhatTheStandardLibraryWrote(t *testing.T) {
 // The examples of OpenAI's guide, and its calculator's figure for unknown sizes.
 func TestPricing_DocumentedExamples(t *testing.T) {
 	tests := []struct {
-		model string
+		model llm.Model
 		image image
 		want  int64
 	}{

@@ -1,5 +1,7 @@
 package tokens
 
+import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+
 // The framing that chat formats add, in tokens. Messages: openai-cookbook,
 // How_to_count_tokens_with_tiktoken.ipynb. Tools are rendered as type definitions
 // whose form is not published; the figures lie within a tenth of counts that
@@ -17,12 +19,12 @@ type parts struct {
 	text     text
 	overhead int64
 	media    int64
-	model    string // whose image prices apply
-	opaque   bool   // a reference to content kept elsewhere
+	model    llm.Model // whose image prices apply
+	opaque   bool      // a reference to content kept elsewhere
 }
 
 // weigh walks all spans of a request.
-func weigh(model string, r Request) parts {
+func weigh(model llm.Model, r Request) parts {
 	p := parts{model: model}
 	if r.Body != nil {
 		p.text = text{cost: int64(len(r.Body)) * (unit / 4), chars: int64(len(r.Body))}

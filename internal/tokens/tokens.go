@@ -5,7 +5,10 @@ import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 // Key says whose request it is. Model alone selects the tokenizer's ratio; Client
 // and Session narrow it to one conversation. A client's requests without a
 // session share the empty one.
-type Key struct{ Model, Client, Session string }
+type Key struct {
+	Model           llm.Model
+	Client, Session string
+}
 
 // Request is what a request carries: raw JSON values, cut out of its body as they
 // came, and the few numbers that bound its answer. A nil span means the field was

@@ -125,7 +125,7 @@ func setSDK[T any](o *T, v []byte) {
 }
 
 var chatFields = newFieldTable(
-	field{"model", true, func(r *Request, v []byte, _ int) { setEnum(&r.Model, v); r.Chat.Model = r.Model }},
+	field{"model", true, func(r *Request, v []byte, _ int) { setEnum(&r.Model, v); r.Chat.Model = string(r.Model) }},
 	field{"messages", true, func(r *Request, v []byte, _ int) { r.Messages = span(v) }},
 	field{"stream", true, setStream},
 	field{"stream_options", true, func(r *Request, v []byte, at int) {
@@ -207,7 +207,7 @@ var completionFields = newFieldTable(
 )
 
 var responseFields = newFieldTable(
-	field{"model", true, func(r *Request, v []byte, _ int) { setEnum(&r.Model, v); r.Response.Model = r.Model }},
+	field{"model", true, func(r *Request, v []byte, _ int) { setEnum(&r.Model, v); r.Response.Model = string(r.Model) }},
 	field{"input", true, func(r *Request, v []byte, _ int) { r.setInput(v) }},
 	field{"instructions", true, func(r *Request, v []byte, _ int) { r.Instructions = span(v) }},
 	field{"stream", true, setStream},
@@ -251,7 +251,7 @@ var responseFields = newFieldTable(
 )
 
 var embeddingFields = newFieldTable(
-	field{"model", true, func(r *Request, v []byte, _ int) { setEnum(&r.Model, v); r.Embedding.Model = r.Model }},
+	field{"model", true, func(r *Request, v []byte, _ int) { setEnum(&r.Model, v); r.Embedding.Model = string(r.Model) }},
 	field{"input", true, func(r *Request, v []byte, _ int) { r.Input = span(v) }},
 	field{"dimensions", false, func(r *Request, v []byte, _ int) { setInt(&r.Embedding.Dimensions, v) }},
 	field{"encoding_format", false, func(r *Request, v []byte, _ int) { setEnum(&r.Embedding.EncodingFormat, v) }},

@@ -6,6 +6,8 @@ import (
 
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/responses"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Request is a typed view beside the client's raw bytes. It never replaces
@@ -18,7 +20,7 @@ type Request struct {
 	Raw      []byte // the client's bytes, not copied: the caller must not change them
 	Valid    bool   // Raw is one JSON object; if not, everything below is zero
 
-	Model      string
+	Model      llm.Model
 	Stream     bool
 	MaxOutput  int64 // tokens: the largest of max_completion_tokens, max_tokens, max_output_tokens; 0 = none
 	N, BestOf  int64 // 0 = not sent

@@ -35,7 +35,8 @@ type Watcher struct {
 	hasUsage   bool
 	failed     bool
 	errorCode  string
-	model, id  string
+	model      llm.Model
+	id         string
 	identified int // events looked into for model and id
 
 	held  []byte // received, not yet released
@@ -117,7 +118,7 @@ func (w *Watcher) Complete() bool {
 }
 
 // Model returns the model the upstream says it used, "" when it did not say.
-func (w *Watcher) Model() string { return w.model }
+func (w *Watcher) Model() llm.Model { return w.model }
 
 // ResponseID returns the answer's id, which a later request may name as its
 // previous_response_id; "" when the upstream sent none.
@@ -172,8 +173,8 @@ func (w *Watcher) learn() {
 			w.errorCode = e.code
 		}
 	}
-	if len(e.model) > 0 && w.model != string(e.model) {
-		w.model = string(e.model)
+	if len(e.model) > 0 && string(w.model) != string(e.model) {
+		w.model = llm.Model(e.model)
 	}
 	if len(e.id) > 0 && w.id == "" {
 		w.id = string(e.id)

@@ -260,7 +260,7 @@ func TestWatcher_JSON(t *testing.T) {
 		body     string
 		usage    *llm.Usage
 		complete bool
-		model    string
+		model    llm.Model
 		failed   bool
 		code     string
 	}{
