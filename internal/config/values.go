@@ -26,7 +26,7 @@ func (s Secret) String() string               { return redacted }
 func (s Secret) GoString() string             { return redacted }
 func (s Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
 func (s Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
-func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil } //nolint:unparam // encoding.TextMarshaler
+func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // errForm says only that a value has not its form: the fault's line tells the
 // form, and never repeats a secret.
