@@ -38,7 +38,7 @@ func (s *server) newBudgets() *budget.Book {
 // its session's parents. It waits while other requests hold what is left of
 // them; nil means that it draws on none.
 func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
-	if !x.endpoint.Metered() || !x.cfg.File.HasBudgets() {
+	if !x.endpoint.Billed() || !x.cfg.File.HasBudgets() {
 		return nil, nil
 	}
 	var limits []budget.Limit

@@ -105,7 +105,7 @@ func (x *exchange) leave() {
 	}
 	places := max(1, x.s.inFlight.Load()/drainShare)
 	switch {
-	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.Metered():
+	case x.cfg.DisconnectPolicy == "cancel", !x.sent.Load(), !x.endpoint.TellsUsage():
 		x.cancel(httpapi.ErrClientGone)
 	case x.s.drains.Add(1) > places:
 		x.s.drains.Add(-1)
@@ -152,7 +152,7 @@ func (x *exchange) unsent() { x.row.Attempts-- }
 func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
 	x.row.Session, x.row.Parent, x.row.Client = x.who.Session, x.who.Parent, x.client
-	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Metered(), x.req.Stream
+	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Billed(), x.req.Stream
 	x.row.Model = storable(x.req.Model)
 	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Input, x.estimate.Output
 }

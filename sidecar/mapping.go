@@ -24,14 +24,13 @@ func (x *exchange) tokensKey() tokens.Key {
 }
 
 func tokensRequest(r *wire.Request) tokens.Request {
-	if r.Endpoint.Metered() && !r.Valid {
-		return tokens.Request{Body: r.Raw, Embedding: r.Endpoint == wire.Embeddings}
+	if !r.Valid {
+		return tokens.Request{Body: r.Raw, NoOutput: !r.Endpoint.Generates()}
 	}
 	return tokens.Request{
-		Messages: r.Messages, Prompt: r.Prompt, Input: r.Input, Instructions: r.Instructions,
+		Messages: r.Messages, Prompt: r.Prompt, Instructions: r.Instructions,
 		Tools: r.Tools, Functions: r.Functions, ResponseFormat: r.ResponseFormat,
-		Embedding: r.Endpoint == wire.Embeddings,
-		MaxOutput: r.MaxOutput, Choices: max(r.N, r.BestOf, 1),
+		NoOutput: !r.Endpoint.Generates(), MaxOutput: r.MaxOutput, Choices: r.Choices,
 		PreviousResponseID: r.PreviousResponseID, OpaqueContext: r.OpaqueContext, Effort: r.Effort,
 	}
 }
@@ -111,7 +110,7 @@ func patience(h http.Header) time.Duration {
 // waiting for: same session, same body, and a retry count.
 func retryHint(x *exchange) (key uint64, count int) {
 	text := x.r.Header.Get("X-Stainless-Retry-Count")
-	if text == "" || !x.endpoint.Metered() {
+	if text == "" || !x.endpoint.Decoded() {
 		return 0, 0
 	}
 	count, err := strconv.Atoi(text)

@@ -148,7 +148,7 @@ func (m *metrics) observe(x *exchange, failure error) {
 		model := m.modelLabel(string(x.row.Model))
 		m.usage.WithLabelValues(model, "input").Add(float64(x.row.Usage.Input))
 		m.usage.WithLabelValues(model, "output").Add(float64(x.row.Usage.Output))
-	case x.endpoint.Metered():
+	case x.endpoint.TellsUsage():
 		m.unknown.WithLabelValues(x.row.Outcome.String()).Inc()
 	}
 }

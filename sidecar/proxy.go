@@ -50,7 +50,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
-	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Metered() {
+	if x.endpoint = wire.EndpointOf(r.Method, who.Rest); x.endpoint.Decoded() {
 		held, err := s.readBody(x)
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	}
 
 	// 3 Estimate.
-	if x.endpoint.Metered() {
+	if x.endpoint.Decoded() {
 		x.estimate = s.estimate(x)
 	}
 

@@ -142,9 +142,9 @@ func (x *exchange) readOn(resp *http.Response) {
 	}
 }
 
-// observe sets a watcher on a metered, successful, readable answer.
+// observe sets a watcher on a successful, readable answer that tells its usage.
 func (x *exchange) observe(resp *http.Response) {
-	if !x.endpoint.Metered() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
+	if !x.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
 		return
 	}
 	x.watch = wire.Watch(x.endpoint, wire.WatchOptions{Stream: x.events, StripUsage: x.spliced})

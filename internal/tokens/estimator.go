@@ -74,7 +74,7 @@ func (e *Estimator) Estimate(k Key, r Request) Estimate {
 		est.Overhead += est.hidden
 	}
 	est.Input = clampTokens(est.Overhead + int64(math.Round(e.text(k, m, est)+float64(est.Media)*m.media.ratio())))
-	if !r.Embedding {
+	if !r.NoOutput {
 		est.Output = clampTokens(int64(math.Round(m.output(r.Effort))) * est.choices)
 		if r.MaxOutput > 0 {
 			est.MaxOutput = clampTokens(min(r.MaxOutput, maxTokens) * est.choices)

@@ -98,8 +98,8 @@ func TestEstimator_DoesNotLearn(t *testing.T) {
 	image := `{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}`
 	for name, r := range map[string]Request{
 		"a ratio of text from media":     {Messages: []byte(`[{"role":"user","content":[` + image + `]}]`)},
-		"from context out of sight":      {Input: say(300).Messages, OpaqueContext: true},
-		"from an unknown earlier answer": {Input: say(300).Messages, PreviousResponseID: "resp_unseen"},
+		"from context out of sight":      {Messages: say(300).Messages, OpaqueContext: true},
+		"from an unknown earlier answer": {Messages: say(300).Messages, PreviousResponseID: "resp_unseen"},
 		"from a few words":               {Messages: []byte(`[{"role":"user","content":"hi"}]`)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestEstimator_LearnsMediaAndHiddenContext(t *testing.T) {
 
 func TestEstimator_RemembersResponses(t *testing.T) {
 	e, k := New(Config{MaxResponses: 4}), Key{Model: "gpt-4o", Client: "alice", Session: "s"}
-	first := Request{Input: []byte(`"hello"`)}
+	first := Request{Messages: []byte(`"hello"`)}
 	e.Observe(k, e.Estimate(k, first), llm.Usage{Input: 700, Output: 300}, "resp_1")
 	next := first
 	next.PreviousResponseID = "resp_1"

@@ -29,8 +29,8 @@ func FuzzEstimate(f *testing.F) {
 		k := Key{Model: llm.Model(model), Client: model, Session: model}
 		for _, r := range []Request{
 			{Messages: b, Tools: b, ResponseFormat: b},
-			{Input: b, Instructions: b, Functions: b, PreviousResponseID: model},
-			{Input: b, Prompt: b, Embedding: true},
+			{Messages: b, Instructions: b, Functions: b, PreviousResponseID: model},
+			{Prompt: b, NoOutput: true},
 			{Body: b},
 		} {
 			r.Choices, r.MaxOutput = choices, most

@@ -132,7 +132,7 @@ func TestRequest_ImagesByTheirHeader(t *testing.T) {
 		"small detail ignored": `{"type":"input_image","detail":"auto","image_url":"` + url + `"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := estimate(Request{Input: []byte(`[{"role":"user","content":[` + part + `]}]`)}); got.Media != 255 {
+			if got := estimate(Request{Messages: []byte(`[{"role":"user","content":[` + part + `]}]`)}); got.Media != 255 {
 				t.Errorf("media %d, want one tile: 255", got.Media)
 			}
 		})

@@ -37,14 +37,6 @@ func weigh(model llm.Model, r Request) parts {
 	if r.Prompt != nil {
 		p.prompt(&cursor{b: r.Prompt})
 	}
-	switch {
-	case r.Input == nil:
-	case r.Embedding:
-		p.prompt(&cursor{b: r.Input})
-	default:
-		p.overhead += perReply
-		p.messages(&cursor{b: r.Input})
-	}
 	if r.Instructions != nil {
 		p.overhead += perMessage
 		p.leaf(&cursor{b: r.Instructions})

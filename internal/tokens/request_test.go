@@ -71,7 +71,7 @@ func TestRequest_Shapes(t *testing.T) {
 	chat := func(content string) Request {
 		return Request{Messages: []byte(`[{"content":` + content + `,"role":"user"}]`)}
 	}
-	responses := func(item string) Request { return Request{Input: []byte(`[` + item + `]`)} }
+	responses := func(item string) Request { return Request{Messages: []byte(`[` + item + `]`)} }
 	tests := []struct {
 		name          string
 		r             Request
@@ -89,10 +89,10 @@ func TestRequest_Shapes(t *testing.T) {
 		{"prompt array", Request{Prompt: []byte(`[` + text + `,` + text + `]`)}, 2 * plain, 0, false},
 		{"token array", Request{Prompt: []byte(`[1, 22,333]`)}, 0, 3, false},
 		{"token arrays", Request{Prompt: []byte(`[[1,22],[333,4444,5]]`)}, 0, 5, false},
-		{"embedding input", Request{Embedding: true, Input: []byte(`[` + text + `]`)}, plain, 0, false},
-		{"embedding tokens", Request{Embedding: true, Input: []byte(`[[9,9],[9]]`)}, 0, 3, false},
-		{"responses string", Request{Input: []byte(text)}, plain, 7, false},
-		{"responses instructions", Request{Input: []byte(text), Instructions: []byte(text)}, 2 * plain, 11, false},
+		{"embedding input", Request{NoOutput: true, Prompt: []byte(`[` + text + `]`)}, plain, 0, false},
+		{"embedding tokens", Request{NoOutput: true, Prompt: []byte(`[[9,9],[9]]`)}, 0, 3, false},
+		{"responses string", Request{Messages: []byte(text)}, plain, 7, false},
+		{"responses instructions", Request{Messages: []byte(text), Instructions: []byte(text)}, 2 * plain, 11, false},
 		{"responses item without a type", responses(`{"role":"user","content":` + text + `}`), plain, 7, false},
 		{"responses parts", responses(`{"role":"user","type":"message","content":[{"type":"input_text","text":` + text + `}]}`), plain, 7, false},
 		{"responses call output", responses(`{"type":"function_call_output","call_id":"call_12345678","output":` + text + `}`), plain, 7, false},
@@ -100,7 +100,7 @@ func TestRequest_Shapes(t *testing.T) {
 		{"responses item reference", responses(`{"type":"item_reference","id":"msg_1"}`), 0, 7, true},
 		{"responses encrypted reasoning", responses(`{"type":"reasoning","encrypted_content":"gAAAAABo"}`), 0, 7, true},
 		{"uploaded file", chat(`[{"type":"file","file":{"file_id":"file-1"}}]`), 0, 7, true},
-		{"conversation", Request{Input: []byte(text), OpaqueContext: true}, plain, 7, true},
+		{"conversation", Request{Messages: []byte(text), OpaqueContext: true}, plain, 7, true},
 		{"no JSON", Request{Body: []byte(strings.Repeat("x", 400))}, 100, 0, false},
 		{"nothing", Request{}, 0, 0, false},
 	}
@@ -147,7 +147,7 @@ func TestRequest_OutputIsBoundedByTheCaps(t *testing.T) {
 		{"small cap", Request{MaxOutput: 100}, 100, 100},
 		{"large cap", Request{MaxOutput: 4096}, 512, 4096},
 		{"choices", Request{MaxOutput: 100, Choices: 3}, 300, 300},
-		{"embedding", Request{Embedding: true, MaxOutput: 100}, 0, 0},
+		{"embedding", Request{NoOutput: true, MaxOutput: 100}, 0, 0},
 		{"absurd numbers", Request{MaxOutput: math.MaxInt64, Choices: math.MaxInt64}, maxTokens, maxTokens},
 		{"negative numbers", Request{MaxOutput: -5, Choices: -7}, 512, 0},
 	}

@@ -14,9 +14,8 @@ type Key struct {
 // came, and the few numbers that bound its answer. A nil span means the field was
 // absent. Spans are read, never kept and never changed.
 type Request struct {
-	Messages       []byte // chat: array of messages
-	Prompt         []byte // completions: string, strings, tokens or arrays of tokens
-	Input          []byte // responses: string or items; embeddings: as Prompt
+	Messages       []byte // chat: array of messages; responses: string or items
+	Prompt         []byte // completions and embeddings: string, strings, tokens or arrays of tokens
 	Instructions   []byte // responses: string
 	Tools          []byte // chat and responses: array of tool definitions
 	Functions      []byte // chat, the older spelling of tools
@@ -26,7 +25,7 @@ type Request struct {
 	// only be weighed by its size.
 	Body []byte
 
-	Embedding bool  // no completion is produced
+	NoOutput  bool  // no completion is produced
 	MaxOutput int64 // the client's own cap per choice in tokens, 0 for none
 	Choices   int64 // n, or best_of where that is larger; 0 counts as 1
 

@@ -34,11 +34,7 @@ func (w *Watcher) worthReading(data []byte) bool {
 		w.identified++
 		return true
 	}
-	if w.endpoint == Responses {
-		typ, ok := leadingType(data)
-		return !ok || kindOf(typ) != kindOther
-	}
-	return hasUsage(data) || bytes.HasPrefix(data, errorPrefix)
+	return w.answer.worth(data)
 }
 
 // judge is called when the tracker has read an event.
@@ -51,16 +47,7 @@ func (w *Watcher) judge() verdict {
 		e.kind = w.stream.named
 	}
 	w.learn()
-	if w.endpoint == Responses {
-		if e.kind == kindTerminal || e.kind == kindTerminalFailed {
-			return terminal
-		}
-		return content
-	}
-	if e.usageRank == rankTop && !e.hasChoices {
-		return usageChunk
-	}
-	return content
+	return w.answer.judge(e)
 }
 
 // hasUsage reports whether data may hold a member usage that is an object. The

@@ -63,7 +63,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(uint8(Responses), []byte(`{"input":[{"role":"user","content":"a"}],"stream":true,"reasoning":{"effort":"low"},"tool_choice":{"type":"x"}}`))
 	f.Add(uint8(Completions), []byte(`{"prompt":[1,2],"stream":true,"stop":["a"],"best_of":2}`))
 	f.Fuzz(func(t *testing.T, ep uint8, body []byte) {
-		endpoint := Endpoint(ep % 5)
+		endpoint := Endpoint(ep % uint8(len(formats)))
 		before := bytes.Clone(body)
 		r, err := Decode(endpoint, body)
 		if err != nil {
@@ -73,7 +73,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if r.MaxOutput < 0 || r.N < 0 || r.BestOf < 0 {
+		if r.MaxOutput < 0 || r.Choices < 0 {
 			t.Fatal("negative counts")
 		}
 		up, spliced := r.Upstream()

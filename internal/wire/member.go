@@ -89,6 +89,17 @@ func (m *members) finish(i int) bool {
 // valid reports, once next has returned false, that the bytes were one object and nothing else.
 func (m *members) valid() bool { return m.done && !m.bad }
 
+// memberOf returns the value of the last member of that name; without one, null.
+func memberOf(object []byte, name string) []byte {
+	value := []byte("null")
+	for m := membersOf(object); m.next(); {
+		if nameIs(m.name, name) {
+			value = m.value
+		}
+	}
+	return value
+}
+
 // unescape decodes the inside of a JSON string that the scanner accepted.
 // Without escapes it returns raw itself. Lone surrogates become U+FFFD.
 func unescape(raw []byte) []byte {
@@ -165,14 +176,6 @@ func intValue(v []byte) (n int64, ok bool) {
 		return 0, false
 	}
 	return int64(f), true
-}
-
-func floatValue(v []byte) (f float64, ok bool) {
-	if len(v) == 0 || v[0] != '-' && (v[0] < '0' || v[0] > '9') {
-		return 0, false
-	}
-	f, err := strconv.ParseFloat(string(v), 64)
-	return f, err == nil
 }
 
 func boolValue(v []byte) (b, ok bool) {

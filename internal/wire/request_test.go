@@ -38,6 +38,29 @@ func TestEndpointOf(t *testing.T) {
 	}
 }
 
+// A row is found by the name it shows, and says something of each of the questions
+// that were once one.
+func TestFormats_AreFoundAndSayWhatTheyAre(t *testing.T) {
+	for i := range formats {
+		e := Endpoint(i)
+		if got := EndpointOf("POST", e.String()); got != e {
+			t.Errorf("%v is found as %v", e, got)
+		}
+		known := e != Other
+		if e.Decoded() != known || e.TellsUsage() != known || e.Billed() != known {
+			t.Errorf("%v: decoded %v, tells usage %v, billed %v", e, e.Decoded(), e.TellsUsage(), e.Billed())
+		}
+		if generates := known && e != Embeddings; e.Generates() != generates {
+			t.Errorf("%v generates: %v", e, e.Generates())
+		}
+	}
+	for _, method := range []string{"", "GET"} {
+		if got := EndpointOf(method, "other"); got != Other {
+			t.Errorf("%s other is %v", method, got)
+		}
+	}
+}
+
 // shapes returns request bodies of every form we know, for the fidelity tests.
 func shapes() []string {
 	messages := []string{
@@ -218,7 +241,7 @@ func checkSplice(t *testing.T, ep Endpoint, body, up []byte) {
 		t.Fatalf("%s\n%s\n-want +got %s", body, up, diff)
 	}
 	again, err := Decode(ep, up)
-	if err != nil || !again.Valid || !again.WantsUsage {
+	if err != nil || !again.Valid || !again.wantsUsage {
 		t.Fatalf("spliced body reads badly: %v %s", err, up)
 	}
 	if _, spliced := again.Upstream(); spliced {
@@ -234,66 +257,55 @@ func TestDecode_View(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Model != "gpt-4o" || !r.Stream || !r.WantsUsage || r.MaxOutput != 200 || r.N != 3 || r.Effort != "low" {
+	if r.Model != "gpt-4o" || !r.Stream || !r.wantsUsage || r.MaxOutput != 200 || r.Choices != 3 || r.Effort != "low" {
 		t.Errorf("view %+v", r)
 	}
-	if string(r.Messages) != `[{"role":"user","content":"hi"}]` || string(r.Functions) != `[{"name":"g"}]` || string(r.ResponseFormat) != `{"type":"json_object"}` || r.Tools == nil {
-		t.Errorf("spans %s %s %s", r.Messages, r.Functions, r.ResponseFormat)
-	}
-	c := r.Chat
-	if c.Model != "gpt-4o" || !c.Temperature.Valid() || c.Temperature.Value != 0 || c.MaxTokens.Value != 100 || c.Stop.OfString.Value != "a" ||
-		c.ToolChoice.OfChatCompletionNamedToolChoice.Function.Name != "f" || c.Metadata["k"] != "v" || !c.StreamOptions.IncludeUsage.Value {
-		t.Errorf("params %+v", c)
-	}
-	messages, err := r.ChatMessages()
-	if err != nil || len(messages) != 1 || messages[0].OfUser.Content.OfString.Value != "hi" {
-		t.Errorf("messages %v %v", messages, err)
-	}
-	if tools, err := r.ChatTools(); err != nil || len(tools) != 1 || tools[0].Function.Name != "f" {
-		t.Errorf("tools %v %v", tools, err)
+	if string(r.Messages) != `[{"role":"user","content":"hi"}]` || string(r.Functions) != `[{"name":"g"}]` || string(r.ResponseFormat) != `{"type":"json_object"}` ||
+		string(r.Tools) != `[{"type":"function","function":{"name":"f"}}]` {
+		t.Errorf("spans %s %s %s %s", r.Messages, r.Functions, r.ResponseFormat, r.Tools)
 	}
 
 	r, _ = Decode(Completions, []byte(`{"model":"m","prompt":[[1,2],[3]],"max_tokens":7,"n":2,"best_of":4,"suffix":"s"}`))
-	if r.MaxOutput != 7 || r.N != 2 || r.BestOf != 4 || r.Completion.Suffix.Value != "s" || r.Completion.Model != "m" {
+	if r.Model != "m" || r.MaxOutput != 7 || r.Choices != 4 || string(r.Prompt) != `[[1,2],[3]]` {
 		t.Errorf("completions %+v", r)
-	}
-	if p, err := r.CompletionPrompt(); err != nil || len(p.OfArrayOfTokenArrays) != 2 {
-		t.Errorf("prompt %+v %v", p, err)
 	}
 
 	r, _ = Decode(Embeddings, []byte(`{"model":"m","input":["a","b"],"dimensions":8}`))
-	if in, err := r.EmbeddingInput(); err != nil || len(in.OfArrayOfStrings) != 2 || r.Embedding.Dimensions.Value != 8 {
-		t.Errorf("embeddings %+v %v", in, err)
+	if r.Model != "m" || string(r.Prompt) != `["a","b"]` {
+		t.Errorf("embeddings %+v", r)
 	}
 
 	r, _ = Decode(Responses, []byte(`{"model":"m","instructions":"be brief","max_output_tokens":9,"previous_response_id":"resp_1","reasoning":{"effort":"high"},
 		"text":{"format":{"type":"json_object"}},"tools":[{"type":"function","name":"f","parameters":{}}],
 		"input":[{"role":"user","content":"hi"},{"type":"function_call_output","call_id":"c","output":"o"}]}`))
-	if r.MaxOutput != 9 || r.PreviousResponseID != "resp_1" || r.Effort != "high" || string(r.ResponseFormat) != `{"type":"json_object"}` || string(r.Instructions) != `"be brief"` || r.OpaqueContext {
+	if r.Model != "m" || r.MaxOutput != 9 || r.PreviousResponseID != "resp_1" || r.Effort != "high" || r.OpaqueContext {
 		t.Errorf("responses %+v", r)
 	}
-	if in, err := r.ResponseInput(); err != nil || len(in.OfInputItemList) != 2 || in.OfInputItemList[0].OfMessage.Content.OfString.Value != "hi" || in.OfInputItemList[1].OfFunctionCallOutput == nil {
-		t.Errorf("input %+v %v", in, err)
-	}
-	if tools, err := r.ResponseTools(); err != nil || len(tools) != 1 {
-		t.Errorf("tools %v %v", tools, err)
+	if string(r.ResponseFormat) != `{"type":"json_object"}` || string(r.Instructions) != `"be brief"` || r.Tools == nil ||
+		string(r.Messages) != `[{"role":"user","content":"hi"},{"type":"function_call_output","call_id":"c","output":"o"}]` {
+		t.Errorf("spans %s %s %s %s", r.ResponseFormat, r.Instructions, r.Tools, r.Messages)
 	}
 	for _, body := range []string{`{"conversation":"conv_1"}`, `{"prompt":{"id":"p"}}`, `{"input":[{"type":"item_reference","id":"i"}]}`} {
 		if r, _ := Decode(Responses, []byte(body)); !r.OpaqueContext {
 			t.Errorf("%s: context is not opaque", body)
 		}
 	}
+	for _, body := range []string{`{"conversation":null}`, `{"prompt":null}`, `{"text":null,"input":null}`} {
+		if r, _ := Decode(Responses, []byte(body)); r.OpaqueContext || r.Messages != nil || r.ResponseFormat != nil {
+			t.Errorf("%s: null is taken for something: %+v", body, r)
+		}
+	}
 }
 
 func TestDecode_WrongTypesAreUnknown(t *testing.T) {
 	for _, v := range []string{`"x"`, `[]`, `{}`, `-1`, `1.5`, `99999999999`, `1e400`, `null`, `true`} {
-		body := fmt.Sprintf(`{"model":%[1]s,"messages":%[1]s,"stream_options":%[1]s,"max_tokens":%[1]s,"n":%[1]s,"temperature":%[1]s,"stop":%[1]s,"tools":%[1]s,"tool_choice":%[1]s,"metadata":%[1]s,"logit_bias":%[1]s,"reasoning_effort":%[1]s}`, v)
+		body := fmt.Sprintf(`{"model":%[1]s,"messages":%[1]s,"stream_options":%[1]s,"max_tokens":%[1]s,"n":%[1]s,"temperature":%[1]s,"stop":%[1]s,"tools":%[1]s,"tool_choice":%[1]s,"metadata":%[1]s,"logit_bias":%[1]s,"reasoning_effort":%[1]s,"max_output_tokens":%[1]s,"best_of":%[1]s,"reasoning":%[1]s,"previous_response_id":%[1]s,"text":%[1]s,"input":%[1]s}`, v)
 		for _, ep := range []Endpoint{Chat, Completions, Responses, Embeddings} {
 			r, err := Decode(ep, []byte(body))
 			if err != nil || !r.Valid {
 				t.Errorf("%v %s: %v", ep, v, err)
-			} else if r.MaxOutput != 0 || r.N != 0 {
-				t.Errorf("%v %s: max output %d, n %d", ep, v, r.MaxOutput, r.N)
+			} else if r.MaxOutput != 0 || r.Choices != 0 {
+				t.Errorf("%v %s: max output %d, choices %d", ep, v, r.MaxOutput, r.Choices)
 			}
 		}
 	}
@@ -305,7 +317,7 @@ func TestDecode_NotOneObjectIsNotValid(t *testing.T) {
 		`{"a":"\x"}`, `{"a":"\u12g4"}`, `{"model":"m","model":"m"`, "\xEF\xBB\xBF{}", `{"a":` + strings.Repeat("[", 10001) + strings.Repeat("]", 10001) + `}`,
 	} {
 		r, err := Decode(Chat, []byte(body))
-		if err != nil || r.Valid || r.Model != "" || r.Chat != nil {
+		if err != nil || r.Valid || r.Model != "" || r.Messages != nil {
 			t.Errorf("%.40q: %v %+v", body, err, r)
 		}
 		if up, spliced := r.Upstream(); spliced || string(up) != body {

@@ -10,15 +10,15 @@ const (
 	usageMember   = `"include_usage":true`
 )
 
-// Upstream returns the body to send: Raw itself, not a copy, or, for a chat or
-// completions stream whose client did not ask for usage, a copy with
-// include_usage spliced in. Every other byte stays as and where it was.
+// Upstream returns the body to send: Raw itself, not a copy, or, for a stream
+// whose client should have asked for usage and did not, a copy with include_usage
+// spliced in. Every other byte stays as and where it was.
 //
-// Responses streams always carry usage. A stream_options that is not an object,
+// Streams of Responses always carry usage. A stream_options that is not an object,
 // and an include_usage that is not a boolean, are the upstream's to refuse; and
 // where one of the two stands in another case, a splice would name it twice.
 func (r *Request) Upstream() (body []byte, spliced bool) {
-	if !r.Valid || !r.Stream || r.WantsUsage || r.Endpoint != Chat && r.Endpoint != Completions {
+	if !r.Valid || !r.Stream || r.wantsUsage || !r.Endpoint.format().asksUsage {
 		return r.Raw, false
 	}
 	at, end, insert := r.usageSplice()
@@ -38,17 +38,17 @@ func (r *Request) usageSplice() (at, end int, insert string) {
 	if r.optionsAlias {
 		return 0, 0, ""
 	}
-	if r.options == nil {
+	v, at := r.options.value, r.options.at
+	if v == nil {
 		return r.streamEnd, r.streamEnd, optionsMember
 	}
-	at = r.optionsAt
-	if isNull(r.options) {
-		return at, at + len(r.options), optionsObject
+	if isNull(v) {
+		return at, at + len(v), optionsObject
 	}
-	if r.options[0] != '{' {
+	if v[0] != '{' {
 		return 0, 0, ""
 	}
-	m := membersOf(r.options)
+	m := membersOf(v)
 	empty := true
 	for m.next() {
 		empty = false

@@ -22,8 +22,7 @@ type usageRank uint8
 
 const (
 	rankNone usageRank = iota
-	rankGroq
-	rankResponse
+	rankWrapped
 	rankTop
 )
 
@@ -45,8 +44,7 @@ const (
 	slotError
 	slotCode // of a Responses event of type error
 	slotStatus
-	slotResponse // Responses events carry the response in here
-	slotGroq     // Groq streams put usage in here
+	slotWrapper
 )
 
 // eventKind is what a Responses event's type says.
@@ -73,21 +71,17 @@ func kindOf(typ []byte) eventKind {
 	return kindOther
 }
 
-// slotOf says which member a name means inside another, or at the top level.
-func slotOf(name []byte, inside slot) slot {
-	switch string(name) {
-	case "usage":
+// slotOf says which member a name means where it stands.
+func (t *tracker) slotOf(name []byte) slot {
+	if string(name) == "usage" {
 		return slotUsage
-	case "error":
-		if inside == slotGroq {
-			return none
-		}
-		return slotError
 	}
-	if inside == slotGroq {
+	if t.inside == slotWrapper && !t.wrapper.whole {
 		return none
 	}
 	switch string(name) {
+	case "error":
+		return slotError
 	case "model":
 		return slotModel
 	case "id":
@@ -95,7 +89,7 @@ func slotOf(name []byte, inside slot) slot {
 	case "status":
 		return slotStatus
 	}
-	if inside != none {
+	if t.inside != none {
 		return none
 	}
 	switch string(name) {
@@ -105,10 +99,9 @@ func slotOf(name []byte, inside slot) slot {
 		return slotType
 	case "code":
 		return slotCode
-	case "response":
-		return slotResponse
-	case "x_groq":
-		return slotGroq
+	}
+	if t.wrapper != nil && string(name) == t.wrapper.name {
+		return slotWrapper
 	}
 	return none
 }
@@ -120,11 +113,8 @@ func (t *tracker) found(m slot, v []byte) {
 	case slotUsage:
 		// The last of equal rank counts: repeated usage is cumulative.
 		rank := rankTop
-		switch t.inside {
-		case slotResponse:
-			rank = rankResponse
-		case slotGroq:
-			rank = rankGroq
+		if t.inside == slotWrapper {
+			rank = rankWrapped
 		}
 		if rank < e.usageRank {
 			return

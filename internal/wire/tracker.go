@@ -11,6 +11,8 @@ package wire
 // automaton; begin, open, endString and endValue, its steps; tracked.go, which
 // says what is kept.
 type tracker struct {
+	wrapper *wrapper // nil = none
+
 	depth    int
 	done     bool // the value has ended
 	junk     bool // and something else followed, or its end is another kind's
@@ -37,9 +39,7 @@ type tracker struct {
 
 // reset makes the tracker ready for another value.
 func (t *tracker) reset() {
-	kept := t.kept[:0]
-	*t = tracker{}
-	t.kept = kept
+	*t = tracker{wrapper: t.wrapper, kept: t.kept[:0]}
 }
 
 // plain marks the bytes that an object or array we don't read can be skipped over.
@@ -150,7 +150,7 @@ func (t *tracker) begin() bool {
 		return false
 	}
 	switch t.member {
-	case slotChoices, slotResponse, slotGroq:
+	case slotChoices, slotWrapper:
 		return false
 	}
 	t.capturing, t.overflow = true, false
@@ -168,7 +168,7 @@ func (t *tracker) open(c byte) {
 	t.inScalar = false
 	t.depth++
 	if t.depth < len(t.objects) {
-		t.objects[t.depth] = c == '{' && (t.depth == 1 || member == slotResponse || member == slotGroq)
+		t.objects[t.depth] = c == '{' && (t.depth == 1 || member == slotWrapper)
 		if t.objects[t.depth] {
 			t.wantName = true
 			t.inside = member
@@ -184,7 +184,7 @@ func (t *tracker) endString(tail []byte) {
 		t.inName = false
 		t.member = none
 		if t.nameLen <= len(t.name) {
-			t.member = slotOf(unescape(t.name[:t.nameLen-1]), t.inside) // without the quote
+			t.member = t.slotOf(unescape(t.name[:t.nameLen-1])) // without the quote
 		}
 		return
 	}

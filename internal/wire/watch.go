@@ -26,9 +26,9 @@ const (
 // upstream that sends more than that after its terminal event is let through:
 // by then Terminal has been true for long, and the record can be written.
 type Watcher struct {
-	endpoint Endpoint
-	options  WatchOptions
-	closed   bool
+	answer  *answerFormat // nil = the answer passes unread
+	options WatchOptions
+	closed  bool
 
 	t          tracker
 	usage      llm.Usage
@@ -51,7 +51,11 @@ func Watch(ep Endpoint, o WatchOptions) *Watcher {
 	if o.HoldJSON <= 0 {
 		o.HoldJSON = defaultHoldJSON
 	}
-	return &Watcher{endpoint: ep, options: o}
+	w := &Watcher{answer: ep.format().answer, options: o}
+	if w.answer != nil {
+		w.t.wrapper = w.answer.wrapper
+	}
+	return w
 }
 
 // Push takes the next bytes of the answer and returns those that may be sent
@@ -59,7 +63,7 @@ func Watch(ep Endpoint, o WatchOptions) *Watcher {
 // until the next call, and p must not be changed before then.
 func (w *Watcher) Push(p []byte) (forward []byte) {
 	switch {
-	case w.closed || w.endpoint == Other || len(p) == 0:
+	case w.closed || w.answer == nil || len(p) == 0:
 		return p
 	case w.options.Stream:
 		return w.pushStream(p)
@@ -77,7 +81,7 @@ func (w *Watcher) Close() (tail []byte) {
 		return nil
 	}
 	w.closed = true
-	if w.options.Stream && w.endpoint != Other {
+	if w.options.Stream && w.answer != nil {
 		w.closeStream()
 	}
 	tail, w.held = w.held, nil
@@ -112,7 +116,7 @@ func (w *Watcher) Terminal() bool {
 // until that has come, or Close says that none will, it is not complete.
 func (w *Watcher) Complete() bool {
 	if w.options.Stream {
-		return w.stream.ended && !(w.endpoint == Responses && w.stream.open)
+		return w.stream.ended && !(w.stream.open && w.answer.speaks)
 	}
 	return w.t.done && !w.t.junk
 }

@@ -1,0 +1,52 @@
+package wire
+
+import "bytes"
+
+// An answerFormat says how answers are read: where the usage stands, and which
+// event is the last.
+type answerFormat struct {
+	wrapper *wrapper                      // nil = usage stands at the top level only
+	worth   func(data []byte) bool        // an event may be the last, or tell the usage: the tracker reads it
+	judge   func(e *trackedEvent) verdict // what an event is that the tracker has read
+	speaks  bool                          // the last event carries content, so clients wait for its blank line
+}
+
+// A wrapper is a member that usage stands in besides the top level, which
+// outranks it.
+type wrapper struct {
+	name  string
+	whole bool // it holds the whole answer: its id, model and error too
+}
+
+// chunks is the format of chat and completions: a stream ends with a chunk that
+// has usage and no choices, and with [DONE]. Groq's streams put their usage into
+// x_groq. Answers that are no streams have usage at the top level.
+var chunks = answerFormat{
+	wrapper: &wrapper{name: "x_groq"},
+	worth: func(data []byte) bool {
+		return hasUsage(data) || bytes.HasPrefix(data, errorPrefix)
+	},
+	judge: func(e *trackedEvent) verdict {
+		if e.usageRank == rankTop && !e.hasChoices {
+			return usageChunk
+		}
+		return content
+	},
+}
+
+// typedEvents is the format of Responses: each event names its type, and the
+// last has the whole answer in it.
+var typedEvents = answerFormat{
+	wrapper: &wrapper{name: "response", whole: true},
+	worth: func(data []byte) bool {
+		typ, ok := leadingType(data)
+		return !ok || kindOf(typ) != kindOther
+	},
+	judge: func(e *trackedEvent) verdict {
+		if e.kind == kindTerminal || e.kind == kindTerminalFailed {
+			return terminal
+		}
+		return content
+	},
+	speaks: true,
+}
