@@ -28,7 +28,7 @@ var floors = [][]string{
 	// Leaves: each knows one subject.
 	{
 		"internal/budget", "internal/ledger", "internal/limit", "internal/price", "internal/provider", "internal/session",
-		"internal/tokens", "internal/upstream", "internal/wire",
+		"internal/tokens", "internal/upstream", "internal/wire", "internal/metrics",
 	},
 	// Parts of a leaf.
 	{"internal/limit/queue", "internal/limit/lane"},

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -55,7 +56,7 @@ func TestBody_QueueFullOfBodiesRefuses(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _, _ = try(ctx, "POST", s.URL+"/v1/chat/completions", long) }()
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
 	if a := send(t, "POST", s.URL+"/v1/chat/completions", long); a.StatusCode != 503 || errorOf(t, a) != "queue_full" {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
@@ -216,15 +217,15 @@ func TestClient_QueuedUploadThatLeavesIsNotSent(t *testing.T) {
 		done <- struct{}{}
 	}
 	go ask(first, "/v1/chat/completions")
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
 	go ask(second, "/v1/moderations")
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	leaveSecond()
 	<-done
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 })
 	leaveFirst()
 	<-done
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 	if n := len(sim.Ledger()); n != 1 {
 		t.Errorf("%d requests reached the upstream, want 1", n)
 	}
@@ -262,7 +263,7 @@ func TestOutcome_InStreamErrorIsNotComplete(t *testing.T) {
 		_, _ = io.WriteString(w, eventA+"data: {\"error\":{\"message\":\"boom\",\"type\":\"server_error\"}}\n\n"+doneEvent)
 	}))
 	open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 	if rows := s.rows("s"); len(rows) != 1 || rows[0].Outcome != ledger.UpstreamError.String() {
 		t.Errorf("rows %+v", rows)
 	}

@@ -133,9 +133,9 @@ func (s *server) budgetUsed(ctx context.Context, l budget.Limit, since time.Time
 	return sum, err
 }
 
-// budgetUsedUp and budgetPassed make a budget that only warns heard.
+// budgetUsedUp and BudgetPassed make a budget that only warns heard.
 func (s *server) budgetUsedUp(l budget.Limit) {
 	s.logger.Warn("budget used up", "rule", l.Name, "budget", strings.ReplaceAll(l.Scope, "\x1f", " / "), "per", string(l.Per))
 }
 
-func (s *server) budgetPassed(l budget.Limit) { s.metrics.budgetPassed.WithLabelValues(l.Name).Inc() }
+func (s *server) budgetPassed(l budget.Limit) { s.metrics.BudgetPassed.WithLabelValues(l.Name).Inc() }

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
@@ -52,9 +53,9 @@ func wantAnswered(t *testing.T, a answer) {
 }
 
 // usage reads GET /usage.
-func (s *sidecar) usage(query string, headers ...string) usageAnswer {
+func (s *sidecar) usage(query string, headers ...string) admin.UsageAnswer {
 	s.t.Helper()
-	var u usageAnswer
+	var u admin.UsageAnswer
 	a := send(s.t, "GET", s.URL+"/usage?"+query, "", headers...)
 	if err := json.Unmarshal([]byte(a.body), &u); err != nil || a.StatusCode != 200 {
 		s.t.Fatalf("%d %v: %s", a.StatusCode, err, a.body)
@@ -345,12 +346,12 @@ func TestBudget_IsGivenBackUnsent(t *testing.T) {
 	big := strings.Replace(chat, "{", `{"max_tokens":90,`, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.ask("other") })
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
 	ctx, leave := context.WithCancel(t.Context())
 	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/held/chat/completions", big) })
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	leave()
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 })
 	close(answers)
 	wg.Wait()
 	a := send(t, "POST", s.URL+"/v1/session/held/chat/completions", big, "X-Queue-Timeout", "2s")
@@ -410,7 +411,7 @@ func TestBudget_WaitingEnds(t *testing.T) {
 	defer wg.Wait()
 	defer leave()
 	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", big) })
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
 	a := send(t, "POST", s.URL+"/v1/session/b/chat/completions", big, "X-Queue-Timeout", "20ms")
 	if a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" || a.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %s", a.StatusCode, a.body)
@@ -570,7 +571,7 @@ func TestUsage_OfARequestByThePriceOfItsDay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n, want := range map[int]string{1: "1.00", 2: "1.00", 3: "5.00"} {
-		row := requestRowOf(ledger.Record{Model: "m", StartedAt: day(n), UsageKnown: true, Usage: llm.Usage{Input: 1e6}}, table)
+		row := admin.RequestRowOf(ledger.Record{Model: "m", StartedAt: day(n), UsageKnown: true, Usage: llm.Usage{Input: 1e6}}, table)
 		if row.Cost == nil || *row.Cost != want {
 			t.Errorf("day %d costs %v, want %s", n, row.Cost, want)
 		}

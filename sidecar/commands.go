@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 )
 
@@ -223,8 +224,8 @@ func reason(body io.Reader) string {
 	return ""
 }
 
-// state says in words what keeps a group from sending, besides its limits.
-func (g queueGroup) state() string {
+// stateOf says in words what keeps a group from sending, besides its limits.
+func stateOf(g admin.QueueGroup) string {
 	var words []string
 	if g.PausedUntil != nil {
 		words = append(words, "paused until "+*g.PausedUntil)
@@ -239,7 +240,7 @@ func (g queueGroup) state() string {
 }
 
 func printQueue(ctx context.Context, stdout io.Writer, cfg *config.Config) error {
-	var status queueStatus
+	var status admin.QueueStatus
 	if err := ask(ctx, cfg, cfg.OperatorsAddr(), "/queue/status", &status); err != nil {
 		return err
 	}
@@ -251,7 +252,7 @@ func printQueue(ctx context.Context, stdout io.Writer, cfg *config.Config) error
 			g.Name = "(all models)"
 			status.Groups[i].Name = g.Name
 		}
-		fmt.Fprintf(out, "%s\t%d\t%d\t%s\n", g.Name, g.Waiting, g.InFlight, g.state())
+		fmt.Fprintf(out, "%s\t%d\t%d\t%s\n", g.Name, g.Waiting, g.InFlight, stateOf(g))
 	}
 	fmt.Fprintln(out, "\nGROUP\tLIMIT\tLEVEL\tOF\tSOURCE")
 	for _, g := range status.Groups {

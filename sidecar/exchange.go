@@ -222,7 +222,7 @@ func (x *exchange) end(failure error) {
 	if x.row.Attempts == 0 && !x.waits.IsZero() {
 		x.row.QueueWait = time.Since(x.waits) // all that it did
 	}
-	x.s.metrics.observe(x, failure)
+	x.s.count(x, failure)
 	model := x.row.Model
 	if model == "" && x.req != nil { // nothing was sent, so there is no row
 		model = storable(x.req.Model)

@@ -22,8 +22,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -293,7 +295,7 @@ func TestFault_13_NonsenseAnswersPass(t *testing.T) {
 // atRest waits until nothing of any request is left.
 func (s *sidecar) atRest() {
 	s.t.Helper()
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
 	metrics := send(s.t, "GET", s.URL+"/metrics", "").body
 	for _, gauge := range []string{"in_flight", "queue_depth", "drains", "body_bytes", "ledger_pending"} {
 		if !strings.Contains(metrics, "llm_queue_proxy_"+gauge+" 0\n") {
@@ -431,7 +433,7 @@ func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	}
 	transport := upstream.NewTransport()
 	s := newServer(dependencies{
-		Config: cfg, Logger: quiet, Ledger: store, Metrics: newMetrics(), Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
+		Config: cfg, Logger: quiet, Ledger: store, Metrics: metrics.New(), Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: target, Key: func() string { return "sk-upstream-canary" }, Transport: panicking{transport}}),
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -554,7 +556,7 @@ func TestFault_02_ManyLeaveAtOnce(t *testing.T) {
 	if a := send(t, "GET", s.URL+"/readyz", ""); a.StatusCode != 200 {
 		t.Errorf("readiness: %d", a.StatusCode)
 	}
-	s.waitFor(func(q queueStatus) bool { return q.InFlight <= clients/10 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight <= clients/10 })
 	// A tenth may be read on; all others are booked by now.
 	if got := len(s.status()); got < clients-clients/10 {
 		t.Errorf("%d sessions are known, want %d", got, clients-clients/10)

@@ -3,31 +3,12 @@ package main
 import (
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 )
-
-// FuzzAdminQuery reads any query of the sidecar's own routes.
-func FuzzAdminQuery(f *testing.F) {
-	for _, seed := range []string{"limit=1", "limit=501&cursor=x", "from=2026-01-31", "to=2026-01-31T12:00:00Z", "from=yesterday", "limit=%00", "limit=1;cursor=2", "from=10000-01-01"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		query, _ := url.ParseQuery(text)
-		if limit, _, err := pageOf(query); err == nil && (limit < 1 || limit > 500) {
-			t.Errorf("%q: limit %d", text, limit)
-		}
-		for _, name := range []string{"from", "to"} {
-			if at, err := timeOf(query.Get(name), time.Time{}); err == nil && query.Get(name) != "" && at.Year() > 9999 {
-				t.Errorf("%q: %v", text, at)
-			}
-		}
-	})
-}
 
 // FuzzNames takes any name and header that a client may send.
 func FuzzNames(f *testing.F) {

@@ -12,9 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -40,8 +42,8 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				begun := time.Now()
 				time.AfterFunc(lasts, func() { b.down.Store(false) })
 				halfOpen := func() (open bool) {
-					for _, g := range queueStatusOf(b.server.limits.Snapshot(), time.Now()).Groups {
-						open = open || g.HalfOpen && strings.Contains(g.state(), "half-open")
+					for _, g := range admin.QueueStatusOf(b.server.limits.Snapshot(), time.Now()).Groups {
+						open = open || g.HalfOpen && strings.Contains(stateOf(g), "half-open")
 					}
 					return open
 				}
@@ -106,7 +108,7 @@ func TestHalfOpen_HTTP2RefusalsGoThroughTheQueue(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := newServer(dependencies{
-				Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
+				Config: config, Logger: logger, Ledger: store, Metrics: metrics.New(),
 				Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 				Upstream: upstream.New(upstream.Config{Base: address, Key: func() string { return "sk-1" }, Transport: transport}),
 			})

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
@@ -219,9 +220,9 @@ func errorOf(t *testing.T, a answer) (code string) {
 }
 
 // status reads GET /sessions/status.
-func (s *sidecar) status() map[string]sessionStatus {
+func (s *sidecar) status() map[string]admin.SessionStatus {
 	s.t.Helper()
-	var all map[string]sessionStatus
+	var all map[string]admin.SessionStatus
 	a := send(s.t, "GET", s.URL+"/sessions/status", "")
 	if err := json.Unmarshal([]byte(a.body), &all); err != nil {
 		s.t.Fatalf("%v: %s", err, a.body)
@@ -229,10 +230,15 @@ func (s *sidecar) status() map[string]sessionStatus {
 	return all
 }
 
+// totals is a session's status.
+func totals(id string, prompt, completion, requests int64) admin.SessionStatus {
+	return admin.SessionStatus{SessionID: id, PromptTokens: prompt, CompletionTokens: completion, TotalTokens: prompt + completion, RequestCount: requests}
+}
+
 // rows reads a session's rows, the newest first.
-func (s *sidecar) rows(session string) []requestRow {
+func (s *sidecar) rows(session string) []admin.RequestRow {
 	s.t.Helper()
-	var page struct{ Requests []requestRow }
+	var page struct{ Requests []admin.RequestRow }
 	a := send(s.t, "GET", s.URL+"/sessions/"+session+"/requests", "")
 	if err := json.Unmarshal([]byte(a.body), &page); err != nil {
 		s.t.Fatalf("%v: %s", err, a.body)

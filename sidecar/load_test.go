@@ -18,6 +18,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -84,7 +85,7 @@ func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop 
 		t.Fatal(err)
 	}
 	b.server = newServer(dependencies{
-		Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
+		Config: config, Logger: logger, Ledger: store, Metrics: metrics.New(),
 		Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: upTransport}),
 	})

@@ -39,11 +39,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -174,7 +176,7 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, level *
 		Config: cfg, Logger: logger, Level: level, Ledger: store,
 		Limits:  limit.New(cfg.Limiter(logger)),
 		Tokens:  tokens.New(tokens.Config{}),
-		Metrics: newMetrics(),
+		Metrics: metrics.New(),
 	})
 	s.restore(ctx)
 	return s, nil
@@ -205,7 +207,7 @@ type dependencies struct {
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
 	Tokens   *tokens.Estimator
-	Metrics  *metrics
+	Metrics  *metrics.Metrics
 	Upstream *upstream.Client
 }
 
@@ -221,7 +223,11 @@ func newServer(d dependencies) *server {
 		clients:  httpapi.NewConnections(httpapi.ConnectionsFor(maxFiles())),
 	}
 	s.cfg.Store(d.Config)
-	s.guard = httpapi.NewGuard(accessOf(d.Config), d.Logger, func(code string) { s.metrics.refused.WithLabelValues(code).Inc() })
+	s.guard = httpapi.NewGuard(accessOf(d.Config), d.Logger, func(code string) { s.metrics.Refused.WithLabelValues(code).Inc() })
+	s.admin = &admin.Admin{
+		Settings: &s.cfg, Ledger: d.Ledger, Limits: d.Limits, Metrics: d.Metrics.Handler(), Logger: d.Logger,
+		Draining: s.guard.Draining, Unfit: func() error { return s.ledgerFit(s.cfg.Load()) },
+	}
 	s.key = newProviderKey(d.Config, d.Logger)
 	if s.upstream == nil {
 		keyHeader := "Authorization"
@@ -237,7 +243,7 @@ func newServer(d dependencies) *server {
 	}
 	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
 	s.over, s.endAll = context.WithCancel(context.Background())
-	s.metrics.watch(s.limits, s.ledger, s)
+	s.watch()
 	return s
 }
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -165,7 +166,7 @@ func TestNginx_EventsAreLive(t *testing.T) {
 				if rest, err := io.ReadAll(body); err != nil || string(rest) != doneEvent {
 					t.Errorf("end %q, %v", rest, err)
 				}
-				if got := s.status()["behind.nginx:1"]; got != (sessionStatus{"behind.nginx:1", 7, 2, 9, 1}) {
+				if got := s.status()["behind.nginx:1"]; got != totals("behind.nginx:1", 7, 2, 1) {
 					t.Errorf("booked %+v", got)
 				}
 			})
@@ -205,12 +206,12 @@ func TestNginx_ClientThatLeavesTheQueueIsNoticed(t *testing.T) {
 				_, err := through(t, ctx, url, chatStream)
 				left <- err
 			}()
-			s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+			s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 			leave()
 			if err := <-left; !errors.Is(err, context.Canceled) {
 				t.Errorf("the second got %v", err)
 			}
-			s.waitFor(func(q queueStatus) bool { return q.Waiting == 0 && q.InFlight == 1 })
+			s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 && q.InFlight == 1 })
 			close(up.pieces)
 			_, _ = io.Copy(io.Discard, first.Body)
 		})

@@ -142,7 +142,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 			if x.ctx.Err() != nil {
 				return nil, err // nobody waits for another try
 			}
-			s.metrics.attempts.WithLabelValues("not_sent").Inc()
+			s.metrics.Attempts.WithLabelValues("not_sent").Inc()
 			s.logger.Warn("upstream unreachable", "request_id", x.id.String(), "unsent", unsent, "error", err.Error())
 			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
 				return nil, err
@@ -164,7 +164,7 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 		switch {
 		case verdict == upstream.Throttled:
 			throttle := wire.ParseThrottle(s.upstream.Host(), resp.Header, peek(resp), now)
-			s.metrics.upstream429.WithLabelValues(throttleReason(throttle)).Inc()
+			s.metrics.Upstream429.WithLabelValues(throttleReason(throttle)).Inc()
 			if throttle.Kind == wire.Quota || throttle.Kind == wire.TooLarge {
 				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
 				return resp, nil
@@ -176,13 +176,13 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 				return nil, err
 			}
 		case verdict == upstream.Unavailable && !x.streamed() && s.repeats.spend(now):
-			s.metrics.attempts.WithLabelValues("unavailable").Inc()
+			s.metrics.Attempts.WithLabelValues("unavailable").Inc()
 			x.discard(resp)
 			if err := lease.Unavailable(queue, pause); err != nil {
 				return nil, err
 			}
 		case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && s.key.replaced(s.upstream.KeyOf(resp)):
-			s.metrics.attempts.WithLabelValues("key_replaced").Inc()
+			s.metrics.Attempts.WithLabelValues("key_replaced").Inc()
 			x.rekeyed = true
 			x.discard(resp)
 			if err := lease.Retry(queue); err != nil {
@@ -335,7 +335,7 @@ func (x *exchange) record(usage *llm.Usage, failure error) {
 		if !errors.Is(err, ledger.ErrInvalid) { // the others' records are not concerned
 			x.s.lostAt.Store(time.Now().UnixNano())
 		}
-		x.s.metrics.unrecorded.Inc()
+		x.s.metrics.Unrecorded.Inc()
 		x.s.logger.Error("usage not recorded", "error", err.Error(), "record", ledgerRow(x.row))
 	}
 	x.settleBudget()

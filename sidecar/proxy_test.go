@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -49,7 +50,7 @@ func TestProxy_BytesGoUpAndComeDownAsTheyAre(t *testing.T) {
 		!strings.HasPrefix(got.Get("Server-Timing"), "queue;dur=") {
 		t.Errorf("headers down: %v", got)
 	}
-	if got := s.status()["s1"]; got != (sessionStatus{"s1", 1, 2, 3, 1}) {
+	if got := s.status()["s1"]; got != totals("s1", 1, 2, 1) {
 		t.Errorf("booked %+v", got)
 	}
 }
@@ -385,7 +386,7 @@ func TestProxy_AdminAnswers(t *testing.T) {
 	if len(all) != 2 || all["s-1"].RequestCount != 2 || all["s-1"].TotalTokens != all["s-1"].PromptTokens+all["s-1"].CompletionTokens || all["s-2"].CompletionTokens != 5 {
 		t.Errorf("status %+v", all)
 	}
-	var one sessionStatus
+	var one admin.SessionStatus
 	for _, path := range []string{"/sessions/s-1/status", "/v1/session/s-1/status"} {
 		a := send(t, "GET", s.URL+path, "")
 		if err := json.Unmarshal([]byte(a.body), &one); err != nil || one != all["s-1"] {
@@ -396,7 +397,7 @@ func TestProxy_AdminAnswers(t *testing.T) {
 		}
 	}
 	var page struct {
-		Sessions   []sessionRow
+		Sessions   []admin.SessionRow
 		NextCursor *string `json:"next_cursor"`
 	}
 	a := send(t, "GET", s.URL+"/sessions?limit=1", "")
@@ -455,17 +456,17 @@ func TestProxy_QueuedClientThatLeavesSendsNothing(t *testing.T) {
 	defer leaveSecond()
 	done := make(chan error, 2)
 	go func() { _, err := try(first, "POST", s.URL+"/v1/session/a/chat/completions", chat); done <- err }()
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
 	go func() { _, err := try(second, "POST", s.URL+"/v1/session/b/chat/completions", chat); done <- err }()
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	leaveSecond()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 0 && q.InFlight == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 && q.InFlight == 1 })
 	leaveFirst()
 	<-done
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 	if n := len(sim.Ledger()); n != 1 {
 		t.Errorf("%d requests reached the upstream, want 1", n)
 	}
@@ -475,10 +476,10 @@ func TestProxy_QueuedClientThatLeavesSendsNothing(t *testing.T) {
 }
 
 // waitFor polls the queue's status until it is as asked.
-func (s *sidecar) waitFor(ok func(queueStatus) bool) {
+func (s *sidecar) waitFor(ok func(admin.QueueStatus) bool) {
 	s.t.Helper()
 	for range 5000 {
-		var q queueStatus
+		var q admin.QueueStatus
 		if err := json.Unmarshal([]byte(send(s.t, "GET", s.URL+"/queue/status", "").body), &q); err != nil {
 			s.t.Fatal(err)
 		}

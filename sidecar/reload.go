@@ -41,7 +41,7 @@ func (s *server) reload() {
 		}
 	}
 	if len(faults) > 0 {
-		s.metrics.reloaded.Set(0)
+		s.metrics.Reloaded.Set(0)
 		s.logger.Error("settings not reloaded, the old ones stay", "faults", faults)
 		return
 	}
@@ -50,8 +50,8 @@ func (s *server) reload() {
 	s.key.configure(next)
 	s.budgets.Reread()                               // prices may have changed
 	_ = s.level.UnmarshalText([]byte(next.LogLevel)) // checked by the setting
-	s.metrics.reloaded.Set(1)
-	s.metrics.reloadedAt.Set(float64(time.Now().Unix()))
+	s.metrics.Reloaded.Set(1)
+	s.metrics.ReloadedAt.Set(float64(time.Now().Unix()))
 	s.logger.Info("settings reloaded", "changed", next.ChangedFrom(old), "limits", next.LimitsText())
 	if len(next.Pending) > 0 {
 		s.logger.Warn("some changed settings need a restart, their old values stay", "settings", next.Pending)

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -74,9 +75,9 @@ func TestReload_RaisesALimitAndKeepsTheQueue(t *testing.T) {
 		t.Fatalf("%s arrived", got)
 	}
 	go ask("second")
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	go ask("third")
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 2 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 2 })
 
 	rewrite(t, file, "settings: {MAX_CONCURRENT_REQUESTS: -1}\n")
 	line := s.hangup(false)
@@ -94,7 +95,7 @@ func TestReload_RaisesALimitAndKeepsTheQueue(t *testing.T) {
 	if got := <-arrived; got != "second" {
 		t.Errorf("%s was sent next", got)
 	}
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 && q.InFlight == 2 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 && q.InFlight == 2 })
 	close(leave)
 	for range 3 {
 		if status := <-answers; status != 200 {
@@ -104,7 +105,7 @@ func TestReload_RaisesALimitAndKeepsTheQueue(t *testing.T) {
 }
 
 func (s *sidecar) waiting() (n int) {
-	s.waitFor(func(q queueStatus) bool { n = q.Waiting; return true })
+	s.waitFor(func(q admin.QueueStatus) bool { n = q.Waiting; return true })
 	return n
 }
 

@@ -17,10 +17,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -322,7 +324,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: quiet, Ledger: store, Metrics: newMetrics(),
+		Config: cfg, Logger: quiet, Ledger: store, Metrics: metrics.New(),
 		Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: cfg.BaseURL, Key: func() string { return "sk-1" }, Transport: canned{}, Private: session.Headers()}),
 	})
@@ -353,9 +355,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 		t.Errorf("the heap grew from %d to %d kB", before>>10, after>>10)
 	}
 	w := httptest.NewRecorder()
-	if err := s.handleMetrics(w, httptest.NewRequest("GET", "/metrics", nil), ""); err != nil {
-		t.Fatal(err)
-	}
+	s.metrics.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if series := strings.Count(w.Body.String(), "\n"); series > 2000 {
 		t.Errorf("%d lines of metrics", series)
 	}
@@ -407,5 +407,6 @@ func decoded(t *testing.T) *wire.Request {
 func configured(cfg *config.Config) *server {
 	s := &server{logger: quiet}
 	s.cfg.Store(cfg)
+	s.admin = &admin.Admin{Settings: &s.cfg}
 	return s
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
@@ -68,7 +69,7 @@ func (l *lives) live(restored bool, use func(b *bubble)) {
 	transport := upstream.NewTransport()
 	transport.DialContext = l.up.DialContext
 	s := newServer(dependencies{
-		Config: l.config, Logger: logger, Ledger: l.store, Metrics: newMetrics(),
+		Config: l.config, Logger: logger, Ledger: l.store, Metrics: metrics.New(),
 		Limits: limit.New(l.config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: transport}),
 	})

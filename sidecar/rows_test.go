@@ -8,13 +8,14 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
 // sessionsOf reads the first page of GET /sessions.
-func (s *sidecar) sessionsPage() (rows []sessionRow) {
+func (s *sidecar) sessionsPage() (rows []admin.SessionRow) {
 	s.t.Helper()
-	var page struct{ Sessions []sessionRow }
+	var page struct{ Sessions []admin.SessionRow }
 	a := send(s.t, "GET", s.URL+"/sessions", "")
 	if err := json.Unmarshal([]byte(a.body), &page); err != nil {
 		s.t.Fatalf("%v: %s", err, a.body)
@@ -54,7 +55,7 @@ func TestRows_NotSentNoRow(t *testing.T) {
 			_, err := try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", chat)
 			result <- err
 		}()
-		eventually(t, "the request is on its way", func() bool { return metric(t, s.URL, namespace+"_in_flight") == "1" })
+		eventually(t, "the request is on its way", func() bool { return metric(t, s.URL, "llm_queue_proxy_in_flight") == "1" })
 		cancel()
 		<-result
 		eventually(t, "the request is over", func() bool { return len(s.log.lines("request")) == 1 })

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -36,10 +37,10 @@ func (s *stage) reconcile() {
 			}
 		}
 	}
-	var totals map[string]sessionStatus
+	var totals map[string]admin.SessionStatus
 	s.admin("/sessions/status", &totals)
 	for _, c := range s.plan.calls {
-		var page struct{ Requests []requestRow }
+		var page struct{ Requests []admin.RequestRow }
 		s.admin("/sessions/"+c.session()+"/requests", &page)
 		s.checkCall(c, &s.outcomes[c.id], attempts[c.id], page.Requests, totals[c.session()])
 	}
@@ -47,7 +48,7 @@ func (s *stage) reconcile() {
 }
 
 // checkCall is the reconciliation of one call.
-func (s *stage) checkCall(c call, o *outcome, attempts []provider.Entry, rows []requestRow, total sessionStatus) {
+func (s *stage) checkCall(c call, o *outcome, attempts []provider.Entry, rows []admin.RequestRow, total admin.SessionStatus) {
 	fail := func(format string, args ...any) {
 		s.t.Helper()
 		var faults []string
@@ -118,7 +119,7 @@ func (s *stage) checkCall(c call, o *outcome, attempts []provider.Entry, rows []
 		fail("unknown usage has numbers")
 	}
 	// The session's totals are its row's.
-	want := sessionStatus{SessionID: c.session()}
+	want := admin.SessionStatus{SessionID: c.session()}
 	if exact {
 		want.PromptTokens, want.CompletionTokens = *row.PromptTokens, *row.CompletionTokens
 		want.TotalTokens = want.PromptTokens + want.CompletionTokens
@@ -126,7 +127,7 @@ func (s *stage) checkCall(c call, o *outcome, attempts []provider.Entry, rows []
 	if row.Metered && row.Status >= 200 && row.Status < 300 {
 		want.RequestCount = 1
 	}
-	if total != want && (total != sessionStatus{} || want.RequestCount > 0) {
+	if total != want && (total != admin.SessionStatus{} || want.RequestCount > 0) {
 		fail("the session's totals are %+v, its row says %+v", total, want)
 	}
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -234,7 +235,7 @@ func (s *stage) start() {
 		s.t.Fatal(err)
 	}
 	srv := newServer(dependencies{
-		Config: config, Logger: logger, Ledger: store, Metrics: newMetrics(),
+		Config: config, Logger: logger, Ledger: store, Metrics: metrics.New(),
 		Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
 		Upstream: upstream.New(upstream.Config{
 			Base: base, Key: func() string { return upstreamCanary }, Transport: transport,

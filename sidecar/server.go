@@ -10,11 +10,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
@@ -25,7 +27,7 @@ type server struct {
 	key      *providerKey
 	level    *slog.LevelVar // of logger
 	logger   *slog.Logger
-	metrics  *metrics
+	metrics  *metrics.Metrics
 	limits   *limit.Limiter
 	tokens   *tokens.Estimator
 	upstream *upstream.Client
@@ -43,6 +45,7 @@ type server struct {
 	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
 
 	guard   *httpapi.Guard
+	admin   *admin.Admin
 	clients *httpapi.Connections
 	systemd *systemd // nil: no service manager asks
 
@@ -51,33 +54,14 @@ type server struct {
 	endAll    context.CancelFunc
 }
 
-// routes is the whole HTTP surface. With ADMIN_ADDR the main listener serves
-// the API and health only.
+// routes is the whole HTTP surface.
 func (s *server) routes() []httpapi.Route {
-	admin := httpapi.BothListeners
-	if s.cfg.Load().AdminAddr != "" {
-		admin = httpapi.AdminListener
-	}
-	return []httpapi.Route{
+	routes := []httpapi.Route{
 		{Pattern: httpapi.APIPattern, On: httpapi.MainListener, Handler: s.handle},
 		{Pattern: "/v1", On: httpapi.MainListener, Handler: httpapi.Unknown}, // or the mux would redirect, past the guard
-		{Pattern: "GET /v1/session/{id}/status", On: httpapi.MainListener, Handler: operators(s.handleSessionStatus)},
-
-		{Pattern: "GET /sessions/status", On: admin, Handler: operators(s.handleStatus)},
-		{Pattern: "GET /sessions/{id}/status", On: admin, Handler: operators(s.handleSessionStatus)},
-		{Pattern: "GET /sessions/{id}/requests", On: admin, Handler: operators(s.handleRequests)},
-		{Pattern: "GET /sessions", On: admin, Handler: operators(s.handleSessions)},
-		{Pattern: "DELETE /sessions/{id}", On: admin, Handler: operators(s.handleDeleteSession)},
-		{Pattern: "GET /usage", On: admin, Handler: operators(s.handleUsage)},
-		{Pattern: "GET /queue/status", On: admin, Handler: operators(s.handleQueue)},
-		{Pattern: "GET /metrics", On: admin, Handler: operators(s.handleMetrics)},
-
-		{Pattern: "GET /livez", On: httpapi.BothListeners, Open: true, Handler: operators(s.handleLive)},
-		{Pattern: "GET /healthz", On: httpapi.BothListeners, Open: true, Handler: operators(s.handleLive)},
-		{Pattern: "GET /readyz", On: httpapi.BothListeners, Open: true, Handler: operators(s.handleReady)},
-
 		{Pattern: "/", On: httpapi.BothListeners, Handler: httpapi.Unknown},
 	}
+	return append(routes, s.admin.Routes()...)
 }
 
 // handlerFor serves the routes of one listener.

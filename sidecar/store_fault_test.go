@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -113,7 +114,7 @@ func booking(t *testing.T, url, session string, n int) {
 func booked(t *testing.T, url, session string, sim *provider.Server) {
 	t.Helper()
 	want := sim.Totals()
-	var got sessionStatus
+	var got admin.SessionStatus
 	var a answer
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -130,7 +131,7 @@ func booked(t *testing.T, url, session string, sim *provider.Server) {
 	rows := 0
 	for cursor := ""; ; {
 		var page struct {
-			Requests   []requestRow
+			Requests   []admin.RequestRow
 			NextCursor *string `json:"next_cursor"`
 		}
 		a := send(t, "GET", url+"/sessions/"+session+"/requests?limit=500&cursor="+cursor, "")
@@ -168,7 +169,7 @@ func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
 	if code, status := readiness(t, s.URL); code != 200 || status != "degraded" {
 		t.Errorf("ready: %d %s; want degraded, for the journal takes the records", code, status)
 	}
-	if got := metric(t, s.URL, namespace+"_ledger_journaled"); got != "40" {
+	if got := metric(t, s.URL, "llm_queue_proxy_ledger_journaled"); got != "40" {
 		t.Errorf("%s records in the journal; want 40", got)
 	}
 	if a := send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != 503 || errorOf(t, a) != "ledger_unavailable" {
@@ -177,7 +178,7 @@ func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
 	release()
 	booked(t, s.URL, "a", sim)
 	eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })
-	if got := metric(t, s.URL, namespace+"_ledger_journaled"); got != "0" {
+	if got := metric(t, s.URL, "llm_queue_proxy_ledger_journaled"); got != "0" {
 		t.Errorf("%s records in the journal; want none", got)
 	}
 }
@@ -279,7 +280,7 @@ func TestStoreFault_DiskFull(t *testing.T) {
 				if record, _ := json.Marshal(lost[0]["record"]); !strings.Contains(string(record), `"prompt_tokens":`) {
 					t.Errorf("the log does not hold the record: %s", record)
 				}
-				if got := metric(t, s.URL, namespace+"_records_failed_total"); got == "0" || got == "" {
+				if got := metric(t, s.URL, "llm_queue_proxy_records_failed_total"); got == "0" || got == "" {
 					t.Errorf("records_failed_total = %q", got)
 				}
 				for _, name := range []string{ballast, keep} {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -109,7 +110,7 @@ func TestStream_IsLiveAndItsEndWaitsForTheLedger(t *testing.T) {
 			if err != nil || string(rest) != want {
 				t.Errorf("end %q, %v; want %q", rest, err, want)
 			}
-			if got := s.status()["s"]; got != (sessionStatus{"s", 7, 2, 9, 1}) {
+			if got := s.status()["s"]; got != totals("s", 7, 2, 1) {
 				t.Errorf("booked %+v", got)
 			}
 		})
@@ -157,7 +158,7 @@ func TestStream_ClientThatLeavesMidAnswer(t *testing.T) {
 			} else {
 				<-up.closed
 			}
-			s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+			s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 			rows := s.rows("s")
 			if len(rows) != 1 || rows[0].Outcome != want.outcome || rows[0].UsageSource != want.source {
 				t.Errorf("rows %+v, want %+v", rows, want)
@@ -178,7 +179,7 @@ func TestStream_TruncatedAnswersAreCutOff(t *testing.T) {
 			if !errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(string(body), "[DONE]") {
 				t.Errorf("read %q, %v; want an unexpected end", body, err)
 			}
-			s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+			s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 			if rows := s.rows("s"); len(rows) != 1 || rows[0].Outcome != "truncated" || rows[0].UsageSource != "none" {
 				t.Errorf("rows %+v", rows)
 			}
@@ -287,7 +288,7 @@ func TestShutdown_RefusesWhatCannotFinish(t *testing.T) {
 		}
 		close(queued)
 	}()
-	s.waitFor(func(q queueStatus) bool { return q.Waiting == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	if err := s.stop(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}

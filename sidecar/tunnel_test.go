@@ -15,6 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 )
 
@@ -87,12 +88,12 @@ func TestTunnel_CarriesAWebsocket(t *testing.T) {
 		a, _ := try(t.Context(), "GET", s.URL+"/v1/models", "")
 		queued <- a
 	}()
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 1 && q.Waiting == 1 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 && q.Waiting == 1 })
 	if err := c.Close(websocket.StatusNormalClosure, "bye"); err != nil {
 		t.Errorf("close: %v", err)
 	}
 	<-queued
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
 	if rows := s.rows("s"); len(rows) != 1 || rows[0].Status != 101 || rows[0].Outcome != "complete" || rows[0].Metered || rows[0].UsageSource != "none" || rows[0].Attempts != 1 {
 		t.Errorf("rows %+v", rows)
 	}
@@ -203,7 +204,7 @@ func TestTunnel_HalfCloseReachesTheOtherSide(t *testing.T) {
 	if all, err := io.ReadAll(reader); err != nil || string(all) != "hello early late, <nil>" {
 		t.Errorf("got %q, %v", all, err)
 	}
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 }
 
 func TestTunnel_BreaksOnBothSidesWithEither(t *testing.T) {
@@ -239,7 +240,7 @@ func TestTunnel_BreaksOnBothSidesWithEither(t *testing.T) {
 		t.Error("the client does not see that the provider has gone")
 	}
 	_ = c.CloseNow()
-	s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 }
 
 func TestTunnel_EndsWithTheGrace(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
@@ -53,7 +54,7 @@ func usageCommand(settings func() *config.Config, stdout io.Writer) *cobra.Comma
 // A usageLine is one line of the report; name is what it is of.
 type usageLine struct {
 	name string
-	usageRow
+	admin.UsageRow
 }
 
 // usageLines is a report: by says what its names are.
@@ -85,14 +86,14 @@ func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.T
 		if err != nil {
 			return out, err
 		}
-		defer local.ledger.Close(ctx)
+		defer local.Pricer.Ledger.Close(ctx)
 		from = local
 	}
 	out.by = by
 	if by == "session" && r.session == "" {
 		rows, err := from.sessions(ctx)
 		for _, s := range rows {
-			out.lines = append(out.lines, usageLine{s.SessionID, usageRow{
+			out.lines = append(out.lines, usageLine{s.SessionID, admin.UsageRow{
 				RequestCount: s.RequestCount, UnknownUsageCount: s.UnknownUsageCount, PromptTokens: s.PromptTokens,
 				CompletionTokens: s.CompletionTokens, CachedTokens: s.CachedTokens, ReasoningTokens: s.ReasoningTokens,
 			}})
@@ -112,7 +113,7 @@ func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.T
 	if by == "session" {
 		query.By = nil
 	}
-	answer, err := from.usage(ctx, query)
+	answer, err := from.Usage(ctx, query)
 	out.currency = answer.Currency
 	for _, row := range answer.Rows {
 		name := row.Time
@@ -139,7 +140,7 @@ func instant(text string, now time.Time) (time.Time, error) {
 	if ago, err := config.ParseRetention(text); err == nil {
 		return now.Add(-ago), nil
 	}
-	t, err := timeOf(text, now)
+	t, err := admin.ParseTime(text, now)
 	if err != nil {
 		return t, fmt.Errorf(`%q: want a time such as 2026-01-31T12:00:00Z, a date, or how long ago, such as "7d"`, text)
 	}

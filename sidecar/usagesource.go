@@ -7,14 +7,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
 
 // A source of usage: a running sidecar, or a store.
 type source interface {
-	usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, error)
-	sessions(ctx context.Context) ([]sessionRow, error)
+	Usage(ctx context.Context, q ledger.UsageQuery) (admin.UsageAnswer, error)
+	sessions(ctx context.Context) ([]admin.SessionRow, error)
 }
 
 // remote is a running sidecar.
@@ -24,7 +25,7 @@ func (r remote) get(ctx context.Context, path string, query url.Values, into any
 	return ask(ctx, r.cfg, r.cfg.OperatorsAddr(), path+"?"+query.Encode(), into)
 }
 
-func (r remote) usage(ctx context.Context, q ledger.UsageQuery) (answer usageAnswer, err error) {
+func (r remote) Usage(ctx context.Context, q ledger.UsageQuery) (answer admin.UsageAnswer, err error) {
 	query := url.Values{"from": {q.From.UTC().Format(time.RFC3339)}, "to": {q.To.UTC().Format(time.RFC3339)}, "by": {strings.Join(q.By, ",")}}
 	if q.Session != "" {
 		query.Set("session", q.Session)
@@ -33,9 +34,9 @@ func (r remote) usage(ctx context.Context, q ledger.UsageQuery) (answer usageAns
 	return answer, err
 }
 
-func (r remote) sessions(ctx context.Context) (all []sessionRow, err error) {
+func (r remote) sessions(ctx context.Context) (all []admin.SessionRow, err error) {
 	for query := (url.Values{"limit": {"500"}}); ; {
-		var page sessionPage
+		var page admin.SessionPage
 		if err := r.get(ctx, "/sessions", query, &page); err != nil {
 			return nil, err
 		}
@@ -49,26 +50,29 @@ func (r remote) sessions(ctx context.Context) (all []sessionRow, err error) {
 
 // openStore opens the store of the settings for reading, whether or not a
 // sidecar runs on it.
-func openStore(ctx context.Context, cfg *config.Config) (pricer, error) {
+func openStore(ctx context.Context, cfg *config.Config) (stored, error) {
 	prices, err := cfg.File.PriceTable()
 	if err != nil {
-		return pricer{}, &config.Error{Faults: []string{fmt.Sprintf("prices: %v; see config check", err)}}
+		return stored{}, &config.Error{Faults: []string{fmt.Sprintf("prices: %v; see config check", err)}}
 	}
 	reader, err := ledger.OpenReader(ctx, ledger.Config{Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN)})
 	if err != nil {
-		return pricer{}, &config.Error{Faults: []string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+		return stored{}, &config.Error{Faults: []string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
 	}
-	return pricer{reader, prices, cfg.Currency()}, nil
+	return stored{admin.Pricer{Ledger: reader, Prices: prices, Currency: cfg.Currency()}}, nil
 }
 
-func (p pricer) sessions(ctx context.Context) (all []sessionRow, err error) {
+// stored is a store.
+type stored struct{ admin.Pricer }
+
+func (p stored) sessions(ctx context.Context) (all []admin.SessionRow, err error) {
 	for q := (ledger.SessionQuery{Limit: 500}); ; {
-		page, err := p.ledger.Sessions(ctx, q)
+		page, err := p.Pricer.Ledger.Sessions(ctx, q)
 		if err != nil {
 			return nil, err
 		}
 		for _, one := range page.Sessions {
-			all = append(all, sessionRowOf(one))
+			all = append(all, admin.SessionRowOf(one))
 		}
 		if q.Cursor = page.NextCursor; q.Cursor == "" {
 			return all, nil

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -121,7 +122,7 @@ func (b *bubble) profileAfter(t *testing.T, calls int) string {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var status queueStatus
+	var status admin.QueueStatus
 	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
 		t.Fatal(err)
 	}

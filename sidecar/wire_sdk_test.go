@@ -16,6 +16,8 @@ import (
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/option"
 	goopenai "github.com/sashabaranov/go-openai"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 )
 
 // An oddStream is an answer of a kind that upstreams really send.
@@ -26,7 +28,7 @@ type oddStream struct {
 	left    string // what a client that did not ask gets of body; "": what it gets directly
 	cut     bool   // the connection is cut behind the body
 	apart   bool   // every byte is sent on its own
-	booked  sessionStatus
+	booked  admin.SessionStatus
 }
 
 const (
@@ -37,7 +39,7 @@ const (
 )
 
 func oddStreams() []oddStream {
-	nine, none := sessionStatus{"", 7, 2, 9, 1}, sessionStatus{"", 0, 0, 0, 1}
+	nine, none := totals("", 7, 2, 1), totals("", 0, 0, 1)
 	plain, unasked := eventA+eventB+usageEv+doneEvent, eventA+eventB+doneEvent
 	crlf := strings.NewReplacer("\n", "\r\n").Replace
 	return []oddStream{
@@ -150,7 +152,7 @@ func TestWire_OddStreamsLookAsWithoutTheSidecar(t *testing.T) {
 		t.Run(odd.name, func(t *testing.T) {
 			base := scripted(t, odd.serve)
 			s := start(t, base)
-			var want []sessionStatus
+			var want []admin.SessionStatus
 			for name, call := range sdks {
 				for _, usage := range []bool{true, false} {
 					session := fmt.Sprintf("%s-%v", name, usage)
@@ -177,7 +179,7 @@ func TestWire_OddStreamsLookAsWithoutTheSidecar(t *testing.T) {
 				}
 			}
 			// An SDK may stop at an error in the stream; the rest is booked when it is over.
-			s.waitFor(func(q queueStatus) bool { return q.InFlight == 0 })
+			s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 			status := s.status()
 			for _, booked := range want {
 				if got := status[booked.SessionID]; got != booked {
@@ -216,7 +218,7 @@ func TestWire_SplitsAtEveryByte(t *testing.T) {
 		}
 		calls++
 	}
-	if got := s.status()["s"]; got != (sessionStatus{"s", 7 * calls, 2 * calls, 9 * calls, calls}) {
+	if got := s.status()["s"]; got != totals("s", 7*calls, 2*calls, calls) {
 		t.Errorf("booked %+v of %d calls", got, calls)
 	}
 }
@@ -244,7 +246,7 @@ func TestWire_GrowingUsageDoesNotHoldTheStreamBack(t *testing.T) {
 	if stream.Next() || stream.Err() != nil {
 		t.Errorf("behind the end: %+v, %v", stream.Current(), stream.Err())
 	}
-	if got := s.status()["s"]; got != (sessionStatus{"s", 7, 2, 9, 1}) {
+	if got := s.status()["s"]; got != totals("s", 7, 2, 1) {
 		t.Errorf("booked %+v", got)
 	}
 }
@@ -287,7 +289,7 @@ func TestWire_SuccessIsNotSentAgain(t *testing.T) {
 			if n := call(s.URL + "/v1/session/s"); n != 1 {
 				t.Errorf("through the sidecar, the SDK sends %d times, want once", n)
 			}
-			if got := s.status()["s"]; got != (sessionStatus{"s", 7, 2, 9, 1}) {
+			if got := s.status()["s"]; got != totals("s", 7, 2, 1) {
 				t.Errorf("booked %+v", got)
 			}
 		})

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"cmp"
@@ -16,7 +16,8 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
 
-type usageRow struct {
+// A UsageRow is a line of /usage: what was used in a part of time, by a model or a client.
+type UsageRow struct {
 	Time              string  `json:"time,omitempty"`
 	Model             *string `json:"model,omitempty"`
 	Client            *string `json:"client,omitempty"`
@@ -30,12 +31,13 @@ type usageRow struct {
 	UnpricedTokens    int64   `json:"unpriced_tokens"` // those without
 }
 
-type usageAnswer struct {
+// A UsageAnswer is the answer of /usage.
+type UsageAnswer struct {
 	From     string     `json:"from"`
 	To       string     `json:"to"`
 	By       []string   `json:"by"`
 	Currency *string    `json:"currency"` // of the costs; null without prices
-	Rows     []usageRow `json:"rows"`
+	Rows     []UsageRow `json:"rows"`
 }
 
 // The bounds on one answer. Where prices have to be applied the ledger answers
@@ -45,21 +47,21 @@ const (
 	maxPricedRows = 200_000
 )
 
-// A pricer answers questions about usage with what it costs.
-type pricer struct {
-	ledger   *ledger.Reader
-	prices   *price.Table // nil: no prices are known
-	currency string
+// A Pricer answers questions about usage with what it costs.
+type Pricer struct {
+	Ledger   *ledger.Reader
+	Prices   *price.Table // nil: no prices are known
+	Currency string
 }
 
-func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) usage(w http.ResponseWriter, r *http.Request, _ string) error {
 	query := r.URL.Query()
 	now := time.Now()
-	from, err := timeOf(query.Get("from"), now.Add(-24*time.Hour))
+	from, err := ParseTime(query.Get("from"), now.Add(-24*time.Hour))
 	if err != nil {
 		return err
 	}
-	to, err := timeOf(query.Get("to"), now)
+	to, err := ParseTime(query.Get("to"), now)
 	if err != nil {
 		return err
 	}
@@ -70,35 +72,35 @@ func (s *server) handleUsage(w http.ResponseWriter, r *http.Request, _ string) e
 		}
 		by = append(by, field)
 	}
-	cfg := s.cfg.Load()
-	p := pricer{&s.ledger.Reader, cfg.Prices, cfg.Currency()}
+	cfg := a.Settings.Load()
+	p := Pricer{Ledger: &a.Ledger.Reader, Prices: cfg.Prices, Currency: cfg.Currency()}
 	id := query.Get("session")
 	if id != "" {
 		if err := session.CheckID(id); err != nil {
 			return err
 		}
 	}
-	answer, err := p.usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by, Session: id})
+	answer, err := p.Usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by, Session: id})
 	if err != nil {
 		return err
 	}
 	return httpapi.WriteJSON(w, answer)
 }
 
-// usage answers a query with costs. Prices change from day to day and the
+// Usage answers a query with costs. Prices change from day to day and the
 // ledger's totals are cut there, so that each part has one price for each
 // model.
-func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, error) {
-	answer := usageAnswer{From: httpapi.Timestamp(q.From), To: httpapi.Timestamp(q.To), By: q.By, Rows: []usageRow{}}
+func (p Pricer) Usage(ctx context.Context, q ledger.UsageQuery) (UsageAnswer, error) {
+	answer := UsageAnswer{From: httpapi.Timestamp(q.From), To: httpapi.Timestamp(q.To), By: q.By, Rows: []UsageRow{}}
 	by := q.By
-	if p.prices != nil {
-		answer.Currency = &p.currency
-		q.Cuts, q.MaxRows = p.prices.Cuts(), maxPricedRows
+	if p.Prices != nil {
+		answer.Currency = &p.Currency
+		q.Cuts, q.MaxRows = p.Prices.Cuts(), maxPricedRows
 		if !slices.Contains(by, "model") {
 			q.By = append(slices.Clip(by), "model")
 		}
 	}
-	parts, err := p.ledger.Usage(ctx, q)
+	parts, err := p.Ledger.Usage(ctx, q)
 	if err != nil {
 		return answer, err
 	}
@@ -118,7 +120,7 @@ func (p pricer) usage(ctx context.Context, q ledger.UsageQuery) (usageAnswer, er
 			sums[k] = &usageSum{}
 			order = append(order, k)
 		}
-		sums[k].add(part, p.prices)
+		sums[k].add(part, p.Prices)
 	}
 	if len(order) > maxUsageRows {
 		return answer, fmt.Errorf("usage: %w: more than %d rows, ask for a shorter time", ledger.ErrInvalid, maxUsageRows)
@@ -165,8 +167,8 @@ func (s *usageSum) add(part ledger.UsageRow, prices *price.Table) {
 	s.cost = s.cost.Add(rates.Cost(part.Usage))
 }
 
-func (s *usageSum) row() usageRow {
-	row := usageRow{
+func (s *usageSum) row() UsageRow {
+	row := UsageRow{
 		RequestCount: s.Requests, UnknownUsageCount: s.UnknownUsage,
 		PromptTokens: s.Input, CompletionTokens: s.Output, CachedTokens: s.Cached, ReasoningTokens: s.Reasoning,
 		UnpricedTokens: s.unpriced,
@@ -177,8 +179,8 @@ func (s *usageSum) row() usageRow {
 	return row
 }
 
-// timeOf reads a time or a date of a query.
-func timeOf(text string, otherwise time.Time) (time.Time, error) {
+// ParseTime reads a time or a date of a query.
+func ParseTime(text string, otherwise time.Time) (time.Time, error) {
 	if text == "" {
 		return otherwise, nil
 	}

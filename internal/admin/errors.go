@@ -1,8 +1,9 @@
-package main
+package admin
 
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
@@ -13,23 +14,18 @@ var errUnknownSession = &httpapi.Error{
 	Message: "no request of this session has been answered",
 }
 
-// operators is a handler whose errors of the ledger are in the client's words.
-func operators(h httpapi.Handler) httpapi.Handler {
-	return func(w http.ResponseWriter, r *http.Request, client string) error {
-		err := h(w, r, client)
-		return storeTold(err)
-	}
-}
+// storePause is when a client may ask again for what the store could not say.
+const storePause = 5 * time.Second
 
-// storeTold puts what the ledger says into words for the client.
-func storeTold(err error) error {
+// told puts what the ledger says into words for the client.
+func told(err error) error {
 	switch {
 	case httpapi.Silent(err):
 		return err
 	case errors.Is(err, ledger.ErrNotFound):
 		return errUnknownSession
 	case errors.Is(err, ledger.ErrUnavailable):
-		return &httpapi.Error{Status: http.StatusServiceUnavailable, Code: "ledger_unavailable", RetryAfter: ledgerPause, Cause: err, Message: "the ledger cannot be reached at the moment"}
+		return &httpapi.Error{Status: http.StatusServiceUnavailable, Code: "ledger_unavailable", RetryAfter: storePause, Cause: err, Message: "the ledger cannot be reached at the moment"}
 	case errors.Is(err, ledger.ErrInvalid):
 		return &httpapi.Error{Status: http.StatusBadRequest, Code: "invalid_query", Cause: err, Message: "a query parameter is not of its form"}
 	}

@@ -1,0 +1,94 @@
+package admin
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+)
+
+func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ string) error {
+	return httpapi.WriteJSON(w, QueueStatusOf(a.Limits.Snapshot(), time.Now()))
+}
+
+// QueueStatus is the answer of /queue/status.
+type QueueStatus struct {
+	Waiting  int            `json:"waiting"`
+	InFlight int            `json:"in_flight"`
+	Groups   []QueueGroup   `json:"groups"`
+	Sessions []queueSession `json:"sessions"`
+}
+
+// A QueueGroup is what shares its limits: a model, or the models of one deployment.
+type QueueGroup struct {
+	Name        string       `json:"name"`
+	Profile     string       `json:"profile"`
+	Waiting     int          `json:"waiting"`
+	InFlight    int          `json:"in_flight"`
+	PausedUntil *string      `json:"paused_until"`
+	HalfOpen    bool         `json:"half_open"`
+	Limits      []queueLimit `json:"limits"`
+}
+
+// A queueLimit is one limit of a group and what is left of it.
+type queueLimit struct {
+	Name   string  `json:"name"`
+	Limit  int64   `json:"limit"`
+	Level  float64 `json:"level"`
+	Source string  `json:"source"` // configured or learned
+}
+
+// A queueSession is a session that waits.
+type queueSession struct {
+	Client    string  `json:"client"`
+	SessionID string  `json:"session_id"`
+	Group     string  `json:"group"`
+	Waiting   int     `json:"waiting"`
+	Position  int     `json:"position"`
+	Weight    float64 `json:"weight"`
+}
+
+// QueueStatusOf shows the limiter's groups; the caps over all of them come
+// first, as a group without a name. A session's position is its place in the
+// order of service among those that wait in its group, as it stands now.
+func QueueStatusOf(snap limit.Snapshot, now time.Time) QueueStatus {
+	status := QueueStatus{Waiting: snap.Waiting, InFlight: snap.InFlight, Groups: []QueueGroup{}, Sessions: []queueSession{}}
+	if len(snap.Global) > 0 {
+		status.Groups = append(status.Groups, QueueGroup{Waiting: snap.Waiting, InFlight: snap.InFlight, Limits: queueLimits(snap.Global)})
+	}
+	for _, g := range snap.Groups {
+		group := QueueGroup{Name: g.Name, Profile: g.Profile, Waiting: g.Waiting, InFlight: g.InFlight, HalfOpen: g.HalfOpen, Limits: queueLimits(g.Meters)}
+		if g.Paused > 0 {
+			group.PausedUntil = httpapi.Optional(httpapi.Timestamp(now.Add(g.Paused)))
+		}
+		status.Groups = append(status.Groups, group)
+		slices.SortFunc(g.Sessions, func(a, b limit.SessionState) int {
+			return cmp.Or(-cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Lag, b.Lag), strings.Compare(a.Session, b.Session))
+		})
+		position := 0
+		for _, q := range g.Sessions {
+			if q.Waiting == 0 {
+				continue
+			}
+			position++
+			status.Sessions = append(status.Sessions, queueSession{q.Client, q.Session, g.Name, q.Waiting, position, q.Weight})
+		}
+	}
+	return status
+}
+
+func queueLimits(meters []limit.Meter) []queueLimit {
+	limits := make([]queueLimit, 0, len(meters))
+	for _, m := range meters {
+		source := "configured"
+		if m.Learned {
+			source = "learned"
+		}
+		limits = append(limits, queueLimit{m.Name, m.Limit, m.Level, source})
+	}
+	return limits
+}
