@@ -118,7 +118,7 @@ func BenchmarkStart_thenRecordSoon(b *testing.B) {
 	r := testRecord("a")
 	for b.Loop() {
 		r.ID = NewID()
-		f.start(&r)
+		f.start(r)
 		f.end(r.ID)
 	}
 }

@@ -22,7 +22,7 @@ type counts struct {
 // Stats is a snapshot for metrics. All but Pending, InFlight, Journaled and Degraded only grow.
 type Stats struct {
 	Pending   int  // records accepted and not yet stored
-	InFlight  int  // requests started and not yet recorded
+	InFlight  int  // requests started and not yet recorded; 0 in memory, which notes none
 	Journaled int  // records in the journal now
 	Degraded  bool // the store could not be written at the last attempt
 

@@ -50,8 +50,8 @@
 //
 // # Requests in flight
 //
-// Start notes a request in memory. What is still open after a second is written to the store,
-// unawaited. When the next process finds such notes, and the operating system's lock on
+// Start remembers a request. What is still open after a second is written to the store as a note,
+// unawaited; a memory ledger has no notes. When the next process finds such notes, and the operating system's lock on
 // the ledger says that nobody else lives, it books them as Interrupted, usage unknown.
 //
 // A database has no such lock. There a note names its instance, and is booked when that one has ended or has been

@@ -29,13 +29,13 @@ func (f *flight) init(after time.Duration, ring func()) {
 	f.open = map[ID]*flown{}
 }
 
-func (f *flight) start(r *Record) {
+func (f *flight) start(r Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.open[r.ID] != nil {
 		return
 	}
-	one := &flown{record: *r, since: time.Now()}
+	one := &flown{record: r, since: time.Now()}
 	f.open[r.ID] = one
 	f.young = append(f.young, one)
 	if len(f.young) == 1 {

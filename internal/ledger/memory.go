@@ -27,7 +27,6 @@ type memory struct {
 	next    int
 	rollups map[rollupKey]Sums
 	budgets map[budgetKey]budgetSums
-	notes   map[ID]Record
 	state   map[string][]byte
 	pruned  ID // records before this id are gone
 }
@@ -40,19 +39,13 @@ func newMemory(maxSessions, maxRecords int) *memory {
 		maxSessions: maxSessions, maxRecords: maxRecords,
 		byKey: map[string]*list.Element{}, recent: list.New(),
 		records: map[ID]Record{}, rollups: map[rollupKey]Sums{}, budgets: map[budgetKey]budgetSums{},
-		notes: map[ID]Record{}, state: map[string][]byte{},
+		state: map[string][]byte{},
 	}
 }
 
 func (m *memory) apply(_ context.Context, b batch) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, n := range b.notes {
-		m.notes[n.ID] = n
-	}
-	for _, id := range b.clear {
-		delete(m.notes, id)
-	}
 	if err := tooOld(b.records, m.pruned); err != nil {
 		return 0, err
 	}

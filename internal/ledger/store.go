@@ -195,11 +195,15 @@ func (s *Store) Place() string {
 // Start notes that the request of r was sent upstream. It never waits and never
 // fails: should the process die before the matching Record, the next Open books the request as
 // Interrupted, provided that it was in flight for a second or so. Every Start must be followed by
-// Record or Forget of the same ID.
+// Record or Forget of the same ID. A memory ledger takes no notes, because nobody could read them
+// after a crash.
 func (s *Store) Start(r Record) {
+	if s.atOnce {
+		return
+	}
 	r.Outcome = Interrupted
 	if r.prepare() == nil {
-		s.flight.start(&r)
+		s.flight.start(r)
 	}
 }
 
@@ -226,7 +230,7 @@ func (s *Store) Record(ctx context.Context, r Record) error {
 		return err
 	}
 	if s.atOnce {
-		return s.recordNow(&pending{record: r, noted: noted, done: make(chan error, 1), placeless: true})
+		return s.recordNow(&pending{record: r, done: make(chan error, 1), placeless: true})
 	}
 	var done chan error // p is the committer's, once it is in the queue
 	if s.cfg.Durability != DurabilityAsync {
