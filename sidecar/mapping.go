@@ -68,14 +68,14 @@ func (s *server) settle(x *exchange, lease *limit.Lease, u *llm.Usage) {
 }
 
 // throttleReason is the label of a 429: from a closed set.
-func throttleReason(t wire.Throttle) string {
+func throttleReason(kind wire.ThrottleKind, limit llm.Dimension) string {
 	switch {
-	case t.Kind == wire.Quota:
+	case kind == wire.Quota:
 		return "quota"
-	case t.Kind == wire.TooLarge:
+	case kind == wire.TooLarge:
 		return "too_large"
-	case t.Signal.Dimension != llm.None:
-		return t.Signal.Dimension.String()
+	case limit != llm.None:
+		return limit.String()
 	}
 	return "unknown"
 }

@@ -163,16 +163,16 @@ func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 
 		switch {
 		case verdict == upstream.Throttled:
-			throttle := wire.ParseThrottle(s.upstream.Host(), resp.Header, peek(resp), now)
-			s.metrics.Upstream429.WithLabelValues(throttleReason(throttle)).Inc()
-			if throttle.Kind == wire.Quota || throttle.Kind == wire.TooLarge {
+			kind, signal := wire.ParseThrottle(s.upstream.Host(), resp.Header, peek(resp), now)
+			s.metrics.Upstream429.WithLabelValues(throttleReason(kind, signal.Dimension)).Inc()
+			if kind != wire.Curable {
 				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
 				return resp, nil
 			}
 			if x.streamed() {
 				return resp, nil
 			}
-			if err := x.throttled(lease, resp, throttle.Signal); err != nil {
+			if err := x.throttled(lease, resp, signal); err != nil {
 				return nil, err
 			}
 		case verdict == upstream.Unavailable && !x.streamed() && s.repeats.spend(now):

@@ -109,8 +109,8 @@ func TestDialect_IsProvedByHostOrByOnesOwnHeaders(t *testing.T) {
 			if got := ParseRateLimit(tt.host, h, time.Time{}).Profile; got != tt.want {
 				t.Errorf("an answer is of %q, want %q", got, tt.want)
 			}
-			if got := ParseThrottle(tt.host, h, nil, time.Time{}).Signal.Profile; got != tt.want {
-				t.Errorf("a 429 is of %q, want %q", got, tt.want)
+			if _, got := ParseThrottle(tt.host, h, nil, time.Time{}); got.Profile != tt.want {
+				t.Errorf("a 429 is of %q, want %q", got.Profile, tt.want)
 			}
 		})
 	}

@@ -3,47 +3,54 @@
 // meaning of rate-limit headers and refusals. It is the only package that
 // imports an OpenAI SDK.
 //
+// # One table
+//
+// formats (format.go) has a row for each endpoint: its path, the parser of its
+// requests, the format of its answers, and how it is billed. What has no row
+// passes without being read.
+//
 // # Read typed, write raw
 //
 // A gateway that decodes a request into a struct and encodes the struct again
-// has changed it: the SDK's own structs drop stream, vendor fields, whole inputs
-// (TestDecode_WhatTheSDKLoses lists them). So bytes are never rewritten here.
-// Decode walks the top level of a body once, validates all of it, and keeps a
-// view: small fields in the SDK's struct, heavy ones as spans that are decoded
-// only for those who ask. A field of the wrong type is unknown in the view and
-// goes up as it came; the upstream is the judge of requests, not we.
+// has changed it. The SDK's own structs drop stream, vendor fields and whole
+// inputs; TestDecode_WhatTheSDKLoses lists them. So bytes are never rewritten
+// here. Decode walks the top level of a body once and validates all of it. Small
+// fields are decoded into the SDK's struct, and the view of the request is read
+// from that. Heavy fields stay spans of the body. A field of the wrong type is
+// unknown in the view and goes up as it came, because the upstream judges
+// requests.
 //
-// There are two edits, both by offset: Upstream
-// splices include_usage into a stream whose client did not ask for usage, and a
-// Watcher takes the one chunk out again that this causes.
+// There are two edits, both by offset. Upstream splices include_usage into a
+// stream whose client did not ask for usage. A Watcher takes the one chunk that
+// this causes out again.
 //
-// Since we act on a few fields and the upstream's parser on the same bytes, the
-// two must read the same request. Parsers differ on members named twice (the
-// first wins, the last wins, case is ignored), so Decode refuses a body that
-// names a field twice that we act on, in whatever spelling.
+// We act on a few fields and the upstream's parser acts on the same bytes, so
+// the two must read the same request. Parsers differ on members named twice: the
+// first wins, or the last, or case is ignored. So Decode refuses a body that
+// names one of our fields twice, in whatever spelling.
 //
 // # Hold back the end, and nothing else
 //
 // When a client has its whole answer, the ledger must have its record. A Watcher
-// therefore keeps the end of an answer, the part without which no client takes
-// it for complete, and lets everything before it go as it comes. In a stream the
-// end is the usage chunk without choices, the last event of Responses, or [DONE].
+// therefore keeps the end of an answer, without which no client takes it for
+// complete. Everything before the end goes as it comes. In a stream the end is
+// the usage chunk without choices, the last event of Responses, or [DONE].
 // Upstreams that repeat a running usage in every chunk do not slow a stream down.
 //
-// Usage is found by a search for one word in events that cannot be the end, and
-// by a tracker, a reader of passing bytes in constant memory, in those that may
-// be. It is exact or it is absent: an object that does not hold plain counts is
-// no usage, and zero is a count.
+// In events that cannot be the end, usage is found by a search for one word. In
+// those that may be, a tracker reads the passing bytes in constant memory. Usage
+// is exact or it is absent: an object that does not hold plain counts is no
+// usage, and zero is a count.
 //
 // # Say what a refusal means
 //
-// ParseRateLimit and ParseThrottle turn the dialects of providers into numbers:
-// what is left of which limit, how long to wait, and whether waiting helps at
-// all, and whose dialect it is (dialect.go). They never guess: what makes no
-// sense is absent.
+// ParseRateLimit and ParseThrottle turn the dialects of providers into an
+// llm.Signal. It says what is left of which limit, how long to wait, and whose
+// dialect it was. They never guess: what makes no sense is absent.
 //
 // # Reading order
 //
-// request.go with fields.go and splice.go; watch.go, then stream.go, event.go and long.go;
-// walk.go and tracker.go underneath; ratelimit.go, throttle.go and dialect.go stand alone.
+// format.go first. For requests: request.go, parsers.go, fields.go, splice.go.
+// For answers: watch.go, answer.go, stream.go, event.go, long.go. Underneath are
+// walk.go and tracker.go. ratelimit.go, throttle.go and dialect.go stand alone.
 package wire

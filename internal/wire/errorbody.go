@@ -65,7 +65,7 @@ func (e *errorObject) read(v []byte, isError bool) bool {
 		case "type":
 			e.typ, _ = stringValue(m.value)
 		case "code":
-			e.code = scalarText(m.value)
+			e.code, _ = stringValue(m.value)
 		case "details":
 			e.retryDelay = findRetryDelay(m.value)
 		}
@@ -77,17 +77,6 @@ func (e *errorObject) read(v []byte, isError bool) bool {
 		e.read(inner, true)
 	}
 	return m.valid()
-}
-
-// scalarText returns a string's text, or a number as it is spelled.
-func scalarText(v []byte) string {
-	if s, ok := stringValue(v); ok {
-		return s
-	}
-	if isNull(v) || v[0] == '{' || v[0] == '[' || len(v) > maxKeptString {
-		return ""
-	}
-	return string(v)
 }
 
 // findRetryDelay looks through Google's list of details.

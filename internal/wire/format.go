@@ -54,7 +54,7 @@ var formats = [...]format{
 func EndpointOf(method, path string) Endpoint {
 	path = strings.TrimPrefix(path, "/")
 	for i, f := range formats {
-		if f.method == method && f.path == path && f.method != "" {
+		if f.method == method && f.path == path {
 			return Endpoint(i)
 		}
 	}

@@ -262,7 +262,7 @@ func FuzzThrottle(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		th := ParseThrottle("", nil, body, time.Now()).Signal
+		_, th := ParseThrottle("", nil, body, time.Now())
 		if th.Limit < 0 || th.Used < 0 || th.Requested < 0 || th.RetryAfter < 0 || th.RetryAfter > maxReset || !th.HasRetryAfter && th.RetryAfter != 0 {
 			t.Fatalf("%+v", th)
 		}

@@ -14,31 +14,23 @@ import (
 // ThrottleKind says what can be done about a 429.
 type ThrottleKind uint8
 
-// The kinds of 429. Unknown is to be treated as Curable: nothing known says
-// that waiting is useless.
+// The kinds of 429.
 const (
-	Unknown  ThrottleKind = iota
-	Curable               // waiting cures it
-	Quota                 // insufficient_quota: a matter of money, not of time
-	TooLarge              // the request alone exceeds the limit
+	Curable  ThrottleKind = iota // waiting cures it, or nothing says that it does not
+	Quota                        // insufficient_quota: a matter of money, not of time
+	TooLarge                     // the request alone exceeds the limit
 )
-
-// Throttle is what a 429 says.
-type Throttle struct {
-	Kind       ThrottleKind
-	Code, Type string     // of the error object
-	Signal     llm.Signal // of its headers and of its text; Limit−Used is the upstream's own level, Requested its own estimate
-}
 
 // ParseThrottle reads the headers and body of a 429, or of another refusal with
 // a retry hint, that came from host at now. The wait is, in this order:
 // retry-after-ms, retry-after, the time named in the message, the time that the
 // numbers in the message give, and the dimension's x-ratelimit-reset. The body
 // may be cut short: of a long one only the first kilobytes are looked at.
-func ParseThrottle(host string, h http.Header, body []byte, now time.Time) Throttle {
-	e := parseError(body)
-	t := Throttle{Code: e.code, Type: e.typ, Signal: ParseRateLimit(host, h, now)}
-	s := &t.Signal
+//
+// Of the signal's numbers, Limit−Used is the upstream's own level, and Requested
+// its own estimate.
+func ParseThrottle(host string, h http.Header, body []byte, now time.Time) (ThrottleKind, llm.Signal) {
+	e, s := parseError(body), ParseRateLimit(host, h, now)
 	s.Group = groupOf(e.message)
 	s.Dimension = dimensionOf(e.message, e.typ)
 	s.Limit = number(limitPattern, e.message)
@@ -49,35 +41,29 @@ func ParseThrottle(host string, h http.Header, body []byte, now time.Time) Throt
 	for _, hint := range []func() (time.Duration, bool){
 		func() (time.Duration, bool) { return waitNamed(e.message) },
 		func() (time.Duration, bool) { return waitNamed(e.retryDelay) },
-		func() (time.Duration, bool) { return waitComputed(s) },
-		func() (time.Duration, bool) { return resetOf(s) },
+		func() (time.Duration, bool) { return waitComputed(&s) },
+		func() (time.Duration, bool) { return resetOf(&s) },
 	} {
 		if !s.HasRetryAfter {
 			s.RetryAfter, s.HasRetryAfter = hint()
 		}
 	}
-	t.Kind = t.kind(e.message)
-	return t
+	return kindOf429(&e, &s), s
 }
 
-// kind classifies: 1. money, by code or, where there is none, by its sentence;
-// 2. too large, by its sentence or by the numbers; 3. anything that speaks of a rate.
-func (t *Throttle) kind(message string) ThrottleKind {
-	s := &t.Signal
+// kindOf429 looks for money, by a code or, without a hint to wait, by its
+// sentence, and then for a request that is too large, by the sentence or the
+// numbers.
+func kindOf429(e *errorObject, s *llm.Signal) ThrottleKind {
 	switch {
-	case quotaCode(t.Code), quotaCode(t.Type),
-		!s.HasRetryAfter && containsFold(message, "check your plan and billing"),
-		containsFold(message, "credit balance is too low"):
+	case quotaCode(e.code), quotaCode(e.typ),
+		!s.HasRetryAfter && containsFold(e.message, "check your plan and billing"),
+		containsFold(e.message, "credit balance is too low"):
 		return Quota
-	case containsFold(message, "request too large"), s.Limit > 0 && s.Requested > s.Limit:
+	case containsFold(e.message, "request too large"), s.Limit > 0 && s.Requested > s.Limit:
 		return TooLarge
-	case s.HasRetryAfter, s.Dimension != llm.None, s.Limit > 0,
-		containsFold(t.Code, "rate_limit"), containsFold(t.Type, "rate_limit"),
-		containsFold(message, "rate limit"), containsFold(message, "too many requests"):
-		return Curable
-	default:
-		return Unknown
 	}
+	return Curable
 }
 
 // quotaCode knows the codes of OpenAI and its relatives for an empty purse.

@@ -23,106 +23,128 @@ func TestParseThrottle_Bodies(t *testing.T) {
 		name   string
 		header http.Header
 		body   string
-		want   Throttle
+		kind   ThrottleKind
+		want   llm.Signal
 	}{
 		{
 			"openai tokens per minute", nil,
 			openAIError("Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29937, Requested 385. Please try again in 644ms. Visit https://platform.openai.com/account/rate-limits to learn more.", "tokens", "rate_limit_exceeded"),
-			Throttle{Kind: Curable, Code: "rate_limit_exceeded", Type: "tokens", Signal: llm.Signal{Dimension: llm.Tokens, Group: "gpt-4o", Limit: 30000, Used: 29937, Requested: 385, RetryAfter: 644 * time.Millisecond, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.Tokens, Group: "gpt-4o", Limit: 30000, Used: 29937, Requested: 385, RetryAfter: 644 * time.Millisecond, HasRetryAfter: true},
 		},
 		{
 			"openai without the sentence of the wait", nil,
 			openAIError("Rate limit reached for gpt-4 (for limit gpt-4-long) in organization org-x on tokens per min (TPM): Limit 30,000, Used 14,567, Requested 24,754.", "tokens", "rate_limit_exceeded"),
-			Throttle{Kind: Curable, Code: "rate_limit_exceeded", Type: "tokens", Signal: llm.Signal{Dimension: llm.Tokens, Group: "gpt-4-long", Limit: 30000, Used: 14567, Requested: 24754, RetryAfter: 18642 * time.Millisecond, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.Tokens, Group: "gpt-4-long", Limit: 30000, Used: 14567, Requested: 24754, RetryAfter: 18642 * time.Millisecond, HasRetryAfter: true},
 		},
 		{
 			"openai requests per day", nil,
 			openAIError("Rate limit reached for gpt-4o-mini in organization org-x on requests per day (RPD): Limit 200, Used 200, Requested 1. Please try again in 7m12s.", "requests", "rate_limit_exceeded"),
-			Throttle{Kind: Curable, Code: "rate_limit_exceeded", Type: "requests", Signal: llm.Signal{Dimension: llm.RequestsDay, Group: "gpt-4o-mini", Limit: 200, Used: 200, Requested: 1, RetryAfter: 7*time.Minute + 12*time.Second, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.RequestsDay, Group: "gpt-4o-mini", Limit: 200, Used: 200, Requested: 1, RetryAfter: 7*time.Minute + 12*time.Second, HasRetryAfter: true},
 		},
 		{
 			"openai's older form", nil,
 			openAIError("Rate limit reached for default-gpt-3.5-turbo in organization org-x on requests per min. Limit: 3 / min. Current: 4 / min. Please try again in 20s.", "requests", ""),
-			Throttle{Kind: Curable, Type: "requests", Signal: llm.Signal{Dimension: llm.Requests, Group: "default-gpt-3.5-turbo", Limit: 3, Used: 4, RetryAfter: 20 * time.Second, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.Requests, Group: "default-gpt-3.5-turbo", Limit: 3, Used: 4, RetryAfter: 20 * time.Second, HasRetryAfter: true},
 		},
 		{
 			"openai too large", nil,
 			openAIError("Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 30601. The input or output tokens must be reduced in order to run successfully.", "tokens", "rate_limit_exceeded"),
-			Throttle{Kind: TooLarge, Code: "rate_limit_exceeded", Type: "tokens", Signal: llm.Signal{Dimension: llm.Tokens, Group: "gpt-4o", Limit: 30000, Requested: 30601}},
+			TooLarge,
+			llm.Signal{Dimension: llm.Tokens, Group: "gpt-4o", Limit: 30000, Requested: 30601},
 		},
 		{
 			"openai quota", nil,
 			openAIError("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota", "insufficient_quota"),
-			Throttle{Kind: Quota, Code: "insufficient_quota", Type: "insufficient_quota"},
+			Quota,
+			llm.Signal{},
 		},
 		{
 			"headers come before the message",
 			http.Header{"Retry-After-Ms": {"700"}, "Retry-After": {"1"}},
 			openAIError("Please try again in 20s.", "", "rate_limit_exceeded"),
-			Throttle{Kind: Curable, Code: "rate_limit_exceeded", Signal: llm.Signal{RetryAfter: 700 * time.Millisecond, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{RetryAfter: 700 * time.Millisecond, HasRetryAfter: true},
 		},
 		{
 			"azure",
 			http.Header{"Retry-After": {"45"}},
 			`{"error":{"code":"429","message":"Your requests to gpt-4.1-nano for gpt-4.1-nano in Sweden Central have exceeded the token rate limit for your current AIServices S0 pricing tier. Please retry after 46 seconds."}}`,
-			Throttle{Kind: Curable, Code: "429", Signal: llm.Signal{Dimension: llm.Tokens, Group: "gpt-4.1-nano", RetryAfter: 45 * time.Second, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.Tokens, Group: "gpt-4.1-nano", RetryAfter: 45 * time.Second, HasRetryAfter: true},
 		},
 		{
 			"azure without headers", nil,
 			`{"error":{"code":"429","message":"Requests to the ChatCompletions_Create Operation have exceeded call rate limit of your current OpenAI S0 pricing tier. Please retry after 3 seconds."}}`,
-			Throttle{Kind: Curable, Code: "429", Signal: llm.Signal{Dimension: llm.Requests, RetryAfter: 3 * time.Second, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.Requests, RetryAfter: 3 * time.Second, HasRetryAfter: true},
 		},
 		{
 			"azure with a reset header only",
 			http.Header{"X-Rate-Limit-Reset-Tokens": {"12"}, "X-Ratelimit-Remaining-Requests": {"-1"}},
 			`{"error":{"code":"429","message":"Exceeded token rate limit."}}`,
-			Throttle{Kind: Curable, Code: "429", Signal: llm.Signal{Levels: levels{llm.Tokens: {Reset: 12 * time.Second, HasReset: true}}, Dimension: llm.Tokens, RetryAfter: 12 * time.Second, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Levels: levels{llm.Tokens: {Reset: 12 * time.Second, HasReset: true}}, Dimension: llm.Tokens, RetryAfter: 12 * time.Second, HasRetryAfter: true},
 		},
 		{
 			"groq", nil,
 			openAIError("Rate limit reached for model `llama-3.2-90b` in organization `org_xxx` on tokens per minute (TPM): Limit 7000, Used 6148, Requested ~6895. Please try again in 1m0.363142857s. Visit https://console.groq.com/docs/rate-limits for more information.", "tokens", "rate_limit_exceeded"),
-			Throttle{Kind: Curable, Code: "rate_limit_exceeded", Type: "tokens", Signal: llm.Signal{Dimension: llm.Tokens, Group: "llama-3.2-90b", Limit: 7000, Used: 6148, Requested: 6895, RetryAfter: 60363142857 * time.Nanosecond, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.Tokens, Group: "llama-3.2-90b", Limit: 7000, Used: 6148, Requested: 6895, RetryAfter: 60363142857 * time.Nanosecond, HasRetryAfter: true},
 		},
 		{
 			"groq promises what time cannot give", nil,
 			openAIError("Rate limit reached for model `m` in organization `o` on tokens per minute (TPM): Limit 7000, Used 0, Requested ~12903. Please try again in 50s.", "tokens", "rate_limit_exceeded"),
-			Throttle{Kind: TooLarge, Code: "rate_limit_exceeded", Type: "tokens", Signal: llm.Signal{Dimension: llm.Tokens, Group: "m", Limit: 7000, Requested: 12903, RetryAfter: 50 * time.Second, HasRetryAfter: true}},
+			TooLarge,
+			llm.Signal{Dimension: llm.Tokens, Group: "m", Limit: 7000, Requested: 12903, RetryAfter: 50 * time.Second, HasRetryAfter: true},
 		},
 		{
 			"anthropic",
 			http.Header{"Retry-After": {"12"}},
 			`{"type":"error","error":{"type":"rate_limit_error","message":"This request would exceed your organization's rate limit of 30,000 input tokens per minute (org: x, model: claude-sonnet-4-6)."}}`,
-			Throttle{Kind: Curable, Type: "rate_limit_error", Signal: llm.Signal{Dimension: llm.InputTokens, Group: "claude-sonnet-4-6", Limit: 30000, RetryAfter: 12 * time.Second, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{Dimension: llm.InputTokens, Group: "claude-sonnet-4-6", Limit: 30000, RetryAfter: 12 * time.Second, HasRetryAfter: true},
 		},
 		{
 			"google", nil,
 			`[{"error":{"code":429,"message":"You exceeded your current quota, please check your plan and billing details.","status":"RESOURCE_EXHAUSTED","details":[{"@type":"x"},{"@type":"RetryInfo","retryDelay":"34.5s"}]}}]`,
-			Throttle{Kind: Curable, Code: "429", Signal: llm.Signal{RetryAfter: 34500 * time.Millisecond, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{RetryAfter: 34500 * time.Millisecond, HasRetryAfter: true},
 		},
 		{
 			"mistral", nil,
 			`{"object":"error","message":"Requests rate limit exceeded","type":"rate_limited","param":null,"code":"1300"}`,
-			Throttle{Kind: Curable, Code: "1300", Type: "rate_limited"},
+			Curable,
+			llm.Signal{},
 		},
-		{"text", nil, "Too Many Requests", Throttle{Kind: Curable}},
-		{"a string", nil, `{"error":"Too many concurrent requests"}`, Throttle{Kind: Curable, Signal: llm.Signal{Dimension: llm.Concurrent}}},
-		{"nothing", nil, "", Throttle{Kind: Unknown}},
+		{"text", nil, "Too Many Requests", Curable, llm.Signal{}},
+		{"a string", nil, `{"error":"Too many concurrent requests"}`, Curable, llm.Signal{Dimension: llm.Concurrent}},
+		{"nothing", nil, "", Curable, llm.Signal{}},
 		{
 			"overloaded with a hint",
 			http.Header{"Retry-After": {"1.5"}},
 			`{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`,
-			Throttle{Kind: Curable, Type: "overloaded_error", Signal: llm.Signal{RetryAfter: 1500 * time.Millisecond, HasRetryAfter: true}},
+			Curable,
+			llm.Signal{RetryAfter: 1500 * time.Millisecond, HasRetryAfter: true},
 		},
 		{
 			"absurd numbers",
 			http.Header{"Retry-After": {"99999999999"}},
 			openAIError("Limit 99999999999999999999, Used -5. Please try again in 99999999999d.", "", ""),
-			Throttle{Kind: Unknown},
+			Curable,
+			llm.Signal{},
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, ParseThrottle("", tt.header, []byte(tt.body), now)); diff != "" {
+			kind, got := ParseThrottle("", tt.header, []byte(tt.body), now)
+			if kind != tt.kind {
+				t.Errorf("kind %v, want %v", kind, tt.kind)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})

@@ -10,8 +10,6 @@ type trackedEvent struct {
 	hasChoices bool // choices is there and not empty
 	noChoices  bool // choices is there and empty or null
 	failed     bool
-	errorCode  string
-	code       string    // of the top level; means an error's only if kind says so
 	kind       eventKind // of the member type
 	model, id  []byte    // views of strings kept below
 	strings    [2][maxKeptString]byte
@@ -42,7 +40,6 @@ const (
 	slotChoices
 	slotType
 	slotError
-	slotCode // of a Responses event of type error
 	slotStatus
 	slotWrapper
 )
@@ -97,8 +94,6 @@ func (t *tracker) slotOf(name []byte) slot {
 		return slotChoices
 	case "type":
 		return slotType
-	case "code":
-		return slotCode
 	}
 	if t.wrapper != nil && string(name) == t.wrapper.name {
 		return slotWrapper
@@ -130,17 +125,12 @@ func (t *tracker) found(m slot, v []byte) {
 		if len(v) >= 2 && v[0] == '"' {
 			e.kind = kindOf(unescape(v[1 : len(v)-1]))
 		}
-	case slotCode:
-		e.code = scalarText(v)
 	case slotStatus:
 		if string(v) == `"failed"` {
 			e.failed = true
 		}
 	case slotError:
-		if !isNull(v) {
-			e.failed = true
-			e.errorCode = errorCode(v)
-		}
+		e.failed = e.failed || !isNull(v)
 	}
 }
 
@@ -150,13 +140,4 @@ func keepString(buf, v []byte) []byte {
 		return nil
 	}
 	return append(buf, unescape(v[1:len(v)-1])...)
-}
-
-// errorCode returns the code of an error object, else its type.
-func errorCode(v []byte) string {
-	e := parseError(v)
-	if e.code == "" {
-		return e.typ
-	}
-	return e.code
 }

@@ -4,15 +4,14 @@ import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 
 // WatchOptions say how an answer is framed and what may be done to it.
 type WatchOptions struct {
-	Stream     bool  // the answer is text/event-stream
-	StripUsage bool  // our splice asked for the usage chunk: take it out again
-	HoldJSON   int64 // hold JSON answers whole up to this size in bytes; 0 = 8 MiB
+	Stream     bool // the answer is text/event-stream
+	StripUsage bool // our splice asked for the usage chunk: take it out again
 }
 
 const (
-	defaultHoldJSON = 8 << 20
-	holdFlowing     = 4 << 10  // bytes held of a JSON answer too large to hold whole
-	holdEvents      = 64 << 10 // bytes held of a stream
+	holdJSON    = 8 << 20  // bytes up to which a JSON answer is held whole
+	holdFlowing = 4 << 10  // bytes held of a larger one
+	holdEvents  = 64 << 10 // bytes held of a stream
 )
 
 // Watcher reads an answer as it passes, finds its exact usage, and decides
@@ -34,7 +33,6 @@ type Watcher struct {
 	usage      llm.Usage
 	hasUsage   bool
 	failed     bool
-	errorCode  string
 	model      llm.Model
 	id         string
 	identified int // events looked into for model and id
@@ -42,16 +40,15 @@ type Watcher struct {
 	held  []byte // received, not yet released
 	spare []byte // what Push returned last, when that was not the caller's own: the two take turns
 
-	stream  stream // of an event stream
-	flowing bool   // a JSON answer outgrew HoldJSON
+	stream stream // of an event stream
+
+	holdJSON int  // the constant; tests lower it
+	flowing  bool // a JSON answer outgrew it
 }
 
 // Watch returns a Watcher for one answer of ep.
 func Watch(ep Endpoint, o WatchOptions) *Watcher {
-	if o.HoldJSON <= 0 {
-		o.HoldJSON = defaultHoldJSON
-	}
-	w := &Watcher{answer: ep.format().answer, options: o}
+	w := &Watcher{answer: ep.format().answer, options: o, holdJSON: holdJSON}
 	if w.answer != nil {
 		w.t.wrapper = w.answer.wrapper
 	}
@@ -132,16 +129,12 @@ func (w *Watcher) ResponseID() string { return w.id }
 // response whose status is failed.
 func (w *Watcher) Failed() bool { return w.failed }
 
-// ErrorCode returns the code of the error inside the answer, else its type,
-// else "".
-func (w *Watcher) ErrorCode() string { return w.errorCode }
-
 // pushJSON holds an answer whole while that is cheap. Larger ones flow (a batch
 // of embeddings may have 60 MB) but for their last bytes.
 func (w *Watcher) pushJSON(p []byte) []byte {
 	w.t.feed(p)
 	w.learn()
-	if !w.flowing && int64(len(w.held)+len(p)) <= w.options.HoldJSON {
+	if !w.flowing && len(w.held)+len(p) <= w.holdJSON {
 		w.held = append(w.held, p...)
 		return nil
 	}
@@ -173,9 +166,6 @@ func (w *Watcher) learn() {
 	}
 	if e.failed || e.kind == kindTerminalFailed || e.kind == kindError {
 		w.failed = true
-		if w.errorCode = e.errorCode; w.errorCode == "" {
-			w.errorCode = e.code
-		}
 	}
 	if len(e.model) > 0 && string(w.model) != string(e.model) {
 		w.model = llm.Model(e.model)
