@@ -41,8 +41,8 @@ type Request struct {
 	duplicate    string // a field inside a member, named twice
 }
 
-// A DuplicateFieldError says that a body names a metered field twice, so that
-// two parsers would read two requests: encoding/json takes the last and ignores
+// A DuplicateFieldError says that a body names a field twice that we act on. Two
+// parsers would then read two requests: encoding/json takes the last and ignores
 // case, the openai-go SDK takes the first. It is to be answered with 400.
 type DuplicateFieldError struct {
 	Field string
@@ -54,8 +54,7 @@ func (e *DuplicateFieldError) Error() string {
 
 // Decode reads a request body in one pass. A body that is not a JSON object,
 // and a field of the wrong type, are no errors: the view says unknown and the
-// upstream judges. The only error is a *DuplicateFieldError; the view beside it
-// is then not to be used.
+// upstream judges. The only error is a *DuplicateFieldError.
 func Decode(ep Endpoint, body []byte) (*Request, error) {
 	r := &Request{Endpoint: ep, Raw: body}
 	if !ep.Decoded() {

@@ -219,6 +219,27 @@ func TestRequest_UpstreamSplices(t *testing.T) {
 	}
 }
 
+func TestRejectsStreamOptions(t *testing.T) {
+	tests := []struct {
+		status int
+		body   string
+		want   bool
+	}{
+		{400, `{"error":{"message":"Unknown parameter: 'stream_options'.","param":"stream_options"}}`, true},
+		{400, `{"object":"error","message":"[{'type': 'extra_forbidden', 'loc': ('body', 'stream_options')}]"}`, true},
+		{422, `{"detail":[{"type":"extra_forbidden","loc":["body","stream_options","include_usage"]}]}`, true},
+		{400, `Stream options are not supported`, true},
+		{400, `{"error":{"message":"Unknown parameter: 'foo'."}}`, false},
+		{500, `stream_options`, false},
+		{200, `stream_options`, false},
+	}
+	for _, tt := range tests {
+		if got := RejectsStreamOptions(tt.status, []byte(tt.body)); got != tt.want {
+			t.Errorf("%d %s: %v", tt.status, tt.body, got)
+		}
+	}
+}
+
 // checkSplice holds a splice to its promise: what stands before and after one
 // place is unchanged, the meaning changes by include_usage only, and a second
 // look finds nothing to do.
@@ -294,6 +315,41 @@ func TestDecode_View(t *testing.T) {
 		if r, _ := Decode(Responses, []byte(body)); r.OpaqueContext || r.Messages != nil || r.ResponseFormat != nil {
 			t.Errorf("%s: null is taken for something: %+v", body, r)
 		}
+	}
+}
+
+// The view says what the SDK's own decoder reads, wherever that reads the body.
+func TestDecode_ReadsWhatTheSDKReads(t *testing.T) {
+	compared := 0
+	small := []string{
+		`{"model":"m","max_tokens":5,"max_completion_tokens":7,"n":3,"reasoning_effort":"high"}`, `{"max_tokens":9,"max_completion_tokens":7}`,
+		`{"model":"\ud83d\ude00","reasoning_effort":null,"n":null}`,
+	}
+	for _, body := range append(small, shapes()...) {
+		var p openai.ChatCompletionNewParams
+		if json.Unmarshal([]byte(body), &p) != nil {
+			continue
+		}
+		r, err := Decode(Chat, []byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		type view struct {
+			model, effort string
+			cap, choices  int64
+		}
+		got := view{string(r.Model), r.Effort, r.MaxOutput, r.Choices}
+		want := view{p.Model, string(p.ReasoningEffort), max(p.MaxTokens.Value, p.MaxCompletionTokens.Value), p.N.Value}
+		if strings.Contains(body, "100.0") { // which the SDK cannot read: TestDecode_WhatTheSDKLoses
+			want.cap = 100
+		}
+		if got != want {
+			t.Errorf("%s: view %+v, the SDK reads %+v", body, got, want)
+		}
+		compared++
+	}
+	if compared < 200 {
+		t.Errorf("only %d bodies were compared", compared)
 	}
 }
 

@@ -1,6 +1,9 @@
 package wire
 
-import "bytes"
+import (
+	"bytes"
+	"net/http"
+)
 
 const (
 	includeUsage = "include_usage"
@@ -67,4 +70,17 @@ func (r *Request) usageSplice() (at, end int, insert string) {
 		return at + 1, at + 1, usageMember
 	}
 	return at + 1, at + 1, usageMember + ","
+}
+
+// RejectsStreamOptions reports whether an answer refuses the stream_options
+// member that our splice may have caused. Mistral's servers and others built on
+// pydantic say 422.
+func RejectsStreamOptions(status int, body []byte) bool {
+	if status != http.StatusBadRequest && status != http.StatusUnprocessableEntity {
+		return false
+	}
+	body = bytes.ToLower(body[:min(len(body), maxErrorBody)])
+	return bytes.Contains(body, []byte("stream_options")) ||
+		bytes.Contains(body, []byte("stream options")) ||
+		bytes.Contains(body, []byte(includeUsage))
 }

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -106,19 +105,6 @@ func resetOf(s *llm.Signal) (d time.Duration, ok bool) {
 		}
 	}
 	return d, ok
-}
-
-// RejectsStreamOptions reports whether an answer refuses the stream_options
-// member that our splice may have caused. Mistral's servers and others built on
-// pydantic say 422.
-func RejectsStreamOptions(status int, body []byte) bool {
-	if status != http.StatusBadRequest && status != http.StatusUnprocessableEntity {
-		return false
-	}
-	body = bytes.ToLower(body[:min(len(body), maxErrorBody)])
-	return bytes.Contains(body, []byte("stream_options")) ||
-		bytes.Contains(body, []byte("stream options")) ||
-		bytes.Contains(body, []byte(includeUsage))
 }
 
 const maxErrorBody = 16 << 10

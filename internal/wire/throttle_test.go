@@ -252,27 +252,6 @@ func TestLevel_WindowIsWhatTheResetImplies(t *testing.T) {
 	}
 }
 
-func TestRejectsStreamOptions(t *testing.T) {
-	tests := []struct {
-		status int
-		body   string
-		want   bool
-	}{
-		{400, `{"error":{"message":"Unknown parameter: 'stream_options'.","param":"stream_options"}}`, true},
-		{400, `{"object":"error","message":"[{'type': 'extra_forbidden', 'loc': ('body', 'stream_options')}]"}`, true},
-		{422, `{"detail":[{"type":"extra_forbidden","loc":["body","stream_options","include_usage"]}]}`, true},
-		{400, `Stream options are not supported`, true},
-		{400, `{"error":{"message":"Unknown parameter: 'foo'."}}`, false},
-		{500, `stream_options`, false},
-		{200, `stream_options`, false},
-	}
-	for _, tt := range tests {
-		if got := RejectsStreamOptions(tt.status, []byte(tt.body)); got != tt.want {
-			t.Errorf("%d %s: %v", tt.status, tt.body, got)
-		}
-	}
-}
-
 func TestErrorBody_IsOpenAIShaped(t *testing.T) {
 	got := string(ErrorBody("a \"b\"\n", "server_error", "", "queue_full"))
 	if want := `{"error":{"message":"a \"b\"\n","type":"server_error","param":null,"code":"queue_full"}}`; got != want {
