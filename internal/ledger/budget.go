@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/uptrace/bun"
 
@@ -40,7 +38,7 @@ func checkDraws(draws []Draw) error {
 		return fmt.Errorf("%w: %d budgets", ErrInvalid, len(draws))
 	}
 	for _, d := range draws {
-		if d.Scope == "" || len(d.Scope) > maxTextBytes || !utf8.ValidString(d.Scope) || strings.ContainsRune(d.Scope, 0) {
+		if d.Scope == "" || !storable(d.Scope, maxTextBytes) {
 			return fmt.Errorf("%w: budget scope", ErrInvalid)
 		}
 		if d.Start.UnixMilli() < 0 || d.Start.Year() > 9999 {
@@ -129,13 +127,7 @@ func (m *memory) addBudgetsLocked(fresh, replaced []Record) {
 	for k, c := range sums {
 		m.budgets[k] = m.budgets[k].plus(c, 1)
 	}
-	if len(m.budgets) <= maxRollups {
-		return
-	}
-	oldest := slices.SortedFunc(maps.Keys(m.budgets), func(a, b budgetKey) int { return cmp.Compare(a.start, b.start) })
-	for _, k := range oldest[:len(oldest)/10] {
-		delete(m.budgets, k)
-	}
+	shrink(m.budgets, func(a, b budgetKey) int { return cmp.Compare(a.start, b.start) })
 }
 
 func (m *memory) budget(_ context.Context, scope string, since time.Time) ([]BudgetUse, error) {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"fmt"
@@ -72,7 +73,9 @@ func (m *memory) apply(_ context.Context, b batch) (int, error) {
 		line.Add(d.sums[k], 1)
 		m.rollups[k] = line
 	}
-	m.shrinkRollupsLocked()
+	shrink(m.rollups, func(a, b rollupKey) int { // hours before days
+		return cmp.Or(cmp.Compare(a.grain, b.grain), cmp.Compare(a.start, b.start))
+	})
 	m.addBudgetsLocked(fresh, replaced)
 	return len(fresh), nil
 }
@@ -111,19 +114,14 @@ func (m *memory) addLocked(d sessionDelta) {
 	}
 }
 
-// shrinkRollupsLocked forgets the oldest tenth of the hours, then of the days, when there are too many.
-func (m *memory) shrinkRollupsLocked() {
-	if len(m.rollups) <= maxRollups {
+// shrink forgets the first tenth of the lines, in the order given, when there are too many.
+func shrink[K comparable, V any](lines map[K]V, order func(a, b K) int) {
+	if len(lines) <= maxRollups {
 		return
 	}
-	keys := slices.SortedFunc(maps.Keys(m.rollups), func(a, b rollupKey) int {
-		if a.grain != b.grain {
-			return int(a.grain - b.grain)
-		}
-		return int(a.start - b.start)
-	})
+	keys := slices.SortedFunc(maps.Keys(lines), order)
 	for _, k := range keys[:len(keys)/10] {
-		delete(m.rollups, k)
+		delete(lines, k)
 	}
 }
 
@@ -220,16 +218,13 @@ func (m *memory) sessions(_ context.Context, after *sessionCursor, limit int) ([
 		return after == nil || last < after.lastMs || last == after.lastMs && s.seq < after.seq
 	}
 	return m.pick(limit, pass, func(a, b Session) int {
-		if c := b.LastAt.Compare(a.LastAt); c != 0 {
-			return c
-		}
-		return int(b.seq - a.seq)
+		return cmp.Or(b.LastAt.Compare(a.LastAt), cmp.Compare(b.seq, a.seq))
 	}), nil
 }
 
 func (m *memory) sessionsBySeq(_ context.Context, after int64, limit int) ([]Session, error) {
 	return m.pick(limit, func(s *Session) bool { return s.seq > after },
-		func(a, b Session) int { return int(a.seq - b.seq) }), nil
+		func(a, b Session) int { return cmp.Compare(a.seq, b.seq) }), nil
 }
 
 func (m *memory) requests(_ context.Context, key string, before *ID, limit int) ([]Record, error) {

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"database/sql"
 	"errors"
 	"fmt"
 	"net/url"
@@ -15,11 +14,8 @@ import (
 // the store cannot be used now. All that is not surely the data's fault is of the last
 // kind, a table that is gone or a sequence that runs behind as much as a cut connection: records must survive it.
 func postgresErr(err error) error {
-	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnavailable) {
+	if err, known := commonErr(err); known {
 		return err
-	}
-	if errors.Is(err, sql.ErrNoRows) {
-		return ErrNotFound
 	}
 	switch code := sqlState(err); {
 	case strings.HasPrefix(code, "22"), // data exception

@@ -101,8 +101,9 @@ func (r *Reader) Requests(ctx context.Context, key string, q RecordQuery) (Recor
 	return page, nil
 }
 
-// Usage returns totals from the rollups; it never reads records. A question that cannot be
-// answered, or not within bounds, is ErrInvalid.
+// Usage returns totals from the rollups, which cost the same however many records there are; those
+// of one session come from its records. A question that cannot be answered, or not within bounds, is
+// ErrInvalid.
 func (r *Reader) Usage(ctx context.Context, q UsageQuery) ([]UsageRow, error) {
 	p, err := q.plan()
 	if err != nil {

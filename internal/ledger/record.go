@@ -173,7 +173,7 @@ func (r *Record) prepare() error {
 		return fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
 	}
 	for _, key := range []string{r.Session, r.Parent} {
-		if len(key) > maxKeyBytes || !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
+		if !storable(key, maxKeyBytes) {
 			return fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
 		}
 	}
@@ -197,10 +197,15 @@ const MaxTokens = 1 << 40
 
 func wholeMillis(d time.Duration) time.Duration { return max(d, 0).Truncate(time.Millisecond) }
 
+// storable tells whether every backend takes s as it is: valid UTF-8 without NUL, of at most so many bytes.
+func storable(s string, most int) bool {
+	return len(s) <= most && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
 // cleanText makes a text valid UTF-8 without NUL and at most maxTextBytes long.
 func cleanText[T ~string](text T) T {
 	s := string(text)
-	if len(s) <= maxTextBytes && utf8.ValidString(s) && !strings.ContainsRune(s, 0) {
+	if storable(s, maxTextBytes) {
 		return text
 	}
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")

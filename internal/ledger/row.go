@@ -171,6 +171,14 @@ func bit(b bool) int {
 	return 0
 }
 
+// totalRow is a line of an answer to a UsageQuery.
+type totalRow struct {
+	Start  int64     `bun:"start"`
+	Model  llm.Model `bun:"model"`
+	Client string    `bun:"client"`
+	sumColumns
+}
+
 // logRow is a line of the view request_log: a request with its names.
 type logRow struct {
 	bun.BaseModel `bun:"table:request_log"`

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // The usage of one session comes from its records, by the index of sessions and their time.
@@ -60,9 +58,9 @@ const sumsOfRequests = `
 func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
-	var session sessionRow
-	if err := b.read.NewSelect().Model(&session).Column("id").Where("key = ?", p.session).Scan(ctx); err != nil {
-		return nil, b.readErr("session", err)
+	session, err := b.sessionID(ctx, p.session)
+	if err != nil {
+		return nil, err
 	}
 	out := usageSum{}
 	if len(p.spans) == 0 {
@@ -70,8 +68,8 @@ func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, e
 	}
 	from, to := p.ids()
 	var beyond []ID
-	err := b.read.NewSelect().TableExpr("requests AS r").ColumnExpr("r.id").
-		Where("r.session_id = ?", session.ID).Where("r.id >= ?", from).Where("r.id < ?", to).
+	err = b.read.NewSelect().TableExpr("requests AS r").ColumnExpr("r.id").
+		Where("r.session_id = ?", session).Where("r.id >= ?", from).Where("r.id < ?", to).
 		Order("r.id").Limit(1).Offset(maxSessionRecords).Scan(ctx, &beyond)
 	if err != nil {
 		return nil, b.readErr("usage", err)
@@ -80,17 +78,12 @@ func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, e
 		return nil, fmt.Errorf("usage: %w: the session has more than %d records in that time, ask for a shorter one", ErrInvalid, maxSessionRecords)
 	}
 	const hour = "r.started_at - r.started_at % 3600000"
-	var rows []struct {
-		Start  int64     `bun:"start"`
-		Model  llm.Model `bun:"model"`
-		Client string    `bun:"client"`
-		sumColumns
-	}
+	var rows []totalRow
 	err = b.read.NewSelect().TableExpr("requests AS r").
 		Join("JOIN names AS m ON m.id = r.model_id").Join("JOIN names AS a ON a.id = r.answered_id").Join("JOIN names AS c ON c.id = r.client_id").
 		ColumnExpr(hour+" AS start, CASE WHEN m.name = '' THEN a.name ELSE m.name END AS model, c.name AS client").
 		ColumnExpr(sumsOfRequests).
-		Where("r.session_id = ?", session.ID).Where("r.id >= ?", from).Where("r.id < ?", to).
+		Where("r.session_id = ?", session).Where("r.id >= ?", from).Where("r.id < ?", to).
 		GroupExpr(hour+", CASE WHEN m.name = '' THEN a.name ELSE m.name END, c.name").Scan(ctx, &rows)
 	if err != nil {
 		return nil, b.readErr("usage", err)

@@ -310,11 +310,8 @@ func sqliteCode(err error) (primary int, ok bool) {
 // data can never be stored, or the store cannot be used now. A full disk, a lock, a
 // read-only or a broken file are all of the last kind: the records must survive them.
 func sqliteErr(err error) error {
-	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnavailable) {
+	if err, known := commonErr(err); known {
 		return err
-	}
-	if errors.Is(err, sql.ErrNoRows) {
-		return ErrNotFound
 	}
 	switch code, ok := sqliteCode(err); {
 	case ok && (code == codeConstraint || code == codeTooBig || code == codeMismatch || code == codeError):

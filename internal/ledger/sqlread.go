@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Every read is a range of a primary key or of an index, and bounded. Nothing here may read the table
@@ -61,15 +59,24 @@ func sessionsOf(rows []sessionRow) []Session {
 	return out
 }
 
+// sessionID is the number under which a session's requests are stored.
+func (b *sqlBackend) sessionID(ctx context.Context, key string) (int64, error) {
+	var session sessionRow
+	if err := b.read.NewSelect().Model(&session).Column("id").Where("key = ?", key).Scan(ctx); err != nil {
+		return 0, b.readErr("session", err)
+	}
+	return session.ID, nil
+}
+
 func (b *sqlBackend) requests(ctx context.Context, key string, before *ID, limit int) ([]Record, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
-	var session sessionRow
-	if err := b.read.NewSelect().Model(&session).Column("id").Where("key = ?", key).Scan(ctx); err != nil {
-		return nil, b.readErr("session", err)
+	id, err := b.sessionID(ctx, key)
+	if err != nil {
+		return nil, err
 	}
 	var rows []logRow
-	q := b.read.NewSelect().Model(&rows).Where("session_id = ?", session.ID).Order("id DESC").Limit(int64(limit))
+	q := b.read.NewSelect().Model(&rows).Where("session_id = ?", id).Order("id DESC").Limit(int64(limit))
 	if before != nil {
 		q = q.Where("id < ?", *before)
 	}
@@ -113,12 +120,7 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 		if p.client {
 			q = q.Join("JOIN names AS c ON c.id = u.client_id").ColumnExpr("c.name AS client").GroupExpr("u.client_id, c.name")
 		}
-		var rows []struct {
-			Start  int64     `bun:"start"`
-			Model  llm.Model `bun:"model"`
-			Client string    `bun:"client"`
-			sumColumns
-		}
+		var rows []totalRow
 		if err := q.Scan(ctx, &rows); err != nil {
 			return nil, b.readErr("usage", err)
 		}

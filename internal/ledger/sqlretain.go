@@ -22,13 +22,8 @@ func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, 
 		if err := q.Scan(ctx); err != nil {
 			return err
 		}
-		slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").Where("session_id = ?", row.ID).Limit(sliceRows)
-		res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == sliceRows {
-			more = true
+		slice := tx.NewSelect().Where("session_id = ?", row.ID)
+		if more, err = deleteRequests(ctx, tx, slice); err != nil || more {
 			return err
 		}
 		_, err = tx.NewDelete().Model((*sessionRow)(nil)).Where("id = ?", row.ID).Exec(ctx)
@@ -37,12 +32,23 @@ func (b *sqlBackend) deleteSession(ctx context.Context, key string) (more bool, 
 	return more, err
 }
 
+// deleteRequests deletes the first requests that which picks, and tells whether there may be more.
+func deleteRequests(ctx context.Context, tx bun.Tx, which *bun.SelectQuery) (more bool, err error) {
+	slice := which.Model((*requestRow)(nil)).Column("id").Limit(sliceRows)
+	res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n == sliceRows, err
+}
+
 func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error) {
 	if h == (horizon{}) {
 		return b.tidyUp(ctx)
 	}
 	pruned := b.pruned
-	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) error {
+	err = b.inTx(ctx, "retention", func(ctx context.Context, tx bun.Tx) (err error) {
 		if !h.records.IsZero() {
 			if floor := idFloor(h.records); compareIDs(floor, pruned) > 0 {
 				pruned = floor
@@ -51,14 +57,8 @@ func (b *sqlBackend) prune(ctx context.Context, h horizon) (more bool, err error
 					return err
 				}
 			}
-			slice := tx.NewSelect().Model((*requestRow)(nil)).Column("id").
-				Where("id < ?", idFloor(h.records)).Order("id").Limit(sliceRows)
-			res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", slice).Exec(ctx)
-			if err != nil {
-				return err
-			}
-			if n, err := res.RowsAffected(); err != nil || n == sliceRows {
-				more = true
+			slice := tx.NewSelect().Where("id < ?", idFloor(h.records)).Order("id")
+			if more, err = deleteRequests(ctx, tx, slice); err != nil || more {
 				return err
 			}
 		}

@@ -58,6 +58,17 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// commonErr maps what needs no look into the driver's error; false: the driver's code decides.
+func commonErr(err error) (mapped error, known bool) {
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return ErrNotFound, true
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrInvalid), errors.Is(err, ErrUnavailable):
+		return err, true
+	}
+	return nil, false
+}
+
 // errConflict says that another writer of the same database came in between: the same batch
 // may be tried again at once.
 var errConflict = fmt.Errorf("%w: another writer was in the way", ErrUnavailable)

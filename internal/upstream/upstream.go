@@ -36,10 +36,10 @@ import (
 	"time"
 )
 
-// HeaderTimeout is how long a provider may think before its answer's headers
+// headerTimeout is how long a provider may think before its answer's headers
 // arrive. It is longer than any SDK waits (ten minutes), so a client's own
 // timeout comes first.
-const HeaderTimeout = 15 * time.Minute
+const headerTimeout = 15 * time.Minute
 
 // A Config says where the provider is and how to speak to it.
 type Config struct {
@@ -77,7 +77,7 @@ func NewTransport() *http.Transport {
 		DialContext:           dialCounted,
 		ForceAttemptHTTP2:     true,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: HeaderTimeout,
+		ResponseHeaderTimeout: headerTimeout,
 		ExpectContinueTimeout: time.Second,
 		IdleConnTimeout:       30 * time.Second,
 		ReadBufferSize:        2 << 10,
