@@ -100,7 +100,7 @@ func crashOnce(t *testing.T, dir, dsn, durability string, after time.Duration) (
 	}
 	var killer *time.Timer
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		id, err := ParseID(lines.Text())
+		id, err := parseID(lines.Text())
 		if err != nil {
 			continue // the last line may be cut
 		}

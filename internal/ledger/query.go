@@ -122,7 +122,7 @@ func parseRecordCursor(text string) (*ID, error) {
 	if text == "" {
 		return nil, nil
 	}
-	id, err := ParseID(text)
+	id, err := parseID(text)
 	if err != nil {
 		return nil, fmt.Errorf("request cursor: %w", ErrInvalid)
 	}

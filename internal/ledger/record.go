@@ -22,8 +22,8 @@ type ID [16]byte
 // NewID returns a fresh, time-ordered ID. It is safe for concurrent use.
 func NewID() ID { return ID(uuid.Must(uuid.NewV7())) }
 
-// ParseID reads the canonical text form of an ID; the error wraps [ErrInvalid].
-func ParseID(text string) (ID, error) {
+// parseID reads the canonical text form of an ID; the error wraps [ErrInvalid].
+func parseID(text string) (ID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil {
 		return ID{}, fmt.Errorf("parse request id: %w: %w", ErrInvalid, err)
@@ -48,7 +48,7 @@ func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText is the inverse of MarshalText.
 func (id *ID) UnmarshalText(text []byte) (err error) {
-	*id, err = ParseID(string(text))
+	*id, err = parseID(string(text))
 	return err
 }
 

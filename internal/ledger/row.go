@@ -27,14 +27,14 @@ func (id ID) AppendQuery(gen schema.QueryGen, b []byte) ([]byte, error) {
 func (id *ID) Scan(src any) (err error) {
 	switch src := src.(type) {
 	case string:
-		*id, err = ParseID(src)
+		*id, err = parseID(src)
 		return err
 	case []byte:
 		if len(src) == len(id) {
 			copy(id[:], src)
 			return nil
 		}
-		*id, err = ParseID(string(src))
+		*id, err = parseID(string(src))
 		return err
 	}
 	return fmt.Errorf("scan request id: unexpected %T of the database", src)
