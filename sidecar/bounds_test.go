@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"net"
 	"net/http"
@@ -13,26 +12,9 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
-
-func TestByteBudget_RefusesAndIsGivenBack(t *testing.T) {
-	b := &byteBudget{max: 10}
-	if !b.reserve(6) || b.reserve(5) || !b.reserve(4) || b.reserve(1) {
-		t.Error("the budget is not kept")
-	}
-	held := &heldBody{reserved: 6, budget: b}
-	held.release()
-	held.release()
-	if b.used.Load() != 4 {
-		t.Errorf("%d bytes reserved, want 4", b.used.Load())
-	}
-}
 
 func TestBody_BytesAreGivenBackWhenTheAnswerBegins(t *testing.T) {
 	up, base := newStepwise(t)
@@ -62,66 +44,6 @@ func TestBody_QueueFullOfBodiesRefuses(t *testing.T) {
 	}
 	leave()
 	<-done
-}
-
-func TestBody_DeadlineGrowsWithItsBytes(t *testing.T) {
-	start := time.Now()
-	if d := bodyDeadline(start, 0).Sub(start); d != 30*time.Second {
-		t.Errorf("an empty body has %v", d)
-	}
-	if d := bodyDeadline(start, 10*bodyRate).Sub(start); d != 40*time.Second {
-		t.Errorf("ten seconds' bytes have %v", d)
-	}
-}
-
-func TestLimitRequest_SaysWhatTheFileAndTheHintsAllow(t *testing.T) {
-	s := &server{seed: maphash.MakeSeed()}
-	cfg := &config.Config{File: config.File{
-		Clients:  map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}, "vip": {Weight: 1, Priority: "high"}},
-		Sessions: []config.SessionRule{{Match: "agent-*", Weight: 2}},
-	}}
-	request := func(client string, who session.Identity, headers ...string) limit.Request {
-		r := &http.Request{Header: http.Header{}}
-		for i := 0; i+1 < len(headers); i += 2 {
-			r.Header.Set(headers[i], headers[i+1])
-		}
-		req, err := wire.Decode(wire.Chat, []byte(chat))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.limitRequest(&exchange{s: s, cfg: cfg, r: r, who: who, client: client, endpoint: wire.Chat, req: req})
-	}
-	got := request("web", session.Identity{Session: "agent-7", Priority: "high"})
-	if got.ClientWeight != 4 || got.Weight != 2 || got.Priority != limit.Normal || got.Model != "gpt-4o" {
-		t.Errorf("got %+v", got)
-	}
-	if p := request("web", session.Identity{Priority: "low"}).Priority; p != limit.Low {
-		t.Errorf("a client may lower its priority, got %v", p)
-	}
-	if p := request("vip", session.Identity{}).Priority; p != limit.High {
-		t.Errorf("the file grants high, got %v", p)
-	}
-	if w := request("web", session.Identity{Session: "agent-7", Weight: 9}).Weight; w != 9 {
-		t.Errorf("a hint goes before the rule, got %v", w)
-	}
-	hinted := request("web", session.Identity{MaxWait: 7 * time.Second}, "X-Stainless-Timeout", "600", "X-Stainless-Read-Timeout", "60", "X-Stainless-Retry-Count", "1")
-	if hinted.MaxWait != 7*time.Second || hinted.Timeout != time.Minute || hinted.RetryCount != 1 || hinted.RetryKey == 0 {
-		t.Errorf("got %+v", hinted)
-	}
-}
-
-func TestRejection_RetryAfterStaysUsable(t *testing.T) {
-	for reason, status := range map[limit.Reason]int{
-		limit.QueueFull: 503, limit.QueueTimeout: 503, limit.DeadlineUnreachable: 503, limit.AttemptsExhausted: 503, limit.Draining: 503,
-	} {
-		e := rejection(&limit.Rejected{Reason: reason, RetryAfter: time.Hour})
-		if e.Status != status || e.RetryAfter <= 0 || e.RetryAfter > 59*time.Second || e.Final {
-			t.Errorf("%v: %+v", reason, e)
-		}
-	}
-	if e := rejection(&limit.Rejected{Reason: limit.DailyLimit, RetryAfter: time.Hour}); !e.Final || e.RetryAfter != time.Hour {
-		t.Errorf("daily limit: %+v", e)
-	}
 }
 
 func TestLedgerOnFailure_Refuses(t *testing.T) {
@@ -228,24 +150,6 @@ func TestClient_QueuedUploadThatLeavesIsNotSent(t *testing.T) {
 	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 	if n := len(sim.Ledger()); n != 1 {
 		t.Errorf("%d requests reached the upstream, want 1", n)
-	}
-}
-
-func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
-	s := &server{}
-	for _, first := range []string{"leave", "end"} {
-		x := &exchange{s: s, cfg: &config.Config{DisconnectPolicy: "drain"}, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
-		x.sent.Store(true)
-		if first == "end" {
-			x.settleDrain()
-			x.leave()
-		} else {
-			x.leave()
-			x.settleDrain()
-		}
-		if n := s.drains.Load(); n != 0 {
-			t.Errorf("%s first: %d drains left over", first, n)
-		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -268,6 +269,20 @@ func writeFile(t *testing.T, name, text string) string {
 	}
 	return path
 }
+
+// The bounds that docs/operations.md and the settings' reference promise.
+const (
+	idleTimeout  = 10 * time.Minute // between two bytes of an answer
+	endPatience  = 2 * time.Second  // between an answer's end and that of its connection
+	halfPatience = 30 * time.Second // of a websocket of which one side has ended
+	drainTime    = 10 * time.Second // of an answer whose client has left
+	drainBytes   = 1 << 20          // likewise
+	maxHops      = 8                // of sidecars in a row
+
+	repeatShare     = 0.2 // of the requests may be repeated after a 503
+	repeatPerSecond = 10.0
+	repeatsSaved    = 100
+)
 
 const chat = `{"model":"gpt-4o","messages":[{"role":"user","content":"say 5 words"}]}`
 

@@ -24,11 +24,8 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"log/slog"
 	"net"
@@ -37,18 +34,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
 const (
@@ -164,171 +151,6 @@ func listen(cfg *config.Config, getenv func(string) string) (main, admin net.Lis
 		return nil, nil, err
 	}
 	return main, admin, nil
-}
-
-// build makes every part and puts them together.
-func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, level *slog.LevelVar) (*server, error) {
-	store, err := openLedger(ctx, cfg, logger)
-	if err != nil {
-		return nil, err
-	}
-	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Level: level, Ledger: store,
-		Limits:  limit.New(cfg.Limiter(logger)),
-		Tokens:  tokens.New(tokens.Config{}),
-		Metrics: metrics.New(),
-	})
-	s.restore(ctx)
-	return s, nil
-}
-
-// closeTimeout bounds the ledger's last commit.
-const closeTimeout = 10 * time.Second
-
-// close saves what was learned and commits what was accepted.
-func (s *server) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	s.limits.Close()
-	s.budgets.Close()
-	s.save(ctx)
-	if err := s.ledger.Close(ctx); err != nil {
-		return fmt.Errorf("close ledger: %w", err)
-	}
-	return nil
-}
-
-// dependencies is everything a server is made of. Upstream is made from Config
-// where it is nil.
-type dependencies struct {
-	Config   *config.Config
-	Logger   *slog.Logger
-	Level    *slog.LevelVar // the one that Logger obeys
-	Ledger   *ledger.Store
-	Limits   *limit.Limiter
-	Tokens   *tokens.Estimator
-	Metrics  *metrics.Metrics
-	Upstream *upstream.Client
-}
-
-func newServer(d dependencies) *server {
-	name := make([]byte, 6)
-	_, _ = rand.Read(name) // never fails
-	s := &server{
-		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens,
-		upstream: d.Upstream, ledger: d.Ledger,
-		bodies:   &byteBudget{max: d.Config.QueueMaxBytes},
-		instance: fmt.Sprintf("%s%x", viaName, name),
-		seed:     maphash.MakeSeed(),
-		clients:  httpapi.NewConnections(httpapi.ConnectionsFor(maxFiles())),
-	}
-	s.cfg.Store(d.Config)
-	s.guard = httpapi.NewGuard(accessOf(d.Config), d.Logger, func(code string) { s.metrics.Refused.WithLabelValues(code).Inc() })
-	s.admin = &admin.Admin{
-		Settings: &s.cfg, Ledger: d.Ledger, Limits: d.Limits, Metrics: d.Metrics.Handler(), Logger: d.Logger,
-		Draining: s.guard.Draining, Unfit: func() error { return s.ledgerFit(s.cfg.Load()) },
-	}
-	s.key = newProviderKey(d.Config, d.Logger)
-	if s.upstream == nil {
-		keyHeader := "Authorization"
-		if d.Config.Profile == "azure" {
-			keyHeader = "api-key"
-		}
-		s.upstream = upstream.New(upstream.Config{
-			Base: d.Config.BaseURL, KeyHeader: keyHeader,
-			Key:     s.key.current,
-			Private: append(session.Headers(), d.Config.SessionHeader),
-			Via:     "1.1 " + s.instance,
-		})
-	}
-	s.budgets, s.lineage = s.newBudgets(), budget.NewLineage(maxLinks)
-	s.over, s.endAll = context.WithCancel(context.Background())
-	s.watch()
-	return s
-}
-
-// accessOf is what the settings say of who is let in.
-func accessOf(cfg *config.Config) httpapi.Access {
-	a := httpapi.Access{Hosts: cfg.AllowedHosts}
-	for _, k := range cfg.ClientKeys {
-		a.Keys = append(a.Keys, httpapi.Key{Name: k.Name, Key: string(k.Key)})
-	}
-	return a
-}
-
-func openLedger(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*ledger.Store, error) {
-	store, err := ledger.Open(ctx, cfg.Ledger(logger))
-	switch {
-	case err == nil:
-		return store, nil
-	case errors.Is(err, ledger.ErrJournal):
-		return nil, &config.Error{Faults: []string{fmt.Sprintf("LEDGER_JOURNAL=%q: %v", cfg.LedgerJournal, err)}}
-	case cfg.RepositoryType == "sqlite":
-		return nil, &config.Error{Faults: []string{fmt.Sprintf("SQLITE_DSN=%q: %v", cfg.SQLiteDSN, err)}}
-	case cfg.RepositoryType == "postgres" && errors.Is(err, ledger.ErrUnavailable):
-		return nil, err // the setting may well be right, and the server down
-	case cfg.RepositoryType == "postgres":
-		return nil, &config.Error{Faults: []string{fmt.Sprintf("POSTGRES_DSN: %v", err)}}
-	}
-	return nil, &config.Error{Faults: []string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
-}
-
-const calibrationState = "calibration"
-
-// restore takes up what the last process learned, so that a restart starts
-// with calibrated estimates and a level that counts its last minute.
-func (s *server) restore(ctx context.Context) {
-	data, err := s.ledger.LoadState(ctx, calibrationState)
-	if err == nil && len(data) > 0 {
-		var learned []tokens.Calibration
-		if err = json.Unmarshal(data, &learned); err == nil {
-			s.tokens.Import(learned)
-		}
-	}
-	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
-		s.logger.Warn("calibration not restored", "error", err.Error())
-	}
-	recent, err := s.ledger.RecentUse(ctx, time.Now().Add(-time.Minute))
-	if err != nil {
-		s.logger.Warn("recent use not restored", "error", err.Error())
-	}
-	for _, use := range recent {
-		s.limits.Prime(limit.Recent{Model: string(use.Model), Requests: use.Requests, Input: use.Input, Output: use.Output})
-	}
-	if !s.cfg.Load().File.LimitsDays() {
-		return
-	}
-	today, err := s.ledger.Usage(ctx, ledger.UsageQuery{From: time.Now().Add(-24 * time.Hour), By: []string{"model"}})
-	if err != nil {
-		s.logger.Warn("use of the day not restored", "error", err.Error())
-	}
-	for _, use := range today {
-		s.limits.Prime(limit.Recent{Model: string(use.Model), RequestsDay: use.Requests, TokensDay: use.Usage.Total()})
-	}
-}
-
-// saveRegularly bounds what a crash unlearns to a minute.
-func (s *server) saveRegularly(stop <-chan struct{}) {
-	ticker := time.NewTicker(time.Minute)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-ticker.C:
-			s.save(context.Background())
-		}
-	}
-}
-
-func (s *server) save(ctx context.Context) {
-	data, err := json.Marshal(s.tokens.Export())
-	if err == nil {
-		err = s.ledger.SaveState(ctx, calibrationState, data)
-	}
-	if err != nil {
-		s.logger.Warn("calibration not saved", "error", err.Error())
-	}
 }
 
 func newLogger(cfg *config.Config, level *slog.LevelVar, w io.Writer) *slog.Logger {

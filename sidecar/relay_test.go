@@ -184,13 +184,13 @@ func TestDrain_IsBoundedInTime(t *testing.T) {
 		read(t, resp.Body, len(eventA))
 		leave()
 		time.Sleep(drainTime - time.Millisecond)
-		if b.server.drains.Load() != 1 || b.server.limits.InFlight() != 1 {
-			t.Errorf("%d answers are read on, %d places held, want 1 and 1", b.server.drains.Load(), b.server.limits.InFlight())
+		if b.server.proxy.Load().Drains != 1 || b.server.limits.InFlight() != 1 {
+			t.Errorf("%d answers are read on, %d places held, want 1 and 1", b.server.proxy.Load().Drains, b.server.limits.InFlight())
 		}
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		if after := time.Duration(given.Load()); after != drainTime || b.server.drains.Load() != 0 || b.server.limits.InFlight() != 0 {
-			t.Errorf("given up after %v, want %v; %d are read on", after, drainTime, b.server.drains.Load())
+		if after := time.Duration(given.Load()); after != drainTime || b.server.proxy.Load().Drains != 0 || b.server.limits.InFlight() != 0 {
+			t.Errorf("given up after %v, want %v; %d are read on", after, drainTime, b.server.proxy.Load().Drains)
 		}
 	})
 }
@@ -237,7 +237,7 @@ func TestDrain_TakesATenthOfThePlaces(t *testing.T) {
 		}
 		leave()
 		synctest.Wait()
-		if n := b.server.drains.Load(); n < 1 || n > 4 {
+		if n := b.server.proxy.Load().Drains; n < 1 || n > 4 {
 			t.Errorf("%d of 40 answers are read on, want at most a tenth", n)
 		}
 		time.Sleep(drainTime)

@@ -47,8 +47,7 @@ func (s *server) reload() {
 	}
 	s.cfg.Store(next)
 	s.guard.Configure(accessOf(next))
-	s.key.configure(next)
-	s.budgets.Reread()                               // prices may have changed
+	s.proxy.Reconfigure()
 	_ = s.level.UnmarshalText([]byte(next.LogLevel)) // checked by the setting
 	s.metrics.Reloaded.Set(1)
 	s.metrics.ReloadedAt.Set(float64(time.Now().Unix()))

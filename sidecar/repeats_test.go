@@ -9,32 +9,6 @@ import (
 	"time"
 )
 
-func TestRepeats_AreAShareOfTheTraffic(t *testing.T) {
-	var b repeatBudget
-	now := time.Now()
-	spend := func(tries int) (got int) {
-		for range tries {
-			if b.spend(now) {
-				got++
-			}
-		}
-		return got
-	}
-	if got := spend(1000); got != repeatsSaved {
-		t.Errorf("%d at once, want %d", got, repeatsSaved)
-	}
-	now = now.Add(2 * time.Second)
-	if got := spend(1000); got != 2*repeatPerSecond {
-		t.Errorf("%d after two seconds, want %v", got, 2*repeatPerSecond)
-	}
-	for range 200 {
-		b.earn()
-	}
-	if got := spend(1000); got < 39 || got > 40 {
-		t.Errorf("%d for 200 requests, want a fifth", got)
-	}
-}
-
 // TestRepeats_AProviderThatFailsIsNotFlooded sends a thousand requests at once
 // at a provider that turns all of them away with a hint. Past the budget its
 // answer is passed on as it came; those within it wait behind one probe at a

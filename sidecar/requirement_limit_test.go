@@ -27,7 +27,6 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
 
 func TestRequirement_10_LoopbackUnlessTold(t *testing.T) {
@@ -362,7 +361,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}
-	s.endAll()
+	s.proxy.EndAll()
 }
 
 // A weight shares out only what its client has; a priority goes no higher than
@@ -383,24 +382,6 @@ func TestRequirement_26_WeightsAreNotTaken(t *testing.T) {
 			}
 		}
 	}
-	// Two clients, one with a hundred times the weight and the priority it was not granted.
-	r := &http.Request{Header: http.Header{}, RemoteAddr: "x"}
-	srv := configured(&config.Config{File: config.File{Clients: map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}}}})
-	for _, client := range []string{"web", "stranger"} {
-		got := srv.limitRequest(&exchange{s: srv, cfg: srv.cfg.Load(), r: r, client: client, req: decoded(t), who: session.Identity{Session: "s", Weight: 100, Priority: "high"}})
-		if want := map[string]float64{"web": 4}[client]; got.ClientWeight != want || got.Priority != limit.Normal || got.Weight != 100 {
-			t.Errorf("%s: %+v", client, got)
-		}
-	}
-}
-
-func decoded(t *testing.T) *wire.Request {
-	t.Helper()
-	req, err := wire.Decode(wire.Chat, []byte(chat))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return req
 }
 
 // configured is a server with nothing but its settings.

@@ -256,7 +256,7 @@ func escape(s string) string {
 }
 
 // rooms are the folders that are this program and nothing else.
-var rooms = []string{".", "../internal/admin", "../internal/config", "../internal/httpapi", "../internal/metrics"}
+var rooms = []string{".", "../internal/admin", "../internal/config", "../internal/httpapi", "../internal/metrics", "../internal/proxy"}
 
 // programText lists the program text of directories.
 func programText(t *testing.T, dirs ...string) []string {

@@ -193,13 +193,13 @@ func (s *stage) checkAtRest() {
 			t.Errorf("after three idle minutes %s has %v of %d: permits are lost", m.Name, m.Level, m.Limit)
 		}
 	}
-	if n := s.srv.bodies.used.Load(); n != 0 {
+	if n := s.srv.proxy.Load().BodyBytes; n != 0 {
 		t.Errorf("%d bytes of bodies are still held", n)
 	}
-	if n := s.srv.drains.Load(); n != 0 {
+	if n := s.srv.proxy.Load().Drains; n != 0 {
 		t.Errorf("%d drains are still counted", n)
 	}
-	if n := s.srv.inFlight.Load(); n != 0 {
+	if n := s.srv.proxy.Load().Answers; n != 0 {
 		t.Errorf("%d answers are still counted", n)
 	}
 	if st := s.srv.ledger.Stats(); st.Pending != 0 || st.InFlight != 0 || st.Journaled != 0 || st.Failed != 0 {

@@ -2,62 +2,43 @@ package main
 
 import (
 	"context"
-	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/proxy"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
-// A server holds every dependency of the handlers; nothing else is global.
+// A server is the parts of the program, put together.
 type server struct {
-	cfg      atomic.Pointer[config.Config] // never changed in place: a reload stores another
-	key      *providerKey
-	level    *slog.LevelVar // of logger
-	logger   *slog.Logger
-	metrics  *metrics.Metrics
-	limits   *limit.Limiter
-	tokens   *tokens.Estimator
-	upstream *upstream.Client
-	ledger   *ledger.Store
-	budgets  *budget.Book
-	lineage  *budget.Lineage
-	bodies   *byteBudget
-	instance string // our entry in the Via header
-	seed     maphash.Seed
+	cfg     atomic.Pointer[config.Config] // never changed in place: a reload stores another
+	level   *slog.LevelVar                // of logger
+	logger  *slog.Logger
+	metrics *metrics.Metrics
+	limits  *limit.Limiter
+	tokens  *tokens.Estimator
+	ledger  *ledger.Store
 
-	repeats  repeatBudget
-	plain    modelSet     // models whose provider rejects stream_options
-	drains   atomic.Int64 // answers read on for clients that left
-	inFlight atomic.Int64 // answers under way
-	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
-
-	guard   *httpapi.Guard
+	proxy   *proxy.Proxy
 	admin   *admin.Admin
+	guard   *httpapi.Guard
 	clients *httpapi.Connections
 	systemd *systemd // nil: no service manager asks
-
-	exchanges sync.WaitGroup
-	over      context.Context // ends with the grace: every exchange ends with it
-	endAll    context.CancelFunc
 }
 
 // routes is the whole HTTP surface.
 func (s *server) routes() []httpapi.Route {
 	routes := []httpapi.Route{
-		{Pattern: httpapi.APIPattern, On: httpapi.MainListener, Handler: s.handle},
+		{Pattern: httpapi.APIPattern, On: httpapi.MainListener, Handler: s.proxy.Serve},
 		{Pattern: "/v1", On: httpapi.MainListener, Handler: httpapi.Unknown}, // or the mux would redirect, past the guard
 		{Pattern: "/", On: httpapi.BothListeners, Handler: httpapi.Unknown},
 	}
@@ -90,12 +71,12 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	}
 	select {
 	case err := <-failed:
-		s.endAll()
-		s.rejectWaiting()
+		s.proxy.EndAll()
+		s.proxy.RejectWaiting()
 		for _, server := range servers {
 			server.Close()
 		}
-		s.exchanges.Wait()
+		s.proxy.Wait()
 		return err
 	case <-ctx.Done():
 	}
@@ -110,10 +91,19 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	})
 }
 
-// rejectWaiting tells everybody who waits to come back.
-func (s *server) rejectWaiting() {
-	s.budgets.RejectWaiting()
-	s.limits.RejectWaiting()
+// watch adds the gauges of the parts that several rooms share.
+func (s *server) watch() {
+	gauge, store := s.metrics.Gauge, s.ledger
+	gauge("queue_depth", "Requests waiting.", func() float64 { return float64(s.limits.Waiting()) })
+	gauge("in_flight", "Places granted: requests on their way upstream and answers under way.", func() float64 { return float64(s.limits.InFlight()) })
+	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
+	gauge("ledger_journaled", "Records in the journal, waiting for the store.", func() float64 { return float64(store.Stats().Journaled) })
+	gauge("ledger_degraded", "1 while the store cannot be written.", func() float64 {
+		if store.Stats().Degraded {
+			return 1
+		}
+		return 0
+	})
 }
 
 func (s *server) httpServer(on httpapi.Listener) *http.Server {

@@ -26,12 +26,12 @@ func (s *server) drain(servers []*http.Server, stopListening func()) error {
 	s.logger.Info("draining", "grace", grace.String())
 	s.systemd.stopping(grace + closeTimeout)
 	last := grace / 5 // for answers that are already on their way
-	reject := time.AfterFunc(grace-last, s.rejectWaiting)
+	reject := time.AfterFunc(grace-last, s.proxy.RejectWaiting)
 	defer reject.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	// Websockets are not the servers' any more, who do not wait for them.
-	defer context.AfterFunc(ctx, s.endAll)()
+	defer context.AfterFunc(ctx, s.proxy.EndAll)()
 
 	s.clients.Await(min(grace/lameDuckShare, lameDuckMax), s.clients.None)
 	// A server that is shutting down drops the request of a connection it has
@@ -45,6 +45,6 @@ func (s *server) drain(servers []*http.Server, stopListening func()) error {
 			failed = errors.Join(failed, server.Close())
 		}
 	}
-	s.exchanges.Wait() // their rows come before the ledger's end
+	s.proxy.Wait() // their rows come before the ledger's end
 	return failed
 }

@@ -201,7 +201,7 @@ func (u usageLines) write(w io.Writer, format string) error {
 	fmt.Fprintln(out, strings.Join(head, "\t")+"\t")
 	for _, l := range u.lines {
 		row := cells(l)
-		row[0] = cmp.Or(storable(row[0]), "(none)")
+		row[0] = cmp.Or(ledger.CleanName(row[0]), "(none)")
 		fmt.Fprintln(out, strings.Join(row, "\t")+"\t")
 	}
 	return out.Flush()

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"context"
@@ -39,7 +39,7 @@ var (
 // the bytes that must wait for the ledger. A read error is the upstream's
 // fault and cuts the answer off; a write error is the client's and leaves the
 // answer to be read on by DISCONNECT_POLICY.
-func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error) {
+func (s *Proxy) relay(x *exchange, resp *http.Response) (tail []byte, err error) {
 	x.events = isStream(resp)
 	x.observe(resp)
 	if x.headerOut && !x.events {
@@ -57,7 +57,7 @@ func (s *server) relay(x *exchange, resp *http.Response) (tail []byte, err error
 // copyAnswer passes the body on. It is apart from relay because net/http needs
 // much stack to write a header: a stream's goroutine stays at 8 KB if the way to
 // there is short.
-func (s *server) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err error) {
+func (s *Proxy) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err error) {
 	idle := time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
 	defer idle.Stop()
 

@@ -1,8 +1,7 @@
-package main
+package proxy
 
 import (
 	"bytes"
-	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
@@ -21,18 +19,15 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
 
-// handle is handleProxy in the client's words.
-func (s *server) handle(w http.ResponseWriter, r *http.Request, client string) error {
-	return told(s.handleProxy(w, r, client))
-}
-
+// START HERE
+//
 // handleProxy serves /v1/...: one request, from the client's bytes to the
 // ledger's row. Whatever happens after the first attempt, the lease ends and
 // one row is written; once a byte of the answer is out, nothing is made up any
 // more: the connection is cut instead.
-func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client string) (err error) {
+func (s *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, client string) (err error) {
 	// 1 Identify.
-	who, err := session.From(r, s.cfg.Load().SessionHeader)
+	who, err := session.From(r, s.settings.Load().SessionHeader)
 	if err != nil {
 		return err
 	}
@@ -45,7 +40,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 	x := s.begin(w, r, who, client)
 	defer func() { x.end(err) }()
 
-	if err := s.ledgerFit(x.cfg); err != nil {
+	if err := s.Unfit(); err != nil {
 		return err
 	}
 
@@ -128,7 +123,7 @@ func (s *server) handleProxy(w http.ResponseWriter, r *http.Request, client stri
 
 // send makes attempts until there is an answer to hand on. An attempt that may
 // be repeated returns to the head of its session's queue first.
-func (s *server) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
+func (s *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 	queue := x.r.Context()
 	s.repeats.earn()
 	for unsent := 1; ; {
@@ -210,7 +205,7 @@ func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, s llm.Sign
 
 // upstreamBody is the client's body, byte for byte, but for include_usage
 // where the client's stream did not ask for its usage.
-func (s *server) upstreamBody(x *exchange) []byte {
+func (s *Proxy) upstreamBody(x *exchange) []byte {
 	x.spliced = false
 	if s.plain.has(x.req.Model) {
 		return x.req.Raw
@@ -219,54 +214,6 @@ func (s *server) upstreamBody(x *exchange) []byte {
 	x.spliced = spliced
 	return body
 }
-
-// acquire waits for a place.
-func (s *server) acquire(x *exchange) (*limit.Lease, error) {
-	return s.limits.Acquire(x.r.Context(), s.limitRequest(x))
-}
-
-// limitRequest says what the queue has to know of a request.
-func (s *server) limitRequest(x *exchange) limit.Request {
-	rule := x.cfg.File.Clients[x.client]
-	r := limit.Request{
-		Model:        string(x.req.Model),
-		Client:       x.client,
-		Session:      x.who.Session,
-		ClientWeight: rule.Weight,
-		Weight:       x.who.Weight,
-		Priority:     priority(rule.Priority, x.who.Priority),
-		Demand:       limit.Demand(x.estimate.Demand),
-		MaxWait:      x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
-		Timeout:      patience(x.r.Header),
-	}
-	if x.budgetWait > 0 { // one patience for both waits
-		r.MaxWait = max(min(cmp.Or(r.MaxWait, x.cfg.QueueMaxWait), x.cfg.QueueMaxWait)-x.budgetWait, time.Millisecond)
-		if r.Timeout > 0 {
-			r.Timeout = max(r.Timeout-x.budgetWait, time.Millisecond)
-		}
-	}
-	if x.body != nil {
-		r.Bytes = int64(len(x.body.bytes))
-	}
-	if r.Weight == 0 {
-		if rule := x.cfg.File.RuleOf(x.who.Session); rule != nil {
-			r.Weight = rule.Weight
-		}
-	}
-	r.RetryKey, r.RetryCount = retryHint(x)
-	if x.cfg.QueueHeartbeat > 0 && x.req.Stream {
-		r.Every, r.OnWait = x.cfg.QueueHeartbeat, x.beat
-	}
-	return r
-}
-
-// Sidecars may stand in a row, each by its own name in Via. More than maxHops
-// of them are a loop over processes that do not know their own names again,
-// such as replicas behind one address.
-const (
-	viaName = "llm-queue-proxy-"
-	maxHops = 8
-)
 
 // peekLimit bounds what is read of a refusal to find its reason.
 const peekLimit = 64 << 10
@@ -308,9 +255,10 @@ func (x *exchange) discard(resp *http.Response) {
 // record was lost; the next one through tries the ledger again.
 const ledgerPause = 5 * time.Second
 
-func (s *server) ledgerFit(cfg *config.Config) error {
+// Unfit says why requests are refused while the ledger fails; nil: they are not.
+func (s *Proxy) Unfit() error {
 	lost := s.lostAt.Load()
-	if cfg.LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
+	if s.settings.Load().LedgerOnFailure == "refuse" && lost != 0 && time.Since(time.Unix(0, lost)) < ledgerPause {
 		return errLedger
 	}
 	return nil

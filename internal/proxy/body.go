@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"errors"
@@ -62,7 +62,7 @@ func (h *heldBody) release() {
 
 // readBody takes in a metered body. Its bytes are reserved before they are
 // read, where a length was declared, and in steps where not.
-func (s *server) readBody(x *exchange) (*heldBody, error) {
+func (s *Proxy) readBody(x *exchange) (*heldBody, error) {
 	w, r, most := x.w, x.r, x.cfg.MaxBodyBytes
 	h := &heldBody{budget: s.bodies}
 	if r.ContentLength > min(most, s.bodies.max) {
@@ -125,7 +125,7 @@ func (s *server) readBody(x *exchange) (*heldBody, error) {
 }
 
 // unmeteredBody holds a small body, and lets any other stream through.
-func (s *server) unmeteredBody(x *exchange) error {
+func (s *Proxy) unmeteredBody(x *exchange) error {
 	switch n := x.r.ContentLength; {
 	case n == 0:
 		return nil

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ const halfPatience = 30 * time.Second
 // tunnel joins the client's connection to the provider's after a 101, until
 // both have ended. It holds its place all that while. What passes is not looked
 // into, so its usage stays unknown.
-func (s *server) tunnel(x *exchange, resp *http.Response) error {
+func (s *Proxy) tunnel(x *exchange, resp *http.Response) error {
 	provider, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return x.refused(fmt.Errorf("switch protocols: the provider's connection cannot be written to"))

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"context"
@@ -20,7 +20,7 @@ const maxLinks = 100_000
 
 // newBudgets makes the book of budgets. Its sums come from the ledger, so a
 // restart refills nothing.
-func (s *server) newBudgets() *budget.Book {
+func (s *Proxy) newBudgets() *budget.Book {
 	cfg := budget.Config{
 		Load: s.budgetUsed, UsedUp: s.budgetUsedUp, Passed: s.budgetPassed,
 		Fresh: func() bool { // what waits in the journal is not in the store
@@ -28,7 +28,7 @@ func (s *server) newBudgets() *budget.Book {
 			return !st.Degraded && st.Journaled == 0
 		},
 	}
-	if s.cfg.Load().RepositoryType == "postgres" { // which other sidecars may share
+	if s.settings.Load().RepositoryType == "postgres" { // which other sidecars may share
 		cfg.Refresh = budgetRefresh
 	}
 	return budget.New(cfg)
@@ -37,7 +37,7 @@ func (s *server) newBudgets() *budget.Book {
 // reserve takes what a request may cost out of the budgets of its session and
 // its session's parents. It waits while other requests hold what is left of
 // them; nil means that it draws on none.
-func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
+func (s *Proxy) reserve(x *exchange) (*budget.Reservation, error) {
 	if !x.endpoint.Billed() || !x.cfg.File.HasBudgets() {
 		return nil, nil
 	}
@@ -53,7 +53,7 @@ func (s *server) reserve(x *exchange) (*budget.Reservation, error) {
 	}
 	began := time.Now()
 	amount, priced := drawn(x.cfg.Prices, ledger.BudgetUse{
-		Start: began, Model: storable(x.req.Model),
+		Start: began, Model: ledger.CleanName(x.req.Model),
 		Estimated: llm.Usage{Input: x.estimate.Input, Output: mostOutput(x)},
 	})
 	for _, l := range limits {
@@ -108,7 +108,7 @@ func (x *exchange) settleBudget() {
 	}
 	use := x.row.Drawn()
 	use.Start = x.budget.At()
-	amount, _ := drawn(x.s.cfg.Load().Prices, use) // by the prices of budgetUsed, which a reload may have changed
+	amount, _ := drawn(x.s.settings.Load().Prices, use) // by the prices of budgetUsed, which a reload may have changed
 	x.budget.Settle(amount)
 }
 
@@ -123,9 +123,9 @@ func drawn(prices *price.Table, u ledger.BudgetUse) (a budget.Amount, priced boo
 }
 
 // budgetUsed reads what was used of a budget since the start of its period.
-func (s *server) budgetUsed(ctx context.Context, l budget.Limit, since time.Time) (sum budget.Amount, err error) {
+func (s *Proxy) budgetUsed(ctx context.Context, l budget.Limit, since time.Time) (sum budget.Amount, err error) {
 	uses, err := s.ledger.BudgetUse(ctx, l.Scope, since)
-	cfg := s.cfg.Load()
+	cfg := s.settings.Load()
 	for _, u := range uses {
 		amount, _ := drawn(cfg.Prices, u)
 		sum = sum.Plus(amount)
@@ -134,8 +134,8 @@ func (s *server) budgetUsed(ctx context.Context, l budget.Limit, since time.Time
 }
 
 // budgetUsedUp and BudgetPassed make a budget that only warns heard.
-func (s *server) budgetUsedUp(l budget.Limit) {
+func (s *Proxy) budgetUsedUp(l budget.Limit) {
 	s.logger.Warn("budget used up", "rule", l.Name, "budget", strings.ReplaceAll(l.Scope, "\x1f", " / "), "per", string(l.Per))
 }
 
-func (s *server) budgetPassed(l budget.Limit) { s.metrics.BudgetPassed.WithLabelValues(l.Name).Inc() }
+func (s *Proxy) budgetPassed(l budget.Limit) { s.metrics.BudgetPassed.WithLabelValues(l.Name).Inc() }

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"context"
@@ -37,7 +37,7 @@ const statusClientGone = 499
 // An exchange is one request on its way, and what is known of it so far.
 // Its methods are called by the handler's goroutine, leave by any.
 type exchange struct {
-	s       *server
+	s       *Proxy
 	cfg     *config.Config // as it was when the request came, for all of its way
 	w       http.ResponseWriter
 	r       *http.Request
@@ -84,8 +84,8 @@ type exchange struct {
 	reading *time.Timer // an answer is read on, counted in s.drains
 }
 
-func (s *server) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
-	x := &exchange{s: s, cfg: s.cfg.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
+func (s *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
+	x := &exchange{s: s, cfg: s.settings.Load(), w: w, r: r, who: who, client: client, id: ledger.NewID(), started: time.Now()}
 	x.out = upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
@@ -153,7 +153,7 @@ func (x *exchange) fillRow() {
 	x.row.ID, x.row.StartedAt = x.id, x.started
 	x.row.Session, x.row.Parent, x.row.Client = x.who.Session, x.who.Parent, x.client
 	x.row.Route, x.row.Metered, x.row.Stream = x.endpoint.String(), x.endpoint.Billed(), x.req.Stream
-	x.row.Model = storable(x.req.Model)
+	x.row.Model = ledger.CleanName(x.req.Model)
 	x.row.EstimatedPrompt, x.row.EstimatedOutput = x.estimate.Input, x.estimate.Output
 }
 
@@ -197,7 +197,7 @@ func (x *exchange) complete(u *llm.Usage, failure error) {
 	}
 	x.row.Total = time.Since(x.started)
 	if x.watch != nil {
-		x.row.AnsweredModel = storable(x.watch.Model())
+		x.row.AnsweredModel = ledger.CleanName(x.watch.Model())
 	}
 	x.row.Outcome = x.outcome(failure)
 }
@@ -225,7 +225,7 @@ func (x *exchange) end(failure error) {
 	x.s.count(x, failure)
 	model := x.row.Model
 	if model == "" && x.req != nil { // nothing was sent, so there is no row
-		model = storable(x.req.Model)
+		model = ledger.CleanName(x.req.Model)
 	}
 	attributes := []slog.Attr{
 		slog.String("request_id", x.id.String()), slog.String("client", x.client), slog.String("session", x.who.Session),

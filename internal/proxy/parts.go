@@ -1,0 +1,139 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+)
+
+// Sidecars may stand in a row, each by its own name in Via. More than maxHops
+// of them are a loop over processes that do not know their own names again,
+// such as replicas behind one address.
+const (
+	viaName = "llm-queue-proxy-"
+	maxHops = 8
+)
+
+// Parts is what a proxy is made of. All are required but upstream, which is made
+// from the settings where it is nil.
+type Parts struct {
+	Settings *atomic.Pointer[config.Config] // those in force: each request keeps the ones it came under
+	Logger   *slog.Logger
+	Ledger   *ledger.Store
+	Limits   *limit.Limiter
+	Tokens   *tokens.Estimator
+	Metrics  *metrics.Metrics
+	Upstream *upstream.Client
+}
+
+// A Proxy serves the API. It is safe for concurrent use.
+type Proxy struct {
+	settings *atomic.Pointer[config.Config]
+	logger   *slog.Logger
+	ledger   *ledger.Store
+	limits   *limit.Limiter
+	tokens   *tokens.Estimator
+	metrics  *metrics.Metrics
+	upstream *upstream.Client
+
+	key      *providerKey
+	budgets  *budget.Book
+	lineage  *budget.Lineage
+	bodies   *byteBudget
+	instance string // our entry in the Via header
+	seed     maphash.Seed
+
+	repeats  repeatBudget
+	plain    modelSet     // models whose provider rejects stream_options
+	drains   atomic.Int64 // answers read on for clients that left
+	inFlight atomic.Int64 // answers under way
+	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
+
+	exchanges sync.WaitGroup
+	over      context.Context // ends with the grace: every exchange ends with it
+	endAll    context.CancelFunc
+}
+
+// New puts a proxy together.
+func New(d Parts) *Proxy {
+	name := make([]byte, 6)
+	_, _ = rand.Read(name) // never fails
+	cfg := d.Settings.Load()
+	s := &Proxy{
+		settings: d.Settings, logger: d.Logger, ledger: d.Ledger, limits: d.Limits,
+		tokens: d.Tokens, metrics: d.Metrics, upstream: d.Upstream,
+		key:      newProviderKey(cfg, d.Logger),
+		lineage:  budget.NewLineage(maxLinks),
+		bodies:   &byteBudget{max: cfg.QueueMaxBytes},
+		instance: fmt.Sprintf("%s%x", viaName, name),
+		seed:     maphash.MakeSeed(),
+	}
+	if s.upstream == nil {
+		keyHeader := "Authorization"
+		if cfg.Profile == "azure" {
+			keyHeader = "api-key"
+		}
+		s.upstream = upstream.New(upstream.Config{
+			Base: cfg.BaseURL, KeyHeader: keyHeader,
+			Key:     s.key.current,
+			Private: append(session.Headers(), cfg.SessionHeader),
+			Via:     "1.1 " + s.instance,
+		})
+	}
+	s.budgets = s.newBudgets()
+	s.over, s.endAll = context.WithCancel(context.Background())
+	s.watch()
+	return s
+}
+
+// Serve answers a request for /v1/...; what it returns is in the client's words.
+func (s *Proxy) Serve(w http.ResponseWriter, r *http.Request, client string) error {
+	return told(s.handleProxy(w, r, client))
+}
+
+// Reconfigure takes up what the settings in force have new.
+func (s *Proxy) Reconfigure() {
+	s.key.configure(s.settings.Load())
+	s.budgets.Reread() // prices may have changed
+}
+
+// RejectWaiting tells everybody who waits to come back.
+func (s *Proxy) RejectWaiting() {
+	s.budgets.RejectWaiting()
+	s.limits.RejectWaiting()
+}
+
+// EndAll ends every request that is under way.
+func (s *Proxy) EndAll() { s.endAll() }
+
+// Wait waits until no request is under way, and its row is written.
+func (s *Proxy) Wait() { s.exchanges.Wait() }
+
+// Close ends what the proxy does beside requests. None may be under way.
+func (s *Proxy) Close() { s.budgets.Close() }
+
+// A Load is what requests under way keep.
+type Load struct {
+	BodyBytes int64 // of bodies
+	Answers   int64 // that have been asked for and are not over
+	Drains    int64 // of them, those whose clients have left
+}
+
+// Load tells what requests under way keep now.
+func (s *Proxy) Load() Load {
+	return Load{s.bodies.used.Load(), s.inFlight.Load(), s.drains.Load()}
+}
