@@ -11,9 +11,9 @@ var (
 	errorPrefix = []byte(`{"error"`)
 )
 
-// inspect judges an event by its data. Nearly all events are content, and are
-// let go after a search for a word or a look at their first member; the few
-// that may be more are read by the tracker.
+// inspect judges an event by its data. Nearly all events are content: a search
+// for a word, or a look at their first member, lets them go. The tracker reads
+// the few that may be more.
 func (w *Watcher) inspect(data []byte) verdict {
 	if string(bytes.TrimSpace(data)) == "[DONE]" {
 		return terminal
@@ -51,8 +51,8 @@ func (w *Watcher) judge() verdict {
 }
 
 // hasUsage reports whether data may hold a member usage that is an object. The
-// word cannot stand inside a JSON string with both its quotes; whether it is a
-// name, and at the top level, is for the tracker to see.
+// word cannot stand inside a JSON string with both its quotes. The tracker sees
+// whether it is a name, and at the top level.
 func hasUsage(data []byte) bool {
 	for {
 		i := bytes.Index(data, usageName)

@@ -2,13 +2,13 @@ package wire
 
 import "bytes"
 
-// What a Watcher does when an event or a line is too long to hold: it reads it
-// with the tracker and lets it pass, all but the line terminator, which decides
-// for every client whether the event has happened. Usage behind a megabyte of
-// text is found this way, and held back, in constant memory.
+// If an event or a line is too long to hold, the tracker reads it and it passes,
+// all but the line's terminator. The terminator decides for every client whether
+// the event has happened. So usage behind a megabyte of text is found and held
+// back in constant memory.
 
-// bound gives up holding what has grown beyond holdEvents: an event that is not
-// whole yet, or what follows the end. The end itself is held whatever its size.
+// bound lets go what has grown beyond holdEvents: an event that is not whole yet,
+// or what follows the end. The end itself is held whatever its size.
 func (w *Watcher) bound() {
 	s := &w.stream
 	from := s.release

@@ -31,19 +31,21 @@ const (
 	maxReset = 31 * 24 * time.Hour
 	// maxCount is the largest limit that is believed.
 	maxCount = 1 << 50
-	// dayWindow separates limits per day from limits per minute where the header
-	// does not say: OpenAI's lower tiers and Groq put a daily limit into
+	// dayWindow separates limits per day from limits per minute if the header does
+	// not say: OpenAI's lower tiers and Groq put a daily limit into
 	// x-ratelimit-limit-requests.
 	dayWindow = 30 * time.Minute
 )
 
-// ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic,
-// Groq, Cerebras, Mistral, Fireworks, Together and their relatives, which all
-// spell one idea with the same few words in different order. It fills in the
-// levels, the retry hint and the profile. host is the upstream's, without a port.
-// A limit whose window no header names is one per minute. now is the time at
-// which the headers came; resets that are points in time are counted from it.
-// Values that make no sense (−1, overflow, years) are absent.
+// ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic, Groq,
+// Cerebras, Mistral, Fireworks, Together and their relatives. All of them spell
+// one idea with the same few words in different order. It fills in the levels,
+// the retry hint and the profile.
+//
+// host is the upstream's, without a port. now is the time at which the headers
+// came: a reset that is a point in time is counted from it. A limit whose window
+// no header names is one per minute. Values that make no sense (−1, overflow,
+// years) are absent.
 func ParseRateLimit(host string, h http.Header, now time.Time) llm.Signal {
 	s := llm.Signal{Profile: dialectOf(host, h)}
 	for name, values := range h {

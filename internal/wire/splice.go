@@ -17,9 +17,9 @@ const (
 // whose client should have asked for usage and did not, a copy with include_usage
 // spliced in. Every other byte stays as and where it was.
 //
-// Streams of Responses always carry usage. A stream_options that is not an object,
-// and an include_usage that is not a boolean, are the upstream's to refuse; and
-// where one of the two stands in another case, a splice would name it twice.
+// The upstream refuses a stream_options that is not an object and an include_usage
+// that is not a boolean, so both go up as they came. If one of the two stands in
+// another case, a splice would name it twice.
 func (r *Request) Upstream() (body []byte, spliced bool) {
 	if !r.Valid || !r.Stream || r.wantsUsage || !r.Endpoint.format().asksUsage {
 		return r.Raw, false

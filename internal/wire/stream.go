@@ -5,11 +5,13 @@ import "bytes"
 // stream is a Watcher's place in an event stream. Offsets are into the bytes at
 // hand: those held, followed by those that Push just brought.
 //
-// Lines are the unit, not events: a comment sent as heartbeat must leave at once
-// though no blank line follows, and some clients act on a data line before they
-// see the blank one. Reading order: pushStream and readLines cut lines, line and
-// dataLine read them, inspect (event.go) judges, apply decides what leaves, and
-// bound (long.go) steps in where more would have to be held than is.
+// Lines are the unit, not events. A comment that is a heartbeat must leave at
+// once, though no blank line follows it. Some clients act on a data line before
+// they see the blank one.
+//
+// Reading order: pushStream and readLines cut lines; line and dataLine read them;
+// inspect (event.go) judges; apply decides what leaves. bound (long.go) steps in
+// if too much would be held.
 type stream struct {
 	phase phase
 	ended bool // the format's own end has been seen
@@ -204,9 +206,9 @@ func (w *Watcher) pass() {
 	}
 }
 
-// dataLine judges the event as soon as its JSON is whole, normally on its only
-// data line. A further data line is a new event: there are servers that leave
-// out the blank line, and clients that read them.
+// dataLine judges the event as soon as its JSON is whole, which is normally on
+// its only data line. A further data line is a new event, because some servers
+// leave out the blank line and some clients read that.
 func (w *Watcher) dataLine(value []byte) {
 	s := &w.stream
 	if s.strip && s.stripTo == 0 {
@@ -237,8 +239,8 @@ func whole(data []byte) bool {
 	return len(data) == 0 || data[0] != '{' || data[len(data)-1] == '}'
 }
 
-// endEvent is called at a blank line. An event over several lines whose JSON is
-// still not whole is none a client could read, and goes on unjudged.
+// endEvent is called at a blank line. No client can read an event whose JSON is
+// still not whole then, so it goes on unjudged.
 func (w *Watcher) endEvent() {
 	s := &w.stream
 	if s.strip && s.stripTo == 0 {
@@ -247,8 +249,8 @@ func (w *Watcher) endEvent() {
 	s.open, s.settled, s.multi, s.named = false, false, false, kindUnknown
 }
 
-// apply decides what an event's verdict means for what is held. Being held needs
-// no act: it is not being released.
+// apply decides what an event's verdict means for what is held. What is not
+// released is held.
 func (w *Watcher) apply(v verdict) {
 	s := &w.stream
 	if s.phase == ended {

@@ -44,7 +44,7 @@ const (
 	slotWrapper
 )
 
-// eventKind is what a Responses event's type says.
+// eventKind is what the type of a typed event says.
 type eventKind uint8
 
 const (

@@ -1,15 +1,15 @@
 package wire
 
-// tracker reads one JSON value of any size as it passes and keeps the few
-// members of its top level that tell what the answer is and what it cost. It
-// works on any split of the bytes, in constant memory, and allocates only to
-// keep what it found.
+// tracker reads one JSON value of any size as it passes. It keeps the few members
+// that tell what the answer is and what it cost: those of the top level and of
+// the wrapper. It works on any split of the bytes, in constant memory, and
+// allocates only to keep what it found.
 //
-// It follows structure and checks little grammar: an answer is the upstream's
-// affair, and goes to the client whatever it is. What it keeps is checked by
-// the validating walk (parseUsage). Reading order: feed, which is the whole
-// automaton; begin, open, endString and endValue, its steps; tracked.go, which
-// says what is kept.
+// It follows structure and checks little grammar, because an answer goes to the
+// client whatever it is. The validating walk checks what is kept (parseUsage).
+//
+// Reading order: feed is the whole automaton; begin, open, endString and endValue
+// are its steps; tracked.go says what is kept.
 type tracker struct {
 	wrapper *wrapper // nil = none
 

@@ -6,10 +6,10 @@ import (
 )
 
 // Reading order: scanValue, then scanContainer, which holds the grammar's only
-// loop, then the leaves. Every function takes the index where its value starts
-// and returns the index after it, or -1 when the bytes are not JSON (RFC 8259).
-// The accepted language is that of encoding/json's Valid, which
-// FuzzWalk holds them to; invalid UTF-8 inside strings therefore passes.
+// loop, then the leaves. Every function takes the index where its value starts.
+// It returns the index after the value, or -1 if the bytes are not JSON (RFC
+// 8259). The accepted language is that of encoding/json's Valid, which FuzzWalk
+// checks. So invalid UTF-8 inside strings passes.
 
 // maxDepth is the deepest nesting accepted, encoding/json's own limit.
 const maxDepth = 10000

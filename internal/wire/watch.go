@@ -14,16 +14,16 @@ const (
 	holdEvents  = 64 << 10 // bytes held of a stream
 )
 
-// Watcher reads an answer as it passes, finds its exact usage, and decides
-// which bytes may leave now: an event leaves when it arrives; the terminal event,
-// and whatever follows it, stays until Close, so that the ledger has its record
+// Watcher reads an answer as it passes, finds its exact usage, and decides which
+// bytes may leave now. An event leaves when it arrives. The terminal event, and
+// whatever follows it, stays until Close, so that the ledger has its record
 // before the client has its answer. Memory is bounded whatever the upstream
-// sends. Not for concurrent use.
+// sends. A Watcher is not for concurrent use.
 //
-// What is held of a stream is bounded by 64 KiB. Of a longer line, the bytes
-// pass and its terminator is held, without which no client sees the event. An
-// upstream that sends more than that after its terminal event is let through:
-// by then Terminal has been true for long, and the record can be written.
+// At most 64 KiB of a stream are held. The bytes of a longer line pass, and its
+// terminator is held, because no client sees an event without it. If more than
+// that follows the terminal event, it passes: Terminal has been true for long by
+// then, and the record can be written.
 type Watcher struct {
 	answer  *answerFormat // nil = the answer passes unread
 	options WatchOptions
@@ -85,10 +85,10 @@ func (w *Watcher) Close() (tail []byte) {
 	return tail
 }
 
-// Usage returns the exact usage seen; false: none. Zero usage is data. Of
-// several the last counts: upstreams that repeat usage repeat it cumulatively,
-// and until the stream's end is seen, or Close says that it has come, such a
-// usage is a running total and not yet known.
+// Usage returns the exact usage seen; false = none. Zero usage is data. The last
+// of several counts, because upstreams that repeat usage sum it up. Such a usage
+// is a running total, and not yet known, until the stream's end is seen or Close
+// says that it has come.
 func (w *Watcher) Usage() (llm.Usage, bool) {
 	if w.options.Stream && w.stream.phase == live && !w.closed {
 		return llm.Usage{}, false
@@ -97,8 +97,8 @@ func (w *Watcher) Usage() (llm.Usage, bool) {
 }
 
 // Terminal reports that the terminal event, or the whole JSON value, has been
-// seen, so that the record may be written now. It becomes false again in one
-// case: content after a chunk that looked like the final usage chunk.
+// seen, so that the record may be written now. It becomes false again if content
+// follows a chunk that looked like the final usage chunk.
 func (w *Watcher) Terminal() bool {
 	if w.options.Stream {
 		return w.stream.phase != live
@@ -106,11 +106,11 @@ func (w *Watcher) Terminal() bool {
 	return w.t.done
 }
 
-// Complete reports that the answer ended as its format says: a stream by [DONE]
-// or by a response.completed, incomplete or failed event, JSON by the end of one
-// whole value. An answer whose connection ended before that is truncated. The
-// last event of a response carries content, and SDKs act on it at its blank line:
-// until that has come, or Close says that none will, it is not complete.
+// Complete reports that the answer ended as its format says. A stream ends by
+// [DONE], or by a response.completed, incomplete or failed event; JSON ends with
+// one whole value. An answer whose connection ended before that is truncated. If
+// the last event carries content, SDKs act on it at its blank line. The answer is
+// not complete until that has come, or Close says that none will.
 func (w *Watcher) Complete() bool {
 	if w.options.Stream {
 		return w.stream.ended && !(w.stream.open && w.answer.speaks)
