@@ -6,6 +6,7 @@ import "bytes"
 // event is the last.
 type answerFormat struct {
 	wrapper *wrapper                      // nil = usage stands at the top level only
+	kind    func(typ []byte) eventKind    // what the type of an event says
 	worth   func(data []byte) bool        // an event may be the last, or tell the usage: the tracker reads it
 	judge   func(e *trackedEvent) verdict // what an event is that the tracker has read
 	speaks  bool                          // the last event carries content, so clients wait for its blank line
@@ -23,6 +24,12 @@ type wrapper struct {
 // x_groq. Answers that are no streams have usage at the top level.
 var chunks = answerFormat{
 	wrapper: &wrapper{name: "x_groq"},
+	kind: func(typ []byte) eventKind {
+		if string(typ) == "error" {
+			return kindError
+		}
+		return kindOther
+	},
 	worth: func(data []byte) bool {
 		return hasUsage(data) || bytes.HasPrefix(data, errorPrefix)
 	},
@@ -38,9 +45,10 @@ var chunks = answerFormat{
 // last has the whole answer in it.
 var typedEvents = answerFormat{
 	wrapper: &wrapper{name: "response", whole: true},
+	kind:    responseKind,
 	worth: func(data []byte) bool {
 		typ, ok := leadingType(data)
-		return !ok || kindOf(typ) != kindOther
+		return !ok || responseKind(typ) != kindOther
 	},
 	judge: func(e *trackedEvent) verdict {
 		if e.kind == kindTerminal || e.kind == kindTerminalFailed {
@@ -49,4 +57,16 @@ var typedEvents = answerFormat{
 		return content
 	},
 	speaks: true,
+}
+
+func responseKind(typ []byte) eventKind {
+	switch string(typ) {
+	case "response.completed", "response.incomplete":
+		return kindTerminal
+	case "response.failed":
+		return kindTerminalFailed
+	case "error":
+		return kindError
+	}
+	return kindOther
 }

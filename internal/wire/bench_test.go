@@ -172,7 +172,7 @@ func BenchmarkTracker_Feed(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		var t tracker
+		t := tracker{format: &chunks}
 		t.feed(body)
 		if t.event.usageRank == rankNone {
 			b.Fatal("no usage")

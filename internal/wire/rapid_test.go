@@ -79,7 +79,7 @@ func TestTracker_AnyObject(t *testing.T) {
 			b = append(b, rapid.SampledFrom(values).Draw(t, "value")...)
 		}
 		b = append(b, '}')
-		var tr tracker
+		tr := tracker{format: &chunks}
 		for rest := b; len(rest) > 0; {
 			n := min(len(rest), rapid.IntRange(1, 9).Draw(t, "read"))
 			tr.feed(rest[:n])

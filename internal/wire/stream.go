@@ -174,7 +174,7 @@ func (w *Watcher) line() {
 		w.dataLine(value)
 	case "event":
 		w.openEvent()
-		s.named = kindOf(value)
+		s.named = w.answer.kind(value)
 	case "id", "retry":
 		w.openEvent()
 	}

@@ -44,36 +44,24 @@ const (
 	slotWrapper
 )
 
-// eventKind is what the type of a typed event says.
+// eventKind is what the type of an event says, or the name in its event line,
+// which repeats the type.
 type eventKind uint8
 
 const (
-	kindUnknown eventKind = iota
-	kindOther             // a type that ends nothing
-	kindError
-	kindTerminal       // response.completed or response.incomplete
-	kindTerminalFailed // response.failed
+	kindUnknown        eventKind = iota
+	kindOther                    // a type that ends nothing
+	kindError                    // something failed, and more may come
+	kindTerminal                 // the last event
+	kindTerminalFailed           // the last event, of an answer that failed
 )
-
-// kindOf reads a type, or the name of an event, which repeats it.
-func kindOf(typ []byte) eventKind {
-	switch string(typ) {
-	case "response.completed", "response.incomplete":
-		return kindTerminal
-	case "response.failed":
-		return kindTerminalFailed
-	case "error":
-		return kindError
-	}
-	return kindOther
-}
 
 // slotOf says which member a name means where it stands.
 func (t *tracker) slotOf(name []byte) slot {
 	if string(name) == "usage" {
 		return slotUsage
 	}
-	if t.inside == slotWrapper && !t.wrapper.whole {
+	if t.inside == slotWrapper && !t.format.wrapper.whole {
 		return none
 	}
 	switch string(name) {
@@ -95,7 +83,7 @@ func (t *tracker) slotOf(name []byte) slot {
 	case "type":
 		return slotType
 	}
-	if t.wrapper != nil && string(name) == t.wrapper.name {
+	if w := t.format.wrapper; w != nil && string(name) == w.name {
 		return slotWrapper
 	}
 	return none
@@ -123,7 +111,7 @@ func (t *tracker) found(m slot, v []byte) {
 		e.id = keepString(e.strings[1][:0], v)
 	case slotType:
 		if len(v) >= 2 && v[0] == '"' {
-			e.kind = kindOf(unescape(v[1 : len(v)-1]))
+			e.kind = t.format.kind(unescape(v[1 : len(v)-1]))
 		}
 	case slotStatus:
 		if string(v) == `"failed"` {

@@ -11,7 +11,7 @@ package wire
 // Reading order: feed is the whole automaton; begin, open, endString and endValue
 // are its steps; tracked.go says what is kept.
 type tracker struct {
-	wrapper *wrapper // nil = none
+	format *answerFormat
 
 	depth    int
 	done     bool // the value has ended
@@ -39,7 +39,7 @@ type tracker struct {
 
 // reset makes the tracker ready for another value.
 func (t *tracker) reset() {
-	*t = tracker{wrapper: t.wrapper, kept: t.kept[:0]}
+	*t = tracker{format: t.format, kept: t.kept[:0]}
 }
 
 // plain marks the bytes that an object or array we don't read can be skipped over.

@@ -48,11 +48,8 @@ type Watcher struct {
 
 // Watch returns a Watcher for one answer of ep.
 func Watch(ep Endpoint, o WatchOptions) *Watcher {
-	w := &Watcher{answer: ep.format().answer, options: o, holdJSON: holdJSON}
-	if w.answer != nil {
-		w.t.wrapper = w.answer.wrapper
-	}
-	return w
+	answer := ep.format().answer
+	return &Watcher{answer: answer, t: tracker{format: answer}, options: o, holdJSON: holdJSON}
 }
 
 // Push takes the next bytes of the answer and returns those that may be sent
