@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 func TestConfig_ValidateNamesEveryFaultAtOnce(t *testing.T) {
@@ -63,26 +65,27 @@ func TestCore_AbsurdRequestsHarmNobody(t *testing.T) {
 		odd := rapid.SampledFrom([]float64{0, 1, -1, math.NaN(), math.Inf(1), math.Inf(-1), 1e308, 5e-324, 0.1, 100})
 		big := rapid.SampledFrom([]int64{0, 1, -1, 300, math.MaxInt32, math.MinInt32})
 		span := rapid.SampledFrom([]time.Duration{0, -time.Hour, 1, time.Second, 1000 * time.Hour, math.MaxInt64, math.MinInt64})
-		now, waiters := instant(0), 0
-		serve := func() {
-			for c.pump(now, pumpBatch) {
+		now, waiters := llm.Instant(0), 0
+		finish := func(le *Lease) {
+			if v := le.held.place.Charge(); v[llm.Tokens] < 0 || v[llm.InputTokens] < 0 || v[llm.OutputTokens] < 0 {
+				t.Fatalf("charged %+v", v)
 			}
-			for _, w := range c.done {
+			c.sent(le, now)
+			c.settle(le, llm.Usage{Input: big.Draw(t, "used"), Cached: big.Draw(t, "cached"), Output: big.Draw(t, "made")}, now)
+		}
+		serve := func() {
+			for _, le := range drainDone(c, now) {
 				waiters--
-				if w.state.admitted() {
-					var gr grant
-					w.open(&gr, w.demand.unpack(), now)
-					c.sent(&gr, now)
-					c.settle(&gr, Usage{Input: big.Draw(t, "used"), Cached: big.Draw(t, "cached"), Output: big.Draw(t, "made")}, now)
+				if le.state == granted {
+					finish(le)
 				}
 			}
-			c.done = c.done[:0]
 		}
 		for range rapid.IntRange(1, 20).Draw(t, "requests") {
 			r := Request{
 				Model: "m", Session: rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "session"),
 				Weight: odd.Draw(t, "weight"), ClientWeight: odd.Draw(t, "client weight"), Priority: Priority(rapid.Int8().Draw(t, "priority")),
-				Demand:  Demand{Input: big.Draw(t, "input"), Output: big.Draw(t, "output"), MaxOutput: big.Draw(t, "cap"), Chars: big.Draw(t, "chars")},
+				Demand:  llm.Demand{Input: big.Draw(t, "input"), Output: big.Draw(t, "output"), MaxOutput: big.Draw(t, "cap"), Chars: big.Draw(t, "chars")},
 				Bytes:   big.Draw(t, "bytes"),
 				MaxWait: span.Draw(t, "max wait"), Timeout: span.Draw(t, "timeout"), RetryCount: int(big.Draw(t, "retry")), RetryKey: 7,
 			}
@@ -90,18 +93,14 @@ func TestCore_AbsurdRequestsHarmNobody(t *testing.T) {
 			if maxWait < 0 || maxWait > defaultMaxWait {
 				t.Fatalf("may wait %v", maxWait)
 			}
-			w := new(waiter)
-			if c.arrive(w, &r, maxWait, now) == nil {
-				waiters++
-				if w.state.admitted() {
-					c.done = append(c.done, w)
+			if le, rejected := arrive(c, r, maxWait, now); rejected == nil {
+				if waiters++; le.state == granted {
+					waiters--
+					finish(le)
 				}
 			}
-			if w.charge.tokens < 0 || w.charge.input < 0 || w.charge.output < 0 {
-				t.Fatalf("charged %+v", w.charge)
-			}
 			serve()
-			now = now.add(time.Duration(rapid.Int64Range(0, 3e9).Draw(t, "pass")))
+			now = now.Add(time.Duration(rapid.Int64Range(0, 3e9).Draw(t, "pass")))
 		}
 		for n := 0; waiters > 0; n++ {
 			if n > 1000 {
@@ -110,16 +109,14 @@ func TestCore_AbsurdRequestsHarmNobody(t *testing.T) {
 			now = max(now, c.next())
 			serve()
 		}
-		for _, g := range []*group{c.groupFor("m", now)} {
-			for s := range g.sessions() {
-				for f := s; f != nil; f = f.parent {
-					if math.IsNaN(f.tag) || math.IsInf(f.tag, 0) || math.IsNaN(f.clock) || f.queued != 0 || f.inflight < 0 || f.sum != (charge{}) {
-						t.Fatalf("%q: tag %v clock %v, %d waiting, sum %v", f.name, f.tag, f.clock, f.queued, f.sum)
-					}
+		for client := range c.model("m", now).queue.Clients() {
+			for s := range client.Sessions() {
+				if lag := s.Lag() + client.Lag(); math.IsNaN(lag) || math.IsInf(lag, 0) || s.Sum != (llm.Load{}) || s.InFlight < 0 || client.Sum != (llm.Load{}) {
+					t.Fatalf("%q: lag %v, %d in flight, sum %v", s.Name, lag, s.InFlight, s.Sum)
 				}
 			}
 		}
-		if c.waiting != 0 || c.bytes != 0 || c.sum != (charge{}) || c.inflight != 0 {
+		if c.waiting != 0 || c.bytes != 0 || c.sum != (llm.Load{}) || c.inflight != 0 {
 			t.Fatalf("%d waiting, %d bytes, %v, %d in flight", c.waiting, c.bytes, c.sum, c.inflight)
 		}
 	})

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Compare within one run: two WaitN and the refunds are the equivalent work.
@@ -19,9 +21,9 @@ func BenchmarkLimiter_AcquireSettle(b *testing.B) {
 	l := New(Config{Global: Limits{RequestsPerMinute: 1e12, TokensPerMinute: 1e15}})
 	defer l.Close()
 	ctx := context.Background()
-	r := Request{Model: "m", Client: "c", Session: "s", Demand: Demand{Input: 100, Output: 100}}
+	r := Request{Model: "m", Client: "c", Session: "s", Demand: llm.Demand{Input: 100, Output: 100}}
 	le, _ := l.Acquire(ctx, r)
-	le.Settle(Usage{Input: 1})
+	le.Settle(llm.Usage{Input: 1})
 	le.Release()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -29,7 +31,7 @@ func BenchmarkLimiter_AcquireSettle(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		le.Settle(Usage{Input: 90, Output: 80})
+		le.Settle(llm.Usage{Input: 90, Output: 80})
 		le.Release()
 	}
 }
@@ -57,12 +59,12 @@ func BenchmarkLimiter_AgainstRate(b *testing.B) {
 			ctx := context.Background()
 			rs := make([]Request, sessions)
 			for i := range rs {
-				rs[i] = Request{Model: "gpt-4o", Client: "web", Session: fmt.Sprint("agent-", i), Demand: Demand{Input: 100, Output: 100}}
+				rs[i] = Request{Model: "gpt-4o", Client: "web", Session: fmt.Sprint("agent-", i), Demand: llm.Demand{Input: 100, Output: 100}}
 				le, err := l.Acquire(ctx, rs[i]) // makes the session
 				if err != nil {
 					b.Fatal(err)
 				}
-				le.Settle(Usage{Input: 90, Output: 80})
+				le.Settle(llm.Usage{Input: 90, Output: 80})
 			}
 			const turn = 1000
 			ours, theirs := time.Hour, time.Hour
@@ -77,7 +79,7 @@ func BenchmarkLimiter_AgainstRate(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					le.Settle(Usage{Input: 90, Output: 80})
+					le.Settle(llm.Usage{Input: 90, Output: 80})
 					le.Release()
 				}
 				ours = min(ours, time.Since(start))
@@ -106,25 +108,30 @@ func BenchmarkSemaphore_AcquireRelease(b *testing.B) {
 	}
 }
 
-// queued fills a core with n waiters over 1,000 sessions.
-func queued(tb testing.TB, n int) (*core, []*waiter) {
-	cfg := Config{MaxWaiting: n + 1, Global: Limits{TokensPerMinute: 1e12}, Profile: "postpaid"}
-	c := newCore(cfg.withDefaults(), 0)
-	c.global[dimTokens].lower(0, -1e18)
+// queued fills a core with n requests over 1,000 sessions, that may all go now.
+func queued(tb testing.TB, n int) *core {
+	c, _ := queuedLeases(tb, n)
+	return c
+}
+
+func queuedLeases(tb testing.TB, n int) (*core, []*Lease) {
+	cfg, v := valved(Config{MaxWaiting: n + 1, Global: Limits{TokensPerMinute: 1e15}, Profile: "postpaid"}.withDefaults())
+	c := newCore(cfg, 0)
+	answered(c, "m", 0)
 	sessions := make([]string, 1000)
 	for i := range sessions {
 		sessions[i] = fmt.Sprint(i)
 	}
-	all := make([]*waiter, n)
+	all := make([]*Lease, n)
 	for i := range all {
-		all[i] = &waiter{}
-		r := Request{Model: "m", Session: sessions[i%1000], Demand: Demand{Input: int64(300 + i%7700)}}
-		if rejected := c.arrive(all[i], &r, 1<<62, 0); rejected != nil {
+		r := Request{Model: "m", Session: sessions[i%1000], Demand: llm.Demand{Input: int64(300 + i%7700)}}
+		le, rejected := arrive(c, r, 1<<62, 0)
+		if rejected != nil {
 			tb.Fatal(rejected)
 		}
+		all[i] = le
 	}
-	c.global[dimTokens].level = 1e18
-	c.global[dimTokens].limit = 1e18
+	v.open = true
 	return c, all
 }
 
@@ -133,13 +140,13 @@ func queued(tb testing.TB, n int) (*core, []*waiter) {
 func BenchmarkCore_Dispatch(b *testing.B) {
 	for _, n := range []int{10_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("%d_waiting", n), func(b *testing.B) {
-			c, _ := queued(b, n)
+			c := queued(b, n)
 			left := n
 			var holds []time.Duration
 			for b.Loop() {
 				if left < pumpBatch {
 					b.StopTimer()
-					c, _ = queued(b, n)
+					c = queued(b, n)
 					left = n
 					b.StartTimer()
 				}
@@ -155,10 +162,9 @@ func BenchmarkCore_Dispatch(b *testing.B) {
 	}
 }
 
-// BenchmarkLimiter_Blocked blocks callers in Acquire and reports the heap that
-// each takes beside its goroutine's stack: the waiter, its channel, and the
-// runtime's own two records of a goroutine in a select. waiter+chan is what is
-// ours.
+// BenchmarkLimiter_Blocked blocks callers in Acquire and reports the heap that each
+// takes beside its goroutine's stack: the lease, its channel, and the runtime's own
+// two records of a goroutine in a select.
 func BenchmarkLimiter_Blocked(b *testing.B) {
 	const n = 20_000
 	heap := func() uint64 {
@@ -167,21 +173,14 @@ func BenchmarkLimiter_Blocked(b *testing.B) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	var blocked, own float64
+	var blocked float64
 	for b.Loop() {
-		before := heap()
-		waiters := make([]*waiter, n)
 		l := New(Config{Global: Limits{Concurrent: 1}, MaxWaiting: n, MaxWait: time.Hour})
-		for i := range waiters {
-			waiters[i] = l.newWaiter()
-		}
-		own = float64(heap()-before)/n - 8 // the slice
-		clear(waiters)
 		first, err := l.Acquire(context.Background(), Request{Model: "m"})
 		if err != nil {
 			b.Fatal(err)
 		}
-		before = heap()
+		before := heap()
 		var wg sync.WaitGroup
 		for i := range n {
 			wg.Go(func() {
@@ -199,7 +198,6 @@ func BenchmarkLimiter_Blocked(b *testing.B) {
 		wg.Wait()
 		l.Close()
 	}
-	b.ReportMetric(own, "B/waiter+chan")
 	b.ReportMetric(blocked, "B/blocked")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/blocked+served")
 }
@@ -207,19 +205,19 @@ func BenchmarkLimiter_Blocked(b *testing.B) {
 // BenchmarkCore_Cancel reports the median of a hundred cancellations, see above.
 func BenchmarkCore_Cancel(b *testing.B) {
 	const n, turn = 1_000_000, 100
-	c, all := queued(b, n)
+	c, all := queuedLeases(b, n)
 	i := 0
 	var turns []time.Duration
 	for b.Loop() {
 		if i == n {
 			b.StopTimer()
-			c, all = queued(b, n)
+			c, all = queuedLeases(b, n)
 			i = 0
 			b.StartTimer()
 		}
 		start := time.Now()
 		for range turn {
-			c.cancel(all[(i*7919)%n], 0, 0)
+			c.cancel(all[(i*7919)%n], 0)
 			i++
 		}
 		turns = append(turns, time.Since(start))

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"path"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Limits are a provider's limits, or caps of ours. Zero means none.
@@ -44,14 +46,12 @@ type Config struct {
 	MaxWaitingTokens int64         // their charges in tokens; 0 = no bound
 	MaxAttempts      int           // of a request, each turned away by the provider; 0 = 10
 
-	// Shared, when set, makes the Budget that stands in the place of a model's own
-	// buckets, for sidecars that lease from one engine. It is called with the lock
-	// held, once the model has answered, and again when l changes; l are the limits
-	// that are configured for the model (zero: the engine must learn them). nil as
-	// the answer means own buckets. Until a model has answered, its few requests
-	// are booked here; Global caps are this process's own. Reconfigure keeps the
-	// Shared that New was given.
-	Shared func(model string, l Limits, wake func()) Budget
+	// Source, when set, makes the source of a model's lane once the model has
+	// answered, for sidecars that share their limits; nil as its answer is the clock
+	// of this process. It is called with the lock held. What has changed what the
+	// source says is told by wake. Caps over all models, and models that have not
+	// answered, go by the clock. Reconfigure keeps the Source that New was given.
+	Source func(model llm.Model, wake func()) lane.Source
 
 	Logger *slog.Logger // nil = discard
 }
@@ -70,18 +70,18 @@ func (c Config) Validate() error {
 	if math.IsNaN(c.Share) || c.Share < 0 || c.Share > 1 {
 		fault("share: %v is not in (0, 1]", c.Share)
 	}
-	if _, ok := profileNamed(c.Profile); !ok {
-		fault("profile: %q is not one of auto, openai, azure, anthropic, postpaid", c.Profile)
+	if err := lane.CheckProfile(c.Profile); err != nil {
+		fault("profile: %w", err)
 	}
 	for i, m := range c.Models {
 		key := fmt.Sprintf("models[%d]", i)
 		if m.Pattern == "" {
 			fault("%s.pattern: is empty", key)
-		} else if _, err := path.Match(plainSlash(m.Pattern), "x"); err != nil {
+		} else if err := llm.CheckPattern(m.Pattern); err != nil {
 			fault("%s.pattern: %q: %w", key, m.Pattern, err)
 		}
-		if _, ok := profileNamed(m.Profile); !ok {
-			fault("%s.profile: %q is not one of auto, openai, azure, anthropic, postpaid", key, m.Profile)
+		if err := lane.CheckProfile(m.Profile); err != nil {
+			fault("%s.profile: %w", key, err)
 		}
 		m.validate(key, fault)
 	}
@@ -106,7 +106,7 @@ func (l Limits) validate(key string, fault func(string, ...any)) {
 	v := l.vector()
 	for d, n := range v {
 		if n < 0 {
-			fault("%s.%s: %d is negative", key, dimension(d), n)
+			fault("%s.%s: %v is negative", key, llm.Dimension(d), n)
 		}
 	}
 	// A day that is shorter than one of its minutes is a slip of the pen.
@@ -118,15 +118,15 @@ func (l Limits) validate(key string, fault func(string, ...any)) {
 	}
 }
 
-func (l Limits) vector() [numDimensions]int64 {
-	return [numDimensions]int64{
-		dimRequests:    l.RequestsPerMinute,
-		dimTokens:      l.TokensPerMinute,
-		dimInput:       l.InputTokensPerMinute,
-		dimOutput:      l.OutputTokensPerMinute,
-		dimRequestsDay: l.RequestsPerDay,
-		dimTokensDay:   l.TokensPerDay,
-		dimConcurrent:  l.Concurrent,
+func (l Limits) vector() llm.Vector {
+	return llm.Vector{
+		llm.Requests:     float64(l.RequestsPerMinute),
+		llm.Tokens:       float64(l.TokensPerMinute),
+		llm.InputTokens:  float64(l.InputTokensPerMinute),
+		llm.OutputTokens: float64(l.OutputTokensPerMinute),
+		llm.RequestsDay:  float64(l.RequestsPerDay),
+		llm.TokensDay:    float64(l.TokensPerDay),
+		llm.Concurrent:   float64(l.Concurrent),
 	}
 }
 

@@ -1,37 +1,42 @@
 package limit
 
-import "math"
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
 
 // A core is the limiter without clock, lock or channel: a state machine of
 // (state, event, now) → decisions. Every method is an event. After events that
 // may open a place the caller calls pump until it returns false, takes the
-// decided waiters from done, and comes back at next.
+// decided leases from done, and comes back at next.
 type core struct {
-	cfg    Config
-	global meters // caps over all groups
-	wake   func() // what a Budget calls when it has more; set by the shell
+	cfg  Config
+	caps *lane.Lane // over all models
+	wake func()     // what a Source calls when it has more; set by the shell
 
-	groups      map[string]*group // by model, aliases included
-	recent      *group            // the entry of groups that was asked for last, and its key
-	recentName  string
-	nurseries   map[string]*group // by pattern, "" for models that none matches
-	plain       *group            // requests without a model
-	active      []*group          // those with waiters: few, so scanned
-	roster      roster
-	clock       float64 // virtual time among groups
-	provisional bool    // the global request limit is a mere default
-	lifted      bool    // it was one, until the upstream's headers said better
+	models      map[llm.Model]*model // that have answered, and names that are known for their limits
+	nurseries   map[string]*nursery  // by pattern, "" for models that none matches
+	plain       *model               // requests without a model
+	active      []*model             // those with waiters: few, so scanned
+	roster      queue.Roster
+	provisional bool // the request limit over all models is a mere default
+	lifted      bool // it was one, until the upstream's headers said better
 
 	waiting   int
 	bytes     int64
-	sum       charge
+	sum       llm.Load
 	inflight  int
 	seq       uint64
-	alarms    wheel
-	parked    []*flow // sessions whose head must not go yet
-	ghosts    ghosts
-	done      []*waiter // decided since the caller last looked
-	wakeAt    instant
+	alarms    queue.Wheel
+	ghosts    queue.Ghosts
+	done      []*Lease // decided since the caller last looked
+	heads     []choice // see pick
+	wakeAt    llm.Instant
 	rejecting bool // refuse waiters and newcomers instead of serving them
 	dice      uint64
 
@@ -42,121 +47,88 @@ type core struct {
 	}
 }
 
-// A grant is what the core must know of a granted request until it ends.
-type grant struct {
-	group   *group // whose meters hold the charge
-	session *flow
-	model   string
-	demand  Demand
-	charge  charge
-	cost    float64
-	rates   uint64 // as they were when cost was worked out; 0 = unknown
-	seq     uint64
-	taken   instant
-	sentAt  instant
-	sent    bool
-	started bool
-	heard   bool                   // an answer's headers have come
-	probe   bool                   // let through by a gate that is shut
-	count   uint32                 // of the gate, that it was sent in
-	family  profile                // by which it was charged when it was sent
-	spent   [dimOutput + 1]float64 // the group's ledger when it was sent
-	late    [dimOutput + 1]float64 // what was charged shortly before that
-	shadow  [numShadows]float64
-	lease   *lease  // that holds the charge; nil = the group's meters
-	way     *group  // whose sum of what is on the way has the charge
-	pending *Signal // headers seen before the model had a group
-}
-
-func newCore(cfg Config, now instant) *core {
-	c := &core{groups: map[string]*group{}, nurseries: map[string]*group{}, dice: 0x9e3779b97f4a7c15}
-	c.global.attach()
-	c.plain = c.newGroup("", postpaid, now)
-	c.groups[""] = c.plain
+func newCore(cfg Config, now llm.Instant) *core {
+	c := &core{
+		models: map[llm.Model]*model{}, nurseries: map[string]*nursery{},
+		wake: func() {}, dice: 0x9e3779b97f4a7c15,
+	}
+	c.plain = newModel("", queue.NewContest(&c.roster), lane.New("", lane.Config{Profile: "postpaid", Share: 1, Roll: c.roll}, lane.NewClock(), now), now)
+	c.cfg = cfg
+	c.caps = lane.New(AllGroups, c.capsConfig(), lane.NewClock(), now)
 	c.reconfigure(cfg, now)
 	return c
 }
 
+// capsConfig is what the lane of the caps over all models is told.
+func (c *core) capsConfig() lane.Config {
+	cfg := c.laneConfig(c.cfg.Global, "")
+	cfg.Learn = false // the provider names no such limits
+	return cfg
+}
+
 // reconfigure applies cfg: levels are scaled, waiters stay.
-func (c *core) reconfigure(cfg Config, now instant) {
+func (c *core) reconfigure(cfg Config, now llm.Instant) {
 	if cfg.Provisional && c.lifted {
 		cfg.Global.RequestsPerMinute, cfg.Provisional = 0, false
 	}
 	c.cfg = cfg
 	c.provisional = cfg.Provisional
-	kind := continuous
-	if p, _ := profileNamed(cfg.Profile); p == azure {
-		kind = sliding
-	}
-	c.global.configure(now, cfg.Global.vector(), cfg.Share, kind)
-	if kind == sliding {
-		c.global[dimRequests].pace()
-	}
-	c.global[dimConcurrent].level = c.global[dimConcurrent].limit - float64(c.inflight)
-	seen := map[*group]bool{c.plain: true}
-	apply := func(g *group, limits Limits, p profile) {
-		if seen[g] {
-			return
+	c.caps.Configure(c.capsConfig(), now)
+	for _, m := range c.models {
+		for _, l := range m.lanes {
+			_, own := c.configured(l.Name)
+			l.Configure(own, now)
 		}
-		seen[g] = true
-		if p != g.profile {
-			g.profile, g.family = p, p
-			if p == auto {
-				g.family = reserve
+	}
+	c.regroup(now)
+}
+
+// regroup brings every model that has not answered to the nursery of its pattern:
+// the patterns may have changed.
+func (c *core) regroup(now llm.Instant) {
+	for pattern, n := range c.nurseries {
+		_, cfg := c.configured(llm.Model(pattern))
+		n.base.Configure(cfg, now)
+		if n.crowd != nil {
+			n.crowd.lanes[0].Join(n.base)
+		}
+	}
+	for pattern, n := range c.nurseries {
+		for name, m := range n.models {
+			if now, _ := c.configured(name); now != pattern {
+				delete(n.models, name)
+				n.guests = slices.DeleteFunc(n.guests, func(guest llm.Model) bool { return guest == name })
 			}
+			m.nursery = c.nursery(name, now)
+			m.nursery.models[name] = m
+			m.nursery.meet(name)
+			m.lanes[0].Join(m.nursery.base)
+			m.queue.Join(m.nursery.contest)
 		}
-		if g.lease != nil && c.relet(g, limits) {
-			return
-		}
-		g.meters.configure(now, limits.vector(), cfg.Share, g.family.refill())
-		g.meters[dimConcurrent].level = g.meters[dimConcurrent].limit - float64(g.inflight)
-		g.paceByProfile()
-	}
-	for _, g := range c.groups {
-		_, limits, p := c.configured(g.name)
-		apply(g, limits, p)
-	}
-	for pattern, g := range c.nurseries {
-		_, limits, p := c.configured(pattern)
-		apply(g, limits, p)
-		c.migrate(g, now) // the patterns may have changed
 	}
 }
 
-// rates changes whenever cost would give another figure; 0 = it always may.
-func (c *core) rates(g *group) uint64 {
-	if g.lease != nil {
-		return 0
+// lift drops the default limit over all models once a provider's own is in force.
+func (c *core) lift(l *lane.Lane, now llm.Instant) {
+	if c.provisional && l.Follows(llm.Requests) {
+		c.provisional, c.lifted = false, true
+		c.cfg.Global.RequestsPerMinute = 0
+		c.caps.Configure(c.capsConfig(), now)
 	}
-	return g.meters[0].of.version + c.global[0].of.version
 }
 
-// cost is the dominant share of a charge (Ghodsi et al., Dominant Resource Fair
-// Queueing, SIGCOMM 2012), in seconds of the limit that it loads most. Where
-// nothing limits, a thousand tokens are one.
-func (c *core) cost(g *group, ch charge) float64 {
-	return dominant(ch, g.share(ch), c.global.share(ch))
-}
-
-func dominant(ch charge, own, all float64) float64 {
-	if all > own {
-		own = all
+// cost is the dominant share of a charge: the longest time that m's lanes, or the
+// caps over all models, need to make up for it, in seconds. Where nothing limits, a
+// thousand tokens are one.
+func (c *core) cost(m *model, v *llm.Vector) float64 {
+	if s := max(m.share(v), share(v, c.caps.Rate())); s > 0 {
+		return s
 	}
-	if own > 0 {
-		return own
-	}
-	return max(1, float64(ch.tokens)) / 1000
+	return max(1, v[llm.Tokens]) / 1000
 }
 
 func clampWeight(w float64) float64 {
-	if w == 0 || w == 1 {
-		return 1
-	}
-	return clamped(w)
-}
-
-func clamped(w float64) float64 {
-	if math.IsNaN(w) {
+	if w == 0 || math.IsNaN(w) {
 		return 1
 	}
 	return min(max(w, 0.1), 100)
@@ -172,26 +144,29 @@ func (c *core) roll() float64 {
 }
 
 // prime lowers levels to what an earlier process left.
-func (c *core) prime(r Recent, now instant) {
-	used := charge{tokens: r.Input + r.Output, input: r.Input, output: r.Output}
-	of := []*meters{&c.global}
+func (c *core) prime(r Recent, now llm.Instant) {
+	used := lane.Exact(llm.Usage{Input: r.Input, Output: r.Output})
+	used[llm.Requests] = float64(r.Requests)
+	used[llm.RequestsDay], used[llm.TokensDay] = float64(r.RequestsDay), float64(r.TokensDay)
+	c.caps.Prime(now, &used)
 	if r.Model != "" {
-		of = append(of, &c.confirm(r.Model, now).meters)
+		m := c.confirm(c.model(r.Model, now), r.Model, now)
+		m.lanes[0].Prime(now, &used)
 	}
-	for _, m := range of {
-		for d := range m {
-			b, amount := &m[d], used.amount(dimension(d), r.Requests)
-			switch dimension(d) {
-			case dimRequestsDay:
-				amount = float64(r.RequestsDay)
-			case dimTokensDay:
-				amount = float64(r.TokensDay)
-			case dimConcurrent:
-				continue
-			}
-			if b.on && amount > 0 {
-				b.prime(now, amount)
-			}
-		}
+}
+
+// patience is how long r may wait, all attempts together. The client's own clock
+// runs on while the answer is made, so the usual time for that is taken off. A
+// tenth is left whatever was learned: or slow answers would forbid every try to be
+// faster.
+func (c *core) patience(r *Request, now llm.Instant) time.Duration {
+	wait := c.cfg.MaxWait
+	if r.MaxWait > 0 && r.MaxWait < wait {
+		wait = r.MaxWait
 	}
+	if r.Timeout > 0 {
+		usual := c.model(r.Model, now).lanes[0].ServiceTime()
+		wait = min(wait, max(r.Timeout-usual, r.Timeout/10))
+	}
+	return wait
 }

@@ -5,185 +5,282 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-const second = instant(time.Second)
-
-// enter lets a request arrive and fails the test when it is refused.
-func enter(t *testing.T, c *core, r Request, now instant) *waiter {
-	t.Helper()
-	w := new(waiter)
-	if rejected := c.arrive(w, &r, time.Hour, now); rejected != nil {
-		t.Fatalf("arrive: %v", rejected)
-	}
-	return w
-}
-
-// take is enter for a request that must be granted at once, and sends it.
-func take(t *testing.T, c *core, r Request, now instant) *grant {
-	t.Helper()
-	w := enter(t, c, r, now)
-	if !w.state.admitted() {
-		t.Fatalf("request of %q was not granted at once", r.Model)
-	}
-	gr := new(grant)
-	w.open(gr, r.Demand, now)
-	c.sent(gr, now)
-	return gr
-}
-
-// drainDone pumps and returns what was decided.
-func drainDone(c *core, now instant) []*waiter {
-	for c.pump(now, pumpBatch) {
-	}
-	done := slices.Clone(c.done)
-	c.done = c.done[:0]
-	return done
-}
-
-func ask(model, session string) Request {
-	return Request{Model: model, Session: session, Demand: Demand{Input: 100, Output: 100}}
-}
-
-func limitedTo(l Limits) Config {
-	return Config{Learn: true, Models: []ModelLimits{{Pattern: "*", Limits: l}}}.withDefaults()
-}
-
-func TestCore_AliasesOfOneLimitAreMerged(t *testing.T) {
+func TestCore_AliasesOfOneLimitShareALane(t *testing.T) {
 	c := newCore(limitedTo(Limits{TokensPerMinute: 60_000}), 0)
-	a, b := c.confirm("gpt-4o", 0), c.confirm("gpt-4o-2024-08-06", 0)
-	a.meters[dimTokens].level, b.meters[dimTokens].level = 30_000, 10_000
-	gr := take(t, c, ask("gpt-4o-2024-08-06", "s"), 0)
-	b.pausedUntil = 5 * second
+	a, b := answered(c, "gpt-4o", 0), answered(c, "gpt-4o-2024-08-06", 0)
+	le := take(t, c, ask("gpt-4o-2024-08-06", "s"), 0)
+	b.Prime(0, &llm.Vector{llm.Tokens: 5000}) // of the 6,000 that a cold start may use
+	refused := take(t, c, ask("gpt-4o-2024-08-06", "s"), 0)
+	c.throttled(refused, &llm.Signal{Dimension: llm.Tokens, HasRetryAfter: true, RetryAfter: 5 * time.Second}, 0)
 	queue := enter(t, c, ask("gpt-4o-2024-08-06", "s"), 0)
 	if queue.state != waiting {
 		t.Fatal("granted during the pause")
 	}
-	c.throttled(gr, &Signal{Dimension: "tokens", Group: "gpt-4o", HasRetryAfter: true, RetryAfter: time.Second}, 0)
-	if c.groupFor("gpt-4o-2024-08-06", 0) != a || !slices.Contains(a.aliases, "gpt-4o-2024-08-06") {
-		t.Fatal("the alias has still a group of its own")
+	c.throttled(le, &llm.Signal{Dimension: llm.Tokens, Group: "gpt-4o", HasRetryAfter: true, RetryAfter: time.Second}, 0)
+	if c.model("gpt-4o-2024-08-06", 0).lanes[0] != a || !slices.Contains(a.Aliases, "gpt-4o-2024-08-06") {
+		t.Fatal("the alias has still a lane of its own")
 	}
-	if queue.group() != a || queue.state != waiting {
-		t.Error("the waiter did not move to the merged group")
+	if queue.model.lanes[0] != a || a.Queued != 1 || queue.state != waiting {
+		t.Error("who waited does not wait for the common lane")
 	}
-	if level := a.meters[dimTokens].level; level > 10_000 {
+	if level := meter(a, llm.Tokens, 0).Level; level > 1000 {
 		t.Errorf("level = %v: a merger filled the bucket", level)
 	}
-	c.settle(gr, Usage{Input: 100}, second)
-	done := drainDone(c, 6*second)
-	if len(done) != 1 || done[0] != queue || c.inflight != 1 {
-		t.Errorf("decided %d, in flight %d", len(done), c.inflight)
+	if pause := a.PausedUntil().Sub(0); pause < 5*time.Second {
+		t.Errorf("the pause of %v is not the longer of both", pause)
 	}
-	if g := take(t, c, ask("new-name", "s"), 10*second); g.group == a {
-		t.Error("a name that no 429 has told is in the merged group")
+	c.settle(le, llm.Usage{Input: 100}, second)
+	c.release(refused, second)
+	done := drainDone(c, 60*second)
+	if len(done) != 1 || done[0] != queue || c.inflight != 1 || a.InFlight() != 1 {
+		t.Errorf("decided %d, in flight %d, of the lane %d", len(done), c.inflight, a.InFlight())
 	}
-	// The name of a limit that no request has used yet is an alias too.
-	c.throttled(take(t, c, ask("gpt-4o", "s"), 10*second), &Signal{Dimension: "tokens", Group: "org-default"}, 10*second)
-	if c.groups["org-default"] != a {
-		t.Error("the limit's own name is not known")
+	if le := take(t, c, ask("new-name", "s"), 60*second); le.held.place.Lane() == a {
+		t.Error("a name that no 429 has told is in the common lane")
+	}
+	// The name of a limit that no request has used yet is an alias too, and so is one
+	// that waits for its first answer.
+	c.throttled(take(t, c, ask("gpt-4o", "s"), 60*second), &llm.Signal{Dimension: llm.Tokens, Group: "org-default"}, 60*second)
+	c.throttled(take(t, c, ask("gpt-4o", "s"), 90*second), &llm.Signal{Dimension: llm.Tokens, Group: "new-name"}, 90*second)
+	for _, name := range []llm.Model{"org-default", "new-name"} {
+		if c.models[name] == nil || c.models[name].lanes[0] != a {
+			t.Errorf("%s is not known as a name of the limit", name)
+		}
 	}
 }
 
-func TestCore_AMergerTakesTheLowerLevel(t *testing.T) {
+// TestCore_QueuesOfOneLaneShareItByClients: two names of one limit are two queues, and
+// no client gets more for asking by both.
+func TestCore_QueuesOfOneLaneShareItByClients(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		core func() *core
+	}{
+		{"aliases", func() *core {
+			c := newCore(limitedTo(Limits{RequestsPerMinute: 60}), 0)
+			l := answered(c, "m0", 0)
+			for i := 1; i < 8; i++ {
+				c.alias(l, llm.Model(fmt.Sprint("m", i)), 0)
+			}
+			return c
+		}},
+		{"names that have never answered", func() *core { return newCore(limitedTo(Limits{RequestsPerMinute: 60}), 0) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := test.core()
+			for i := range 80 { // one client asks for everything, ten times
+				r := ask(llm.Model(fmt.Sprint("m", i%8)), "s")
+				r.Client = "greedy"
+				enter(t, c, r, 0)
+			}
+			for range 20 {
+				r := ask("m0", "s")
+				r.Client = "modest"
+				enter(t, c, r, 0)
+			}
+			got := map[string]int{}
+			for now := second; got["greedy"]+got["modest"] < 20; now += second {
+				for _, le := range drainDone(c, now) {
+					got[le.queued.Session.Parent.Name]++
+				}
+			}
+			if got["modest"] < 9 {
+				t.Errorf("served: %v, want half each", got)
+			}
+		})
+	}
+}
+
+// TestCore_WhatFitsOvertakesNoHeadOfItsContest: a large request that waits under one name
+// of a limit is not starved by small ones under another.
+func TestCore_WhatFitsOvertakesNoHeadOfItsContest(t *testing.T) {
 	c := newCore(limitedTo(Limits{TokensPerMinute: 60_000}), 0)
-	a, b := c.confirm("a", 0), c.confirm("b", 0)
-	a.meters[dimTokens].level, b.meters[dimTokens].level = 30_000, 10_000
-	if got := c.alias(b, "a", 0); got != a || a.meters[dimTokens].level != 10_000 {
-		t.Errorf("level = %v, want the lower one", a.meters[dimTokens].level)
+	c.alias(answered(c, "a", 0), "b", 0)
+	c.prime(Recent{Model: "a", Input: 60_000}, 0)
+	large := ask("a", "large")
+	large.Demand = llm.Demand{Input: 20_000}
+	first := enter(t, c, large, 0)
+	for i := range 50 {
+		enter(t, c, ask("b", fmt.Sprint(i)), second)
+	}
+	if done := drainDone(c, 19*second); len(done) > 0 {
+		t.Errorf("%d small ones went before it", len(done))
+	}
+	if drainDone(c, 22*second); first.state != granted {
+		t.Error("the large one does not go when it fits")
 	}
 }
 
-func TestCore_BirthOfAGroupTakesItsWaitersAlong(t *testing.T) {
+func TestCore_AModelKeepsItsQueueWhenItAnswers(t *testing.T) {
 	c := newCore(limitedTo(Limits{RequestsPerMinute: 30}), 0)
-	var first *grant
+	var first *Lease
 	for range 3 {
 		first = take(t, c, ask("a", "s"), 0)
 	}
-	a, b := enter(t, c, ask("a", "s"), 0), enter(t, c, ask("b", "s"), 0)
-	a2 := enter(t, c, ask("a", "s"), 0)
-	nursery := a.group()
-	level := nursery.meters[dimRequests].level
+	a, b, a2 := enter(t, c, ask("a", "s"), 0), enter(t, c, ask("b", "s"), 0), enter(t, c, ask("a", "s"), 0)
+	born := a.model
+	level := meter(born.lanes[0], llm.Requests, second).Level
 	c.started(first, second)
-	born := c.groups["a"]
-	if born == nil || a.group() != born || a2.group() != born || b.group() != nursery {
-		t.Fatal("the waiters of the model are not in its group")
+	if c.models["a"] != born || a2.model != born || b.model == born || b.model.nursery == nil {
+		t.Fatal("those who wait for the model are not in its queue")
 	}
-	if got := born.meters[dimRequests].level; got > level+0.6 {
+	if got := meter(born.lanes[0], llm.Requests, second).Level; got != level {
 		t.Errorf("level = %v at birth, the nursery had %v", got, level)
-	}
-	if born.bands[1].first() != a || a.next != a2 {
-		t.Error("the order of arrival is lost")
 	}
 	if c.waiting != 3 {
 		t.Errorf("waiting = %d", c.waiting)
 	}
+	order := []*Lease{}
 	for now := second; c.waiting > 0 && now < 60*second; now += second {
-		drainDone(c, now)
+		order = append(order, drainDone(c, now)...)
 	}
 	if c.waiting > 0 {
 		t.Errorf("%d were left behind", c.waiting)
+	}
+	if slices.Index(order, a) > slices.Index(order, a2) {
+		t.Error("the order of arrival is lost")
+	}
+	// What the three took of the nursery is the model's now, and so is what comes back.
+	before := meter(born.lanes[0], llm.Requests, 60*second).Level
+	c.takeBack(first, 60*second)
+	if got := meter(born.lanes[0], llm.Requests, 60*second).Level; got != before+1 {
+		t.Errorf("level = %v after a request was taken back, before %v", got, before)
+	}
+}
+
+// TestCore_NewModelsPauseApart: what the provider says of one unknown model is nothing
+// to the others, but for the limit that they share.
+func TestCore_NewModelsPauseApart(t *testing.T) {
+	c := newCore(limitedTo(Limits{RequestsPerMinute: 600}), 0)
+	c.throttled(take(t, c, ask("a", "s"), second), &llm.Signal{HasRetryAfter: true, RetryAfter: 30 * time.Second}, second)
+	if enter(t, c, ask("a", "s"), 2*second).state != waiting {
+		t.Error("the model that was told to wait does not")
+	}
+	take(t, c, ask("b", "s"), 4*second)
+}
+
+// TestCore_ManyNewNamesAreACrowd: beyond a bound invented names share one queue, and the
+// model among them that exists gets its own.
+func TestCore_ManyNewNamesAreACrowd(t *testing.T) {
+	c := newCore(Config{Global: Limits{Concurrent: 500}}.withDefaults(), 0)
+	held := []*Lease{}
+	for i := range 3 * maxNew {
+		held = append(held, take(t, c, ask(llm.Model(fmt.Sprint("invented-", i)), "s"), 0))
+	}
+	n := c.nurseries[""]
+	if len(n.models) != maxNew || n.crowd == nil {
+		t.Fatalf("%d queues of new names, want %d and a crowd", len(n.models), maxNew)
+	}
+	last := held[len(held)-1]
+	if last.model != n.crowd {
+		t.Fatal("the last name is not in the crowd")
+	}
+	c.started(last, second)
+	if m := c.models[last.name]; m == nil || m == n.crowd || m.nursery != nil {
+		t.Error("a model of the crowd that has answered has no queue of its own")
+	}
+	if n.crowd.nursery != n {
+		t.Error("the crowd has been taken for a model")
+	}
+	for _, le := range held {
+		c.release(le, 2*second)
+	}
+	if c.inflight != 0 {
+		t.Errorf("in flight = %d", c.inflight)
+	}
+	take(t, c, ask("one-more", "s"), 3*second)
+	if len(n.models) != maxNew || n.models["one-more"] == nil {
+		t.Error("idle names do not make room")
 	}
 }
 
 func TestCore_ReconfigureScalesLevelsAndKeepsTheQueue(t *testing.T) {
 	c := newCore(limitedTo(Limits{TokensPerMinute: 60_000}), 0)
-	g := c.confirm("m", 0)
-	b := &g.meters[dimTokens]
-	b.level = 30_000
-	g.pausedUntil = second
-	w := enter(t, c, ask("m", "s"), 0)
+	l := answered(c, "m", 0)
+	paused := take(t, c, ask("m", "s"), 0)
+	c.throttled(paused, &llm.Signal{HasRetryAfter: true, RetryAfter: second.Sub(0)}, 0)
+	le := enter(t, c, ask("m", "s"), 0)
+	level := meter(l, llm.Tokens, 0).Level
 	c.reconfigure(limitedTo(Limits{TokensPerMinute: 120_000, Concurrent: 1}), 0)
-	if b.level != 60_000 || b.rate != 2000 {
-		t.Errorf("level %v rate %v, want 60000 and 2000: half full stays half full", b.level, b.rate)
+	if got := meter(l, llm.Tokens, 0); got.Level != 2*level || got.Limit != 120_000 {
+		t.Errorf("level %v of %d, want %v: a part stays the part it was", got.Level, got.Limit, 2*level)
 	}
-	if c.waiting != 1 || w.state != waiting {
+	if c.waiting != 1 || le.state != waiting {
 		t.Error("the queue was not kept")
 	}
-	if done := drainDone(c, second); len(done) != 1 || !done[0].state.admitted() {
+	if done := drainDone(c, 3*second); len(done) != 0 {
+		t.Errorf("decided %v: the new limit of places does not count the one in flight", done)
+	}
+	c.release(paused, 3*second)
+	if done := drainDone(c, 3*second); len(done) != 1 || le.state != granted {
 		t.Errorf("decided %v", done)
 	}
-	if enter(t, c, ask("m", "s"), second).state != waiting {
-		t.Error("the new limit of places does not count the one in flight")
+	if enter(t, c, ask("m", "s"), 3*second).state != waiting {
+		t.Error("the new limit of places is not held")
 	}
-	c.reconfigure(limitedTo(Limits{}), second)
-	if g.meters.bounded() || len(drainDone(c, second)) != 1 {
-		t.Error("without limits the waiter must pass")
+	c.reconfigure(limitedTo(Limits{}), 3*second)
+	if l.Bounded() || len(drainDone(c, 3*second)) != 1 {
+		t.Error("without limits the one that waits must pass")
 	}
 }
 
 func TestCore_ReconfigureBringsNoDefaultBack(t *testing.T) {
 	cfg := Config{Global: Limits{RequestsPerMinute: 60}, Provisional: true, Learn: true, Share: 1}
 	c := newCore(cfg, 0)
-	g := c.confirm("m", 0)
-	if !c.global[dimRequests].on {
+	if answered(c, "m", 0); !c.caps.Bounded() {
 		t.Fatal("there is no default to lift")
 	}
-	c.learn(g, dimRequests, 500, continuous, time.Minute, 0)
+	c.observe(take(t, c, ask("m", "s"), 0), &llm.Signal{Levels: levels(llm.Requests, llm.Level{Limit: 500, HasLimit: true})}, 0)
 	for _, again := range []Config{cfg, {Global: Limits{RequestsPerMinute: 60, TokensPerMinute: 7}, Provisional: true, Learn: true, Share: 1}} {
 		c.reconfigure(again, second)
-		if c.global[dimRequests].on {
+		if meter(c.caps, llm.Requests, second).Limit != 0 {
 			t.Error("the default is a cap again, though the upstream has named its limit")
 		}
 	}
 	c.reconfigure(Config{Global: Limits{RequestsPerMinute: 60}, Share: 1}, second)
-	if !c.global[dimRequests].on {
+	if meter(c.caps, llm.Requests, second).Limit != 60 {
 		t.Error("a cap that the user sets must hold")
+	}
+}
+
+// TestCore_PatternsMayChange: who waits for a model that has not answered goes by the
+// limits of the pattern that matches it now.
+func TestCore_PatternsMayChange(t *testing.T) {
+	c := newCore(limitedTo(Limits{Concurrent: 1}), 0)
+	one, two := take(t, c, ask("a", "s"), 0), enter(t, c, ask("b", "s"), 0)
+	if two.state != waiting {
+		t.Fatal("the two do not share their limits")
+	}
+	c.reconfigure(Config{Models: []ModelLimits{{Pattern: "b", Limits: Limits{Concurrent: 1}}, {Pattern: "*", Limits: Limits{Concurrent: 1}}}}.withDefaults(), 0)
+	if drainDone(c, 0); two.state != granted {
+		t.Error("b waits for a, though no pattern is common to both")
+	}
+	if enter(t, c, ask("b", "s"), 0).state != waiting {
+		t.Error("the limit of b's own pattern does not hold")
+	}
+	c.release(one, second)
+	c.release(two, second)
+	if drainDone(c, second); c.inflight != 1 || c.waiting != 0 {
+		t.Errorf("in flight %d, waiting %d", c.inflight, c.waiting)
 	}
 }
 
 func TestCore_PrimeOnlyLowers(t *testing.T) {
 	c := newCore(limitedTo(Limits{RequestsPerMinute: 60, TokensPerMinute: 60_000, RequestsPerDay: 1000}), 0)
 	c.prime(Recent{Model: "m", Requests: 1, Input: 1000, RequestsDay: 990}, 0)
-	m := &c.groups["m"].meters
-	cold := m[dimTokens].level
-	if cold > 7_000 {
+	l := c.models["m"].lanes[0]
+	if cold := meter(l, llm.Tokens, 0).Level; cold > 7_000 {
 		t.Errorf("tokens = %v: little recent use made the cold start warm", cold)
 	}
-	if m[dimRequestsDay].level != 10 {
-		t.Errorf("requests of the day = %v, want 10", m[dimRequestsDay].level)
+	if got := meter(l, llm.RequestsDay, 0).Level; got != 10 {
+		t.Errorf("requests of the day = %v, want 10", got)
 	}
 	c.prime(Recent{Model: "m", Requests: 59, Input: 40_000, Output: 39_000}, 0)
-	if got := m[dimTokens].level; got != -20_000 {
+	if got := meter(l, llm.Tokens, 0).Level; got != -20_000 {
 		t.Errorf("tokens = %v, want the debt of 20,000", got)
 	}
 	if enter(t, c, ask("m", "s"), 0).state != waiting {
@@ -193,7 +290,7 @@ func TestCore_PrimeOnlyLowers(t *testing.T) {
 
 func TestCore_LowBandKeepsItsFloor(t *testing.T) {
 	c := newCore(Config{MaxWaiting: 10_000, Models: []ModelLimits{{Pattern: "m", Limits: Limits{RequestsPerMinute: 6000}}}}.withDefaults(), 0)
-	c.groupFor("m", 0).meters[dimRequests].lower(0, -1)
+	c.prime(Recent{Model: "m", Requests: 6001}, 0)
 	for _, p := range []Priority{High, Normal, Low} {
 		for range 2000 {
 			r := ask("m", "s")
@@ -202,9 +299,9 @@ func TestCore_LowBandKeepsItsFloor(t *testing.T) {
 		}
 	}
 	served := map[Priority]int{}
-	for now := instant(0); served[High]+served[Normal]+served[Low] < 1000; now = max(now, c.next()) {
-		for _, w := range drainDone(c, now) {
-			served[w.session.priority]++
+	for now := llm.Instant(0); served[High]+served[Normal]+served[Low] < 1000; now = max(now, c.next()) {
+		for _, le := range drainDone(c, now) {
+			served[High-Priority(le.queued.Session.Band())]++
 		}
 	}
 	for _, p := range []Priority{Normal, Low} {
@@ -218,54 +315,52 @@ func TestCore_LowBandKeepsItsFloor(t *testing.T) {
 }
 
 func TestCore_AbsurdHeadersAreIgnored(t *testing.T) {
-	whole := Level{Limit: 600, Remaining: 400, HasLimit: true, HasRemaining: true}
+	whole := llm.Level{Limit: 600, Remaining: 400, HasLimit: true, HasRemaining: true}
 	for _, test := range []struct {
 		name string
-		v    Level
+		v    llm.Level
 	}{
-		{"a limit of minus one", Level{Limit: -1, Remaining: -1, HasLimit: true, HasRemaining: true}},
-		{"placeholders of zero", Level{HasLimit: true, HasRemaining: true, HasReset: true}},
-		{"nothing left, and no limit named", Level{HasRemaining: true}},
-		{"nothing left, and full at once", Level{Limit: 600, HasLimit: true, HasRemaining: true, HasReset: true}},
-		{"more left than there can be", Level{Remaining: 1 << 60, HasRemaining: true}},
-		{"remaining below zero", Level{Limit: 600, Remaining: -7, HasLimit: true, HasRemaining: true}},
+		{"a limit of minus one", llm.Level{Limit: -1, Remaining: -1, HasLimit: true, HasRemaining: true}},
+		{"placeholders of zero", llm.Level{HasLimit: true, HasRemaining: true, HasReset: true}},
+		{"nothing left, and no limit named", llm.Level{HasRemaining: true}},
+		{"nothing left, and full at once", llm.Level{Limit: 600, HasLimit: true, HasRemaining: true, HasReset: true}},
+		{"more left than there can be", llm.Level{Remaining: 1 << 60, HasRemaining: true}},
+		{"remaining below zero", llm.Level{Limit: 600, Remaining: -7, HasLimit: true, HasRemaining: true}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newCore(Config{Learn: true}.withDefaults(), 0)
-			c.confirm("m", 0)
-			c.observe(take(t, c, ask("m", "s"), 0), &Signal{Requests: whole}, second)
-			b := &c.groups["m"].meters[dimRequests]
-			gr := take(t, c, ask("m", "s"), 2*second)
-			b.advance(3 * second)
-			level, limit := b.level, b.limit
-			c.observe(gr, &Signal{Requests: test.v}, 3*second)
-			if !b.on || b.limit != limit || b.level != level {
-				t.Errorf("on %v, limit %v, level %v; want it left at %v, %v", b.on, b.limit, b.level, limit, level)
+			l := answered(c, "m", 0)
+			c.observe(take(t, c, ask("m", "s"), 0), &llm.Signal{Levels: levels(llm.Requests, whole)}, second)
+			le := take(t, c, ask("m", "s"), 2*second)
+			before := meter(l, llm.Requests, 3*second)
+			c.observe(le, &llm.Signal{Levels: levels(llm.Requests, test.v)}, 3*second)
+			if got := meter(l, llm.Requests, 3*second); got.Limit != before.Limit || got.Level != before.Level {
+				t.Errorf("limit %v, level %v; want it left at %v, %v", got.Limit, got.Level, before.Limit, before.Level)
 			}
 		})
 	}
 	t.Run("a header that was overtaken", func(t *testing.T) {
 		c := newCore(Config{Learn: true}.withDefaults(), 0)
-		c.confirm("m", 0)
+		l := answered(c, "m", 0)
 		old, young := take(t, c, ask("m", "s"), 0), take(t, c, ask("m", "s"), second)
-		c.observe(young, &Signal{Requests: whole}, 2*second)
-		level := c.groups["m"].meters[dimRequests].level
+		c.observe(young, &llm.Signal{Levels: levels(llm.Requests, whole)}, 2*second)
+		level := meter(l, llm.Requests, 2*second).Level
 		stale := whole
 		stale.Remaining = 3
-		c.observe(old, &Signal{Requests: stale}, 2*second)
-		if got := c.groups["m"].meters[dimRequests].level; got != level {
+		c.observe(old, &llm.Signal{Levels: levels(llm.Requests, stale)}, 2*second)
+		if got := meter(l, llm.Requests, 2*second).Level; got != level {
 			t.Errorf("level = %v, want %v as the younger request told", got, level)
 		}
 	})
 	t.Run("a reset or a pause of a day", func(t *testing.T) {
 		c := newCore(Config{Learn: true}.withDefaults(), 0)
-		c.confirm("m", 0)
+		l := answered(c, "m", 0)
 		v := whole
 		v.Reset, v.HasReset = 24*time.Hour, true
 		gr := take(t, c, ask("m", "s"), 0)
-		c.observe(gr, &Signal{Requests: v}, second)
-		c.throttled(gr, &Signal{Dimension: "requests", RetryAfter: 24 * time.Hour, HasRetryAfter: true, Requests: v}, second)
-		if pause := c.groups["m"].pausedUntil.sub(second); pause > 2*time.Minute {
+		c.observe(gr, &llm.Signal{Levels: levels(llm.Requests, v)}, second)
+		c.throttled(gr, &llm.Signal{Dimension: llm.Requests, RetryAfter: 24 * time.Hour, HasRetryAfter: true, Levels: levels(llm.Requests, v)}, second)
+		if pause := l.PausedUntil().Sub(second); pause > 2*time.Minute {
 			t.Errorf("paused for %v", pause)
 		}
 	})
@@ -273,11 +368,10 @@ func TestCore_AbsurdHeadersAreIgnored(t *testing.T) {
 
 func TestCore_DayLimitOfThe429EndsTheDay(t *testing.T) {
 	c := newCore(Config{Learn: true}.withDefaults(), 0)
-	c.confirm("m", 0)
+	answered(c, "m", 0)
 	gr := take(t, c, ask("m", "s"), 0)
-	c.throttled(gr, &Signal{Dimension: "requests_day", Limit: 200, Used: 200, Requested: 1, RetryAfter: 6 * time.Hour, HasRetryAfter: true}, 0)
-	w := new(waiter)
-	rejected := c.requeue(gr, w, time.Minute, 0, 0, 0)
+	c.throttled(gr, &llm.Signal{Dimension: llm.RequestsDay, Limit: 200, Used: 200, Requested: 1, RetryAfter: 6 * time.Hour, HasRetryAfter: true}, 0)
+	rejected := c.requeue(gr, time.Minute, 0, 0)
 	if rejected == nil {
 		done := drainDone(c, 0)
 		if len(done) != 1 || done[0].state != refused || done[0].reason != DailyLimit {
@@ -285,11 +379,11 @@ func TestCore_DayLimitOfThe429EndsTheDay(t *testing.T) {
 		}
 	}
 	r := ask("m", "s")
-	rejected = c.arrive(new(waiter), &r, time.Minute, second)
+	_, rejected = arrive(c, r, time.Minute, second)
 	if rejected == nil || rejected.Reason != DailyLimit || rejected.RetryAfter > 6*time.Hour || rejected.RetryAfter < 5*time.Hour {
 		t.Errorf("refusal = %+v, want the day's reset in 6 h", rejected)
 	}
-	if at := instant(6*time.Hour) + second; !enter(t, c, r, at).state.admitted() {
+	if at := llm.Instant(6*time.Hour) + second; enter(t, c, r, at).state != granted {
 		t.Error("not granted on the next day")
 	}
 }
@@ -298,14 +392,14 @@ func TestCore_DayLimitOfThe429EndsTheDay(t *testing.T) {
 // answered as TCP answers a loss.
 func TestCore_WindowOpensSlowlyAfterAPause(t *testing.T) {
 	c := newCore(Config{MaxWaiting: 1000}.withDefaults(), 0)
-	c.confirm("m", 0)
-	var flight []*grant
+	answered(c, "m", 0)
+	var flight []*Lease
 	for range 16 {
 		flight = append(flight, take(t, c, ask("m", "s"), 0))
 	}
 	for _, gr := range flight {
-		c.throttled(gr, &Signal{RetryAfter: time.Second, HasRetryAfter: true}, second/10)
-		c.close(gr, second/10)
+		c.throttled(gr, &llm.Signal{RetryAfter: time.Second, HasRetryAfter: true}, second/10)
+		c.end(gr, second/10)
 	}
 	for range 100 {
 		enter(t, c, ask("m", "s"), second/10)
@@ -315,14 +409,12 @@ func TestCore_WindowOpensSlowlyAfterAPause(t *testing.T) {
 	}
 	var sizes []int
 	for round := range 5 {
-		now := instant(2+round) * second
+		now := llm.Instant(2+round) * second
 		done := drainDone(c, now)
 		sizes = append(sizes, len(done))
-		for _, w := range done {
-			gr := new(grant)
-			w.open(gr, w.demand.unpack(), now)
-			c.sent(gr, now)
-			c.settle(gr, Usage{Input: 1}, now.add(500*time.Millisecond))
+		for _, le := range done {
+			c.sent(le, now)
+			c.settle(le, llm.Usage{Input: 1}, now.Add(500*time.Millisecond))
 		}
 	}
 	if sizes[0] != 1 || sizes[1] != 2 || sizes[2] != 4 || sizes[3] > 8 || sizes[4] > 10 {
@@ -349,16 +441,16 @@ func TestCore_FullQueueLetsTheLongestGiveWay(t *testing.T) {
 				r.Bytes, r.Priority = 1000, p
 				return r
 			}
-			var flood []*waiter
+			var flood []*Lease
 			for range 4 {
 				flood = append(flood, enter(t, c, mine("flood", Normal), 0))
 			}
 			r := mine("flood", Normal)
-			if rejected := c.arrive(new(waiter), &r, time.Hour, 0); rejected == nil || rejected.Reason != QueueFull {
+			if _, rejected := arrive(c, r, time.Hour, 0); rejected == nil || rejected.Reason != QueueFull {
 				t.Errorf("the flood's fifth: %v, want queue_full", rejected)
 			}
 			r = mine("low", Low)
-			if rejected := c.arrive(new(waiter), &r, time.Hour, 0); rejected == nil || rejected.Reason != QueueFull {
+			if _, rejected := arrive(c, r, time.Hour, 0); rejected == nil || rejected.Reason != QueueFull {
 				t.Errorf("a newcomer of a lower band: %v, want queue_full", rejected)
 			}
 			enter(t, c, mine("small", Normal), 0)
@@ -366,33 +458,10 @@ func TestCore_FullQueueLetsTheLongestGiveWay(t *testing.T) {
 			if flood[3].state != refused || flood[3].reason != QueueFull || flood[2].state != refused || flood[1].state != waiting {
 				t.Error("the last of the flood did not give way")
 			}
-			if c.waiting != 4 || c.bytes != 4000 || c.sum.tokens != 800 {
-				t.Errorf("waiting %d, bytes %d, tokens %d", c.waiting, c.bytes, c.sum.tokens)
+			if c.waiting != 4 || c.bytes != 4000 || c.sum.Tokens() != 800 {
+				t.Errorf("waiting %d, bytes %d, tokens %d", c.waiting, c.bytes, c.sum.Tokens())
 			}
 		})
-	}
-}
-
-// TestCore_TimeThatGoesBackMintsNothing: instants are monotonic in the shell;
-// the core must bear one that is not.
-func TestCore_TimeThatGoesBackMintsNothing(t *testing.T) {
-	for _, profile := range []string{"postpaid", "azure"} {
-		c := newCore(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 6000}, Profile: profile}}}.withDefaults(), 0)
-		g := c.groupFor("m", 0)
-		b := &g.meters[dimTokens]
-		for _, now := range []instant{10, 5, 10, 1, 0, 10, 3, 10} {
-			before, level := b.at, b.level
-			b.advance(now * second)
-			if b.at < before || b.level < level {
-				t.Errorf("%s: at %d s the bucket went back", profile, now)
-			}
-		}
-		if b.at != 10*second {
-			t.Errorf("%s: the bucket's time is %v", profile, b.at.sub(0))
-		}
-		if most := 600 + 10*100.0 + 100; b.level > most {
-			t.Errorf("%s: level = %v, above what 10 s refill", profile, b.level)
-		}
 	}
 }
 
@@ -420,7 +489,7 @@ func TestCore_SnapshotNamesEveryGroup(t *testing.T) {
 
 // A hold of the lock is a call of pump.
 func TestCore_PumpDecidesNoMoreThanAsked(t *testing.T) {
-	c, _ := queued(t, 10_000)
+	c := queued(t, 10_000)
 	for more := true; more; {
 		more = c.pump(0, pumpBatch)
 		if len(c.done) > pumpBatch {
@@ -439,21 +508,23 @@ func TestCore_SessionsAreBoundedOverAllGroups(t *testing.T) {
 	const models = 50
 	c := newCore(limitedTo(Limits{}), 0)
 	most := 0
-	for i := range 3 * maxSessions {
-		r := ask(fmt.Sprint("m", i%models), fmt.Sprint("s", i))
-		now := instant(i) * instant(time.Microsecond)
+	for i := range 3 * 20_000 {
+		r := ask(llm.Model(fmt.Sprint("m", i%models)), fmt.Sprint("s", i))
+		now := llm.Instant(i) * llm.Instant(time.Microsecond)
 		gr := take(t, c, r, now)
 		c.started(gr, now)
-		c.settle(gr, Usage{Input: 1, Output: 1}, now)
-		most = max(most, c.roster.known)
+		c.settle(gr, llm.Usage{Input: 1, Output: 1}, now)
+		most = max(most, c.roster.Known())
 	}
 	held := 0
-	for _, g := range c.groups {
-		for range g.sessions() {
-			held++
+	for _, m := range c.models {
+		for client := range m.queue.Clients() {
+			for range client.Sessions() {
+				held++
+			}
 		}
 	}
-	if len(c.groups) < models || most > maxSessions+1 || held > c.roster.known {
-		t.Errorf("%d groups remember %d sessions (counted: %d, at most %d), want %d", len(c.groups), held, c.roster.known, most, maxSessions)
+	if len(c.models) < models || most > 20_001 || held > c.roster.Known() {
+		t.Errorf("%d models remember %d sessions (counted: %d, at most %d), want 20,000", len(c.models), held, c.roster.Known(), most)
 	}
 }

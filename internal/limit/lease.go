@@ -4,72 +4,85 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // ErrEnded is returned by Throttled and Retry on a lease that has ended.
 var ErrEnded = errors.New("limit: lease has ended")
 
-// A Lease is a granted place. It must end by Settle or Release; every further
-// ending does nothing, so that
+// A Lease is a request in the limiter, and from Acquire's return a granted place. It
+// must end by Settle or Release; every further ending does nothing, so that
 //
 //	defer lease.Release()
 //
-// may stand above a Settle. Nothing that is asked of an ended Lease reaches
-// another request. One goroutine at a time may use a Lease.
+// may stand above a Settle. One goroutine at a time may use a Lease, and it must not
+// be copied.
 type Lease struct {
-	place   *place // nil once it has ended
-	number  uint64 // of the place's tenant that this lease is
-	attempt int
-	refused int // attempts that the provider turned away
-	waited  time.Duration
-}
-
-// A place is the state of a request from its grant to its end. Places are used
-// again, and a Lease is a numbered ticket to one: a small value, which the
-// compiler keeps on the caller's stack where it can. So the pool costs no
-// allocation, and a lease that outlives its place can do no harm.
-type place struct {
 	l      *Limiter
-	tenant uint64 // changes when a lease ends
-	grant  grant
-	stay   stay
-	next   *place // in the free list
-}
+	model  *model
+	name   llm.Model    // as it was asked for; the model's, unless that is a crowd
+	queued queue.Waiter // while it waits; its session as long as it lives
+	held   *held        // while it is served
+	state  state
+	reason Reason        // why it was refused
+	wake   chan struct{} // while its caller sleeps
+	ended  bool
 
-// A stay is what must be known of a request each time it waits.
-type stay struct {
 	maxWait  time.Duration // over all attempts
 	every    time.Duration
 	onWait   func() error
 	retryKey uint64
-	bytes    int64
+
+	waited  time.Duration
+	attempt int
+	refused int     // attempts that the provider turned away
+	fluid   float64 // seconds to wait, as foretold on arrival
+	bias    float64 // by which the forecast exceeded that
 }
 
-// enter locks the limiter for as long as the lease's place is its own; nil, and
-// no lock, when the lease has ended.
-func (le *Lease) enter() *place {
-	p := le.place
-	if p == nil {
-		return nil
+type state uint8
+
+const (
+	waiting state = iota
+	refused
+	granted
+)
+
+// sleep blocks until the lease is decided, ctx ends, or onWait fails.
+func (le *Lease) sleep(ctx context.Context) error {
+	var beat <-chan time.Time
+	if le.every > 0 && le.onWait != nil {
+		t := time.NewTicker(le.every)
+		defer t.Stop()
+		beat = t.C
 	}
-	p.l.mu.Lock()
-	if p.tenant != le.number {
-		p.l.mu.Unlock()
-		le.place = nil
-		return nil
+	for {
+		select {
+		case <-le.wake:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-beat:
+			if err := le.onWait(); err != nil {
+				return err
+			}
+		}
 	}
-	return p
 }
 
-// end makes the place free for others. It is called with the lock held.
-func (le *Lease) end() {
-	p := le.place
-	le.place = nil
-	p.tenant++
-	if p.stay.onWait != nil {
-		p.stay.onWait = nil
+// event tells the core what came of the request, and serves whom that lets go. On an
+// ended lease it does nothing.
+func (le *Lease) event(tell func(c *core, now llm.Instant)) {
+	if le.l == nil || le.ended { // most are released in vain: see Lease
+		return
 	}
-	p.next, p.l.places = p.l.places, p
+	le.l.mu.Lock()
+	defer le.l.mu.Unlock()
+	now := le.l.now()
+	tell(le.l.core, now)
+	le.l.pump(now)
 }
 
 // Waited is the time spent in the queue so far, over all attempts.
@@ -82,56 +95,46 @@ func (le *Lease) Attempt() int { return le.attempt }
 // Sent must be called just before the request's bytes leave: from then on its
 // charge counts as booked by the provider.
 func (le *Lease) Sent() {
-	p := le.enter()
-	if p == nil {
-		return
-	}
-	defer p.l.mu.Unlock()
-	p.l.core.sent(&p.grant, p.l.now())
+	le.event(func(c *core, now llm.Instant) { c.sent(le, now) })
 }
 
 // Observe takes in what the headers of an answer say about the provider's
 // limits. Call it when they arrive, and before Started; of any status, but not
 // for an answer that turns the request away (see Throttled and Unavailable).
-func (le *Lease) Observe(s Signal) {
-	p := le.enter()
-	if p == nil {
-		return
-	}
-	defer p.l.mu.Unlock()
-	now := p.l.now()
-	p.l.core.observe(&p.grant, &s, now)
-	p.l.pump(now)
+func (le *Lease) Observe(s llm.Signal) {
+	le.event(func(c *core, now llm.Instant) { c.observe(le, &s, now) })
 }
 
 // Started tells that the headers of an answer with status 2xx have arrived: the
-// model exists, and gets a group of its own. Settle implies it.
+// model exists, and gets limits of its own. Settle implies it.
 func (le *Lease) Started() {
-	p := le.enter()
-	if p == nil {
-		return
-	}
-	defer p.l.mu.Unlock()
-	now := p.l.now()
-	p.l.core.started(&p.grant, now)
-	p.l.pump(now)
+	le.event(func(c *core, now llm.Instant) { c.started(le, now) })
 }
 
-// Throttled takes in a 429 that waiting can cure, s with its headers and text.
-// The group pauses as told, the request goes back to the head of its session
+// Settle ends the lease with the exact usage of the answer. Buckets are
+// corrected as the provider's are, the session's virtual time always.
+func (le *Lease) Settle(u llm.Usage) {
+	le.event(func(c *core, now llm.Instant) {
+		c.settle(le, u, now)
+		le.ended = true
+	})
+}
+
+// Release ends the lease without usage. When Sent was never called, everything
+// that was charged is given back; otherwise the charge stays.
+func (le *Lease) Release() {
+	le.event(func(c *core, now llm.Instant) {
+		c.release(le, now)
+		le.ended = true
+	})
+}
+
+// Throttled takes in a 429 that waiting can cure, s with its headers and text. The
+// model's lane pauses as told, the request goes back to the head of its session
 // and blocks until it is granted again. On error (a *Rejected when attempts or
 // the time to wait are used up, else as Acquire) the lease has ended.
-func (le *Lease) Throttled(ctx context.Context, s Signal) error {
-	p := le.enter()
-	if p == nil {
-		return ErrEnded
-	}
-	now := p.l.now()
-	notBefore, probe := p.l.core.throttled(&p.grant, &s, now)
-	if !probe {
-		le.refused++
-	}
-	return le.again(ctx, notBefore, now)
+func (le *Lease) Throttled(ctx context.Context, s llm.Signal) error {
+	return le.again(ctx, 1, func(c *core, now llm.Instant) (llm.Instant, bool) { return c.throttled(le, &s, now) })
 }
 
 // Retry takes back a request that the provider answered without processing it,
@@ -139,106 +142,48 @@ func (le *Lease) Throttled(ctx context.Context, s Signal) error {
 // head of its session, and blocks until it is granted again. Errors are those of
 // Throttled.
 func (le *Lease) Retry(ctx context.Context) error {
-	p := le.enter()
-	if p == nil {
-		return ErrEnded
-	}
-	now := p.l.now()
-	p.l.core.takeBack(&p.grant, now)
-	le.refused++
-	return le.again(ctx, now, now)
+	return le.again(ctx, 1, func(c *core, now llm.Instant) (llm.Instant, bool) {
+		c.takeBack(le, now)
+		return now, false
+	})
 }
 
 // Unavailable is Retry for a request that the provider turned away because it is
 // overloaded or down, such as with a 503 and a hint: it is granted again after
 // that at the soonest, and the provider's others wait when it turns away most.
 func (le *Lease) Unavailable(ctx context.Context, after time.Duration) error {
-	return le.back(ctx, after, 1)
+	return le.again(ctx, 1, func(c *core, now llm.Instant) (llm.Instant, bool) { return c.unavailable(le, after, now) })
 }
 
 // Unsent is Unavailable for a request that did not reach the provider, such as
 // over a refused connection. It does not count as an attempt that was turned
 // away: only the time to wait bounds it.
 func (le *Lease) Unsent(ctx context.Context, after time.Duration) error {
-	return le.back(ctx, after, 0)
+	return le.again(ctx, 0, func(c *core, now llm.Instant) (llm.Instant, bool) { return c.unavailable(le, after, now) })
 }
 
-func (le *Lease) back(ctx context.Context, after time.Duration, refused int) error {
-	p := le.enter()
-	if p == nil {
+// again takes in a refusal that counts so many attempts, unless it met a probe,
+// requeues the request and waits.
+func (le *Lease) again(ctx context.Context, attempts int, refuse func(c *core, now llm.Instant) (notBefore llm.Instant, probe bool)) error {
+	if le.ended {
 		return ErrEnded
 	}
-	now := p.l.now()
-	notBefore, probe := p.l.core.unavailable(&p.grant, after, now)
+	l := le.l
+	l.mu.Lock()
+	now := l.now()
+	notBefore, probe := refuse(l.core, now)
 	if !probe {
-		le.refused += refused
+		le.refused += attempts
 	}
-	return le.again(ctx, notBefore, now)
-}
-
-// again requeues the request and waits. It is called with the lock held, and
-// gives it up.
-func (le *Lease) again(ctx context.Context, notBefore, now instant) error {
-	p := le.place
-	l := p.l
-	w := l.newWaiter()
-	rejected := l.core.exhausted(&p.grant, le.refused, now)
+	rejected := l.core.exhausted(le, now)
 	if rejected == nil {
-		rejected = l.core.requeue(&p.grant, w, p.stay.maxWait-le.waited, p.stay.bytes, notBefore, now)
+		rejected = l.core.requeue(le, le.maxWait-le.waited, notBefore, now)
 	}
 	if rejected != nil {
-		le.end()
-		l.free(w)
+		le.ended = true
 		l.pump(now)
 		l.mu.Unlock()
 		return rejected
 	}
-	l.pump(now)
-	l.mu.Unlock()
-	since := now
-	now, err := l.await(ctx, w, &p.stay)
-	le.waited += now.sub(since)
-	if err != nil {
-		le.end()
-	} else {
-		w.open(&p.grant, p.grant.demand, now)
-		l.free(w)
-		le.attempt++
-	}
-	l.mu.Unlock()
-	return err
-}
-
-// Settle ends the lease with the exact usage of the answer. Buckets are
-// corrected as the provider's are, the session's virtual time always.
-func (le *Lease) Settle(u Usage) {
-	p := le.enter()
-	if p == nil {
-		return
-	}
-	now := p.l.now()
-	p.l.core.settle(&p.grant, u, now)
-	le.end()
-	p.l.pump(now)
-	p.l.mu.Unlock()
-}
-
-// Release ends the lease without usage. When Sent was never called, everything
-// that was charged is given back; otherwise the charge stays.
-func (le *Lease) Release() {
-	if le.place != nil { // it is called in vain by most: see Lease
-		le.release()
-	}
-}
-
-func (le *Lease) release() {
-	p := le.enter()
-	if p == nil {
-		return
-	}
-	now := p.l.now()
-	p.l.core.release(&p.grant, now)
-	le.end()
-	p.l.pump(now)
-	p.l.mu.Unlock()
+	return l.await(ctx, le, now)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // pumpBatch bounds the decisions made in one hold of the lock.
@@ -18,10 +20,8 @@ type Limiter struct {
 	mu     sync.Mutex
 	core   *core
 	timer  *time.Timer
-	armed  instant // when timer fires; never = not set
+	armed  llm.Instant // when timer fires; Never = not set
 	closed bool
-	places *place // free list
-	spare  []*waiter
 }
 
 // New returns a Limiter. A Config that Validate refuses is a programmer's
@@ -31,133 +31,93 @@ func New(cfg Config) *Limiter {
 		panic("limit: " + err.Error())
 	}
 	cfg = cfg.withDefaults()
-	l := &Limiter{epoch: time.Now(), armed: never}
+	l := &Limiter{epoch: time.Now(), armed: llm.Never}
 	l.core = newCore(cfg, 0)
 	l.core.wake = l.wake
-	if !l.core.global.bounded() && len(cfg.Models) == 0 {
+	if !l.core.caps.Bounded() && len(cfg.Models) == 0 {
 		cfg.Logger.Info("no limit is configured: everything passes until the upstream names one", "learn_limits", cfg.Learn)
 	}
 	return l
 }
 
-func (l *Limiter) now() instant { return instant(time.Since(l.epoch)) }
+func (l *Limiter) now() llm.Instant { return llm.Instant(time.Since(l.epoch)) }
 
 // Acquire waits for a place. The error is a *Rejected, the cause of ctx, or
 // what r.OnWait returned. The Lease must end by Settle or Release.
 func (l *Limiter) Acquire(ctx context.Context, r Request) (*Lease, error) {
-	// Small enough to be inlined, so that a Lease which stays in its function
-	// stays on its stack.
-	le, err := l.acquire(ctx, &r)
-	if err != nil {
-		return nil, err
-	}
-	return &le, nil
-}
-
-func (l *Limiter) acquire(ctx context.Context, r *Request) (Lease, error) {
 	if ctx.Err() != nil {
-		return Lease{}, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
+	le := &Lease{l: l, every: r.Every, onWait: r.OnWait, retryKey: r.RetryKey}
 	l.mu.Lock()
 	now := l.now() // with the lock held: the core's time must not go back
-	p := l.newPlace()
-	if l.core.seat(&p.grant, r, now) {
-		le := l.lease(p, r, l.core.patience(r, now))
-		l.mu.Unlock()
-		return le, nil
-	}
-	p.next, l.places = l.places, p // a waiter has none: most of the memory of a full queue would be these
-	since, maxWait := now, l.core.patience(r, now)
-	w := l.newWaiter()
-	if rejected := l.core.arrive(w, r, maxWait, now); rejected != nil {
-		l.free(w)
+	le.maxWait = l.core.patience(&r, now)
+	if rejected := l.core.enter(le, &r, now); rejected != nil {
 		l.pump(now) // others may have given way
 		l.mu.Unlock()
-		return Lease{}, rejected.dated()
+		return nil, rejected.dated()
 	}
-	l.pump(now)
-	l.mu.Unlock()
-	now, err := l.await(ctx, w, &stay{maxWait: maxWait, every: r.Every, onWait: r.OnWait, retryKey: r.RetryKey})
-	if err != nil {
-		l.mu.Unlock()
-		return Lease{}, err
+	if err := l.await(ctx, le, now); err != nil {
+		return nil, err
 	}
-	p = l.newPlace()
-	w.open(&p.grant, r.Demand, now)
-	l.free(w)
-	le := l.lease(p, r, maxWait)
-	le.waited = now.sub(since)
-	l.mu.Unlock()
 	return le, nil
 }
 
-// lease hands p out.
-func (l *Limiter) lease(p *place, r *Request, maxWait time.Duration) Lease {
-	p.stay.maxWait, p.stay.every, p.stay.retryKey, p.stay.bytes = maxWait, r.Every, r.RetryKey, r.Bytes
-	if r.OnWait != nil {
-		p.stay.onWait = r.OnWait
+// await blocks until le is decided, ctx ends, or OnWait fails. It is called with the
+// lock held, and gives it up. After an error the request has left the limiter.
+func (l *Limiter) await(ctx context.Context, le *Lease, since llm.Instant) error {
+	var err error
+	if le.state == waiting {
+		le.wake = make(chan struct{}, 1)
 	}
-	return Lease{place: p, number: p.tenant, attempt: 1}
-}
-
-// await blocks until w is decided, ctx ends, or OnWait fails. It returns with
-// the lock held; after an error the request has left the limiter, and w with it.
-func (l *Limiter) await(ctx context.Context, w *waiter, s *stay) (now instant, err error) {
-	var beat <-chan time.Time
-	if s.every > 0 && s.onWait != nil {
-		t := time.NewTicker(s.every)
-		defer t.Stop()
-		beat = t.C
+	l.pump(since)
+	now := since
+	if le.wake != nil {
+		l.mu.Unlock()
+		err = le.sleep(ctx)
+		l.mu.Lock()
+		now = l.now()
 	}
-	for decided := false; !decided; {
-		select {
-		case <-w.wake:
-			decided = true
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-			decided = true
-		case <-beat:
-			err = s.onWait()
-			decided = err != nil
-		}
-	}
-	l.mu.Lock()
-	now = l.now()
+	le.waited += now.Sub(since)
+	le.wake = nil
 	switch {
-	case err == nil && w.state.admitted():
-		return now, nil
+	case err == nil && le.state == granted:
+		le.attempt++
 	case err == nil:
-		err = l.core.verdict(w, now).dated()
-	case !l.core.cancel(w, s.retryKey, now):
-		<-w.wake // decided in the same moment: its wake-up is sent already
-		if w.state.admitted() {
-			var gr grant
-			w.open(&gr, w.demand.unpack(), now)
-			l.core.release(&gr, now)
+		le.ended = true
+		err = l.core.verdict(le, now).dated()
+	default:
+		le.ended = true
+		if !l.core.cancel(le, now) && le.state == granted { // decided in the same moment
+			l.core.release(le, now)
 		}
 	}
-	l.free(w)
-	l.pump(now)
-	return now, err
+	if err != nil {
+		l.pump(now)
+	}
+	l.mu.Unlock()
+	return err
 }
 
 // pump decides what can be decided, wakes those concerned and sets the timer.
 // It is called with the lock held, and gives it up between batches.
-func (l *Limiter) pump(now instant) {
+func (l *Limiter) pump(now llm.Instant) {
 	if l.core.waiting > 0 || len(l.core.done) > 0 {
 		l.pumpAll(now)
 	}
 }
 
-func (l *Limiter) pumpAll(now instant) {
+func (l *Limiter) pumpAll(now llm.Instant) {
 	c := l.core
 	for {
 		if c.waiting == 0 && len(c.done) == 0 {
 			return
 		}
 		more := c.pump(now, pumpBatch)
-		for i, w := range c.done {
-			w.wake <- struct{}{}
+		for i, le := range c.done {
+			if le.wake != nil { // else it is looked at without
+				le.wake <- struct{}{}
+			}
 			c.done[i] = nil
 		}
 		c.done = c.done[:0]
@@ -172,13 +132,13 @@ func (l *Limiter) pumpAll(now instant) {
 }
 
 // arm sets the timer. One that fires too early is left alone: it will set itself.
-func (l *Limiter) arm(now instant) {
+func (l *Limiter) arm(now llm.Instant) {
 	at := l.core.next()
-	if l.core.waiting == 0 || at == never || l.closed || at >= l.armed {
+	if l.core.waiting == 0 || at == llm.Never || l.closed || at >= l.armed {
 		return
 	}
 	l.armed = at
-	wait := max(0, at.sub(now))
+	wait := max(0, at.Sub(now))
 	if l.timer == nil {
 		l.timer = time.AfterFunc(wait, l.tick)
 		return
@@ -186,11 +146,12 @@ func (l *Limiter) arm(now instant) {
 	l.timer.Reset(wait)
 }
 
-// wake is called by a Budget that has more to give.
+// wake is called by a Source that has more to give.
 func (l *Limiter) wake() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.closed {
+		l.core.roster.ReleaseClients()
 		l.pump(l.now())
 	}
 }
@@ -198,7 +159,7 @@ func (l *Limiter) wake() {
 func (l *Limiter) tick() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.armed = never
+	l.armed = llm.Never
 	l.pump(l.now())
 }
 
@@ -211,7 +172,7 @@ func (l *Limiter) Reconfigure(cfg Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
-	cfg.Shared = l.core.cfg.Shared
+	cfg.Source = l.core.cfg.Source
 	l.core.reconfigure(cfg.withDefaults(), now)
 	l.pump(now)
 	return nil
@@ -226,14 +187,14 @@ func (l *Limiter) RejectWaiting() {
 	l.pump(l.now())
 }
 
-// Close is RejectWaiting, closes every Budget and stops the timer. Leases may
+// Close is RejectWaiting, closes every Source and stops the timer. Leases may
 // still end.
 func (l *Limiter) Close() {
 	l.RejectWaiting()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.closed {
-		l.core.closeShared()
+		l.core.closeLanes()
 	}
 	l.closed = true
 	if l.timer != nil {
@@ -265,7 +226,7 @@ func (l *Limiter) Forecast(r Request) Forecast {
 // Recent is what the ledger knows of a model's use: of the last minute, and of
 // today.
 type Recent struct {
-	Model         string
+	Model         llm.Model
 	Requests      int64
 	Input, Output int64
 	RequestsDay   int64
@@ -282,30 +243,4 @@ func (l *Limiter) Prime(recent ...Recent) {
 	for _, r := range recent {
 		l.core.prime(r, now)
 	}
-}
-
-// newWaiter and free keep waiters, with their channels, for the next request.
-func (l *Limiter) newWaiter() *waiter {
-	if n := len(l.spare); n > 0 {
-		w := l.spare[n-1]
-		l.spare = l.spare[:n-1]
-		return w
-	}
-	return &waiter{wake: make(chan struct{}, 1)}
-}
-
-func (l *Limiter) free(w *waiter) {
-	if len(l.spare) < 1024 {
-		*w = waiter{wake: w.wake}
-		l.spare = append(l.spare, w)
-	}
-}
-
-func (l *Limiter) newPlace() *place {
-	p := l.places
-	if p == nil {
-		return &place{l: l}
-	}
-	l.places = p.next
-	return p
 }

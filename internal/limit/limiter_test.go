@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // TestMain sets the number of random histories to 1,000 where -rapid.checks
@@ -27,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 func request(session string) Request {
-	return Request{Model: "m", Session: session, Demand: Demand{Input: 100, Output: 100}}
+	return Request{Model: "m", Session: session, Demand: llm.Demand{Input: 100, Output: 100}}
 }
 
 // mustAcquire fails the test when r is refused.
@@ -60,7 +62,7 @@ func TestLimiter_FirstThreeOfAFreshMinuteDoNotWait(t *testing.T) {
 		for i := range 8 { // a cold start may use a tenth: six
 			le := mustAcquire(t, l, request("a"))
 			le.Sent()
-			le.Settle(Usage{Input: 100, Output: 100})
+			le.Settle(llm.Usage{Input: 100, Output: 100})
 			waited := time.Since(start)
 			if i < 6 && waited != 0 {
 				t.Errorf("call %d waited %v", i+1, waited)
@@ -98,7 +100,7 @@ func TestLimiter_AcquireWaitsForCost(t *testing.T) {
 		l.Prime(Recent{Model: "m", Requests: 1, Input: 60_000})
 		start := time.Now()
 		r := request("a")
-		r.Demand = Demand{Input: 5_000}
+		r.Demand = llm.Demand{Input: 5_000}
 		mustAcquire(t, l, r).Sent()
 		// 5,000 tokens at 1,000 a second, and the guard of a quarter second.
 		if got, want := time.Since(start), 5250*time.Millisecond; (got - want).Abs() > time.Millisecond {
@@ -116,8 +118,8 @@ func TestLimiter_WhatFitsDoesNotOvertakeTheHead(t *testing.T) {
 		order := make(chan string, 2)
 		var wg sync.WaitGroup
 		for _, r := range []Request{
-			{Model: "m", Session: "large", Demand: Demand{Input: 10_000}},
-			{Model: "m", Session: "small", Demand: Demand{Input: 10}},
+			{Model: "m", Session: "large", Demand: llm.Demand{Input: 10_000}},
+			{Model: "m", Session: "small", Demand: llm.Demand{Input: 10}},
 		} {
 			wg.Go(func() {
 				mustAcquire(t, l, r).Sent()
@@ -138,7 +140,7 @@ func TestLimiter_OversizeWaitsForAFullBucketAndGoes(t *testing.T) {
 		defer l.Close()
 		start := time.Now()
 		r := request("a")
-		r.Demand = Demand{Input: 100_000}
+		r.Demand = llm.Demand{Input: 100_000}
 		mustAcquire(t, l, r).Sent()
 		if got := time.Since(start); got < 50*time.Second || got > 60*time.Second {
 			t.Errorf("went after %v, want when the bucket is full", got)
@@ -235,7 +237,7 @@ func TestLimiter_ThrottledGoesBackToTheHeadOfItsSession(t *testing.T) {
 		})
 		synctest.Wait()
 		start := time.Now()
-		if err := first.Throttled(t.Context(), Signal{RetryAfter: 2 * time.Second, HasRetryAfter: true}); err != nil {
+		if err := first.Throttled(t.Context(), llm.Signal{RetryAfter: 2 * time.Second, HasRetryAfter: true}); err != nil {
 			t.Fatal(err)
 		}
 		if got := time.Since(start); got < 2*time.Second || got > 2300*time.Millisecond {
@@ -245,7 +247,7 @@ func TestLimiter_ThrottledGoesBackToTheHeadOfItsSession(t *testing.T) {
 		if first.Attempt() != 2 || first.Waited() < 2*time.Second {
 			t.Errorf("attempt %d, waited %v", first.Attempt(), first.Waited())
 		}
-		first.Settle(Usage{})
+		first.Settle(llm.Usage{})
 		wg.Wait()
 		if fmt.Sprint(order) != "[first second]" {
 			t.Errorf("order = %v", order)
@@ -261,7 +263,7 @@ func TestLimiter_AttemptsAreCounted(t *testing.T) {
 		var err error
 		for err == nil {
 			le.Sent()
-			err = le.Throttled(t.Context(), Signal{RetryAfter: time.Second, HasRetryAfter: true})
+			err = le.Throttled(t.Context(), llm.Signal{RetryAfter: time.Second, HasRetryAfter: true})
 		}
 		wantReason(t, err, AttemptsExhausted)
 		if le.Attempt() != 3 {
@@ -270,7 +272,7 @@ func TestLimiter_AttemptsAreCounted(t *testing.T) {
 		if l.InFlight() != 0 {
 			t.Errorf("in flight = %d", l.InFlight())
 		}
-		if err := le.Throttled(t.Context(), Signal{}); !errors.Is(err, ErrEnded) {
+		if err := le.Throttled(t.Context(), llm.Signal{}); !errors.Is(err, ErrEnded) {
 			t.Errorf("on an ended lease: %v", err)
 		}
 	})
@@ -464,19 +466,19 @@ func TestLimiter_Hammered(t *testing.T) {
 		wg.Go(func() {
 			for i := range 200 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%7)*100*time.Microsecond+time.Microsecond)
-				le, err := l.Acquire(ctx, Request{Model: fmt.Sprint(i % 3), Session: fmt.Sprint(g % 5), RetryKey: uint64(i), RetryCount: i % 2, Priority: Priority(i%3 - 1)})
+				le, err := l.Acquire(ctx, Request{Model: llm.Model(fmt.Sprint(i % 3)), Session: fmt.Sprint(g % 5), RetryKey: uint64(i), RetryCount: i % 2, Priority: Priority(i%3 - 1)})
 				if err == nil {
 					le.Sent()
 					served.Add(1)
 					switch i % 5 {
 					case 0:
-						le.Settle(Usage{Input: 1})
+						le.Settle(llm.Usage{Input: 1})
 					case 1:
 						err = le.Retry(ctx)
 					case 2:
-						err = le.Throttled(ctx, Signal{HasRetryAfter: true})
+						err = le.Throttled(ctx, llm.Signal{HasRetryAfter: true})
 					case 3:
-						le.Observe(Signal{Requests: Level{Limit: 1e9, Remaining: 1e9, HasLimit: true, HasRemaining: true}})
+						le.Observe(llm.Signal{Levels: levels(llm.Requests, llm.Level{Limit: 1e9, Remaining: 1e9, HasLimit: true, HasRemaining: true})})
 						le.Started()
 					}
 					_ = err

@@ -3,6 +3,7 @@ package limit
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -11,164 +12,163 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // A history drives a core with random events and checks, after each, what must
 // hold at every moment.
 type history struct {
 	core    *core
-	now     instant
-	waiting map[*waiter]Demand
-	grants  []*grant
+	now     llm.Instant
+	waiting map[*Lease]bool
+	grants  []*Lease
 	log     []string // decisions, for replay
 	booked  []booking
-	limit   float64 // tokens per minute of model "m"
+	limit   float64   // tokens per minute of model "m"
+	source  *counting // of the model; nil: it is unborn at first, and goes by the clock
 	ended   int
 	arrived int
 }
 
 type booking struct {
-	at     instant
+	at     llm.Instant
 	tokens float64
 }
 
-func newHistory(rpm, tpm int64, places int64) *history {
+func newHistory(rpm, tpm, places int64, born bool) *history {
+	h := &history{waiting: map[*Lease]bool{}, limit: float64(tpm)}
 	cfg := Config{
 		MaxWaiting: 50,
 		Global:     Limits{Concurrent: places},
 		Models:     []ModelLimits{{Pattern: "m", Limits: Limits{RequestsPerMinute: rpm, TokensPerMinute: tpm}, Profile: "postpaid"}},
 	}
-	return &history{core: newCore(cfg.withDefaults(), 0), waiting: map[*waiter]Demand{}, limit: float64(tpm)}
+	if born {
+		h.source = &counting{Clock: lane.NewClock()}
+		cfg.Source = func(llm.Model, func()) lane.Source { return h.source }
+	}
+	h.core = newCore(cfg.withDefaults(), 0)
+	if born {
+		answered(h.core, "m", 0)
+	}
+	return h
 }
 
 // settleDown pumps until nothing is left to decide, and takes the decisions.
 func (h *history) settleDown(t *rapid.T) {
 	for h.core.pump(h.now, pumpBatch) {
 	}
-	for _, w := range h.core.done {
-		d, ok := h.waiting[w]
-		if !ok {
-			t.Fatalf("a waiter was decided twice")
+	for _, le := range h.core.done {
+		if !h.waiting[le] {
+			t.Fatalf("a request was decided twice")
 		}
-		delete(h.waiting, w)
-		h.decided(w, d)
+		delete(h.waiting, le)
+		h.decided(le)
 	}
 	h.core.done = h.core.done[:0]
 }
 
-func (h *history) decided(w *waiter, d Demand) {
-	h.log = append(h.log, fmt.Sprintf("%d %d %d", h.now, w.seq, w.state))
-	if !w.state.admitted() {
+func (h *history) decided(le *Lease) {
+	h.log = append(h.log, fmt.Sprintf("%d %d %d", h.now, le.queued.Seq, le.state))
+	if le.state != granted {
 		h.ended++
 		return
 	}
-	gr := new(grant)
-	w.open(gr, d, h.now)
-	h.booked = append(h.booked, booking{h.now, float64(gr.charge.tokens)})
-	h.grants = append(h.grants, gr)
+	h.booked = append(h.booked, booking{h.now, charged(le)})
+	h.grants = append(h.grants, le)
 }
+
+// charged is what le was charged, in tokens.
+func charged(le *Lease) float64 { return le.held.place.Charge()[llm.Tokens] }
 
 func (h *history) step(t *rapid.T) {
 	switch rapid.IntRange(0, 10).Draw(t, "event") {
 	case 0, 1, 2:
-		d := Demand{Input: rapid.Int64Range(1, 3000).Draw(t, "input")}
+		d := llm.Demand{Input: rapid.Int64Range(1, 3000).Draw(t, "input")}
 		r := Request{
 			Model: "m", Client: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "client"),
 			Session: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "session"),
 			Weight:  rapid.SampledFrom([]float64{0, 1, 2, 4}).Draw(t, "weight"), Demand: d,
 			Priority: Priority(rapid.IntRange(-1, 1).Draw(t, "priority")),
 		}
-		w, gr := new(waiter), new(grant)
 		h.arrived++
-		if rapid.Bool().Draw(t, "by the short way") && h.core.seat(gr, &r, h.now) {
-			h.booked = append(h.booked, booking{h.now, float64(gr.charge.tokens)})
-			h.grants = append(h.grants, gr)
-		} else if h.core.arrive(w, &r, time.Duration(rapid.Int64Range(1e9, 200e9).Draw(t, "wait")), h.now) != nil {
+		le := &Lease{maxWait: time.Duration(rapid.Int64Range(1e9, 200e9).Draw(t, "wait"))}
+		h.waiting[le] = true
+		if h.core.enter(le, &r, h.now) != nil {
+			h.core.done = slices.DeleteFunc(h.core.done, func(one *Lease) bool { return one == le })
+			delete(h.waiting, le)
 			h.ended++
-		} else if w.state.admitted() {
-			h.decided(w, d)
-		} else {
-			h.waiting[w] = d
 		}
 	case 3, 4:
-		h.now = h.now.add(time.Duration(rapid.Int64Range(0, 5e9).Draw(t, "pass")))
+		h.now = h.now.Add(time.Duration(rapid.Int64Range(0, 5e9).Draw(t, "pass")))
 	case 5:
-		if next := h.core.next(); next != never {
+		if next := h.core.next(); next != llm.Never {
 			h.now = max(h.now, next)
 		}
 	case 6:
-		if w := h.pickWaiter(t); w != nil {
-			if !h.core.cancel(w, 0, h.now) {
-				t.Fatal("a waiter could not leave")
+		if le := h.pickWaiter(t); le != nil {
+			if !h.core.cancel(le, h.now) {
+				t.Fatal("a request could not leave")
 			}
-			delete(h.waiting, w)
+			delete(h.waiting, le)
 			h.ended++
 		}
 	case 7:
-		if gr := h.takeGrant(t); gr != nil {
-			h.core.sent(gr, h.now)
-			actual := Usage{Input: int64(float64(gr.demand.Input) * rapid.Float64Range(0.5, 1).Draw(t, "actual"))}
-			h.core.settle(gr, actual, h.now)
-			h.booked = append(h.booked, booking{h.now, float64(actual.Input - gr.charge.tokens)})
+		if le := h.takeGrant(t); le != nil {
+			h.core.sent(le, h.now)
+			actual := llm.Usage{Input: int64(float64(le.queued.Load.Input) * rapid.Float64Range(0.5, 1).Draw(t, "actual"))}
+			h.booked = append(h.booked, booking{h.now, float64(actual.Input) - charged(le)})
+			h.core.settle(le, actual, h.now)
 			h.ended++
 		}
 	case 8:
-		if gr := h.takeGrant(t); gr != nil {
-			if rapid.Bool().Draw(t, "sent") || gr.sent {
-				h.core.sent(gr, h.now)
+		if le := h.takeGrant(t); le != nil {
+			if rapid.Bool().Draw(t, "sent") || le.held.place.WasSent() {
+				h.core.sent(le, h.now)
 			} else {
-				h.booked = append(h.booked, booking{h.now, -float64(gr.charge.tokens)})
+				h.booked = append(h.booked, booking{h.now, -charged(le)})
 			}
-			h.core.release(gr, h.now)
+			h.core.release(le, h.now)
 			h.ended++
 		}
 	case 9:
-		if gr := h.takeGrant(t); gr != nil {
-			h.core.sent(gr, h.now)
-			var notBefore instant
+		if le := h.takeGrant(t); le != nil {
+			h.core.sent(le, h.now)
+			var notBefore llm.Instant
 			if rapid.Bool().Draw(t, "throttled") {
-				notBefore, _ = h.core.throttled(gr, &Signal{RetryAfter: time.Second, HasRetryAfter: true, Dimension: "tokens"}, h.now)
+				notBefore, _ = h.core.throttled(le, &llm.Signal{RetryAfter: time.Second, HasRetryAfter: true, Dimension: llm.Tokens}, h.now)
 			} else {
-				if rapid.Bool().Draw(t, "in a storm") {
-					gr.group.gate.row = stormRow
-				}
-				h.booked = append(h.booked, booking{h.now, -float64(gr.charge.tokens)})
-				notBefore, _ = h.core.unavailable(gr, time.Second, h.now)
+				h.booked = append(h.booked, booking{h.now, -charged(le)})
+				notBefore, _ = h.core.unavailable(le, time.Second, h.now)
 			}
-			w := new(waiter)
-			if h.core.requeue(gr, w, 100*time.Second, 0, notBefore, h.now) != nil {
+			if h.core.requeue(le, 100*time.Second, notBefore, h.now) != nil {
 				h.ended++
 			} else {
-				h.waiting[w] = gr.demand
+				h.waiting[le] = true
 			}
 		}
 	case 10:
 		if n := len(h.grants); n > 0 {
-			gr := h.grants[rapid.IntRange(0, n-1).Draw(t, "answered")]
-			h.core.sent(gr, h.now)
-			h.core.started(gr, h.now)
+			le := h.grants[rapid.IntRange(0, n-1).Draw(t, "answered")]
+			h.core.sent(le, h.now)
+			h.core.started(le, h.now)
 		}
 	}
 	h.settleDown(t)
 	h.check(t)
 }
 
-// wouldFit tells whether a place is free.
-func (b *bucket) wouldFit() bool { return !b.on || b.level >= 1 }
-
-func (h *history) pickWaiter(t *rapid.T) *waiter {
+func (h *history) pickWaiter(t *rapid.T) *Lease {
 	if len(h.waiting) == 0 {
 		return nil
 	}
-	all := make([]*waiter, 0, len(h.waiting))
-	for w := range h.waiting {
-		all = append(all, w)
-	}
-	slices.SortFunc(all, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })
+	all := slices.SortedFunc(maps.Keys(h.waiting), func(a, b *Lease) int { return cmp.Compare(a.queued.Seq, b.queued.Seq) })
 	return all[rapid.IntRange(0, len(all)-1).Draw(t, "who")]
 }
 
-func (h *history) takeGrant(t *rapid.T) *grant {
+func (h *history) takeGrant(t *rapid.T) *Lease {
 	if len(h.grants) == 0 {
 		return nil
 	}
@@ -186,43 +186,61 @@ func (h *history) check(t *rapid.T) {
 	if h.arrived != h.ended+c.waiting+c.inflight {
 		t.Fatalf("of %d requests %d ended, %d wait, %d are in flight", h.arrived, h.ended, c.waiting, c.inflight)
 	}
-	trying := map[*group]int{}
-	for _, gr := range h.grants {
-		if trying[gr.group] += 0; gr.probe {
-			trying[gr.group]++
-		}
-	}
-	for g, n := range trying {
-		if g.gate.trying != n {
-			t.Fatalf("the gate counts %d probes, %d are on the way", g.gate.trying, n)
-		}
-	}
-	g := c.groupFor("m", h.now)
 	var spent float64
 	for _, b := range h.booked {
 		spent += b.tokens
 	}
-	if b := &g.meters[dimTokens]; math.Abs(b.spent-spent) > 1e-6*max(1, math.Abs(spent)) {
-		t.Fatalf("the ledger has %v tokens, charges less refunds are %v", b.spent, spent)
-	}
-	if c.waiting > 0 && c.inflight == 0 && c.next() == never {
-		t.Fatalf("%d wait, nothing is in flight and no wake-up is set", c.waiting)
-	}
-	if c.waiting > 0 && c.next() < h.now-instant(1)<<wheelShift {
-		t.Fatal("a wake-up is overdue after a pump")
-	}
-	if w, _ := g.head(); w != nil && g.blocked(h.now) <= h.now && c.global[dimConcurrent].wouldFit() {
-		if at, _ := g.ready(h.now, w.charge); at < c.next() {
-			t.Fatalf("the head may go at %v, the next wake-up is at %v", at, c.next())
+	if h.source != nil {
+		if got := h.source.spent[llm.Tokens]; math.Abs(got-spent) > 1e-6*max(1, math.Abs(spent)) {
+			t.Fatalf("the ledger has %v tokens, charges less refunds are %v", got, spent)
+		}
+		if got := h.source.spent[llm.Concurrent]; got != float64(c.inflight) {
+			t.Fatalf("the ledger has %v places in use, %d are in flight", got, c.inflight)
 		}
 	}
-	var sum charge
-	for w := range h.waiting {
-		sum.add(w.charge, 1)
+	if c.waiting > 0 && c.inflight == 0 && c.next() == llm.Never {
+		t.Fatalf("%d wait, nothing is in flight and no wake-up is set", c.waiting)
 	}
-	if sum != c.sum {
-		t.Fatalf("sum of waiting charges %v, want %v", c.sum, sum)
+	if c.waiting > 0 && c.next() < h.now-llm.Instant(17*time.Millisecond) {
+		t.Fatal("a wake-up is overdue after a pump")
 	}
+	if at := h.free(); at < c.next() {
+		t.Fatalf("the head may go at %v, the next wake-up is at %v", at, c.next())
+	}
+	var sum llm.Load
+	for le := range h.waiting {
+		sum.Add(le.queued.Load, 1)
+	}
+	if sum != c.sum || sum.Requests != int64(c.model("m", h.now).lanes[0].Queued) {
+		t.Fatalf("sum of waiting loads %+v, want %+v", c.sum, sum)
+	}
+}
+
+// free is when the head of the queue may go; Never if nobody waits.
+func (h *history) free() llm.Instant {
+	m := h.core.model("m", h.now)
+	w := m.queue.Head(func(w *queue.Waiter) float64 { return h.core.costOf(m, w) })
+	if w == nil {
+		return llm.Never
+	}
+	charge := m.lanes[0].Charge(w.Load)
+	return max(m.lanes[0].When(h.now, 0, &charge).At, h.core.caps.When(h.now, 0, &charge).At)
+}
+
+// A counting is a clock whose ledger can be read.
+type counting struct {
+	*lane.Clock
+	spent llm.Vector
+}
+
+func (s *counting) Take(now llm.Instant, client uint64, charge *llm.Vector) {
+	s.spent.Add(charge, 1)
+	s.Clock.Take(now, client, charge)
+}
+
+func (s *counting) Return(now llm.Instant, client uint64, amount *llm.Vector, taken llm.Instant) {
+	s.spent.Add(amount, -1)
+	s.Clock.Return(now, client, amount, taken)
 }
 
 // window checks that in no span of time more was charged, net of refunds, than
@@ -233,20 +251,20 @@ func (h *history) window(t *rapid.T) {
 	sum := 0.0
 	for i, b := range h.booked {
 		// A charge beyond the bucket goes from a full one: only the debt it may leave is free.
-		level := sum - rate*b.at.sub(0).Seconds()
+		level := sum - rate*b.at.Sub(0).Seconds()
 		if i == 0 || level < least {
 			least = level
 		}
 		sum += b.tokens
-		if excess := sum - rate*b.at.sub(0).Seconds() - least - h.limit; b.tokens > 0 && excess > 1 {
-			t.Fatalf("at %v the charges of some window exceed capacity and refill by %.0f tokens", b.at.sub(0), excess)
+		if excess := sum - rate*b.at.Sub(0).Seconds() - least - h.limit; b.tokens > 0 && excess > 1 {
+			t.Fatalf("at %v the charges of some window exceed capacity and refill by %.0f tokens", b.at.Sub(0), excess)
 		}
 	}
 }
 
 func TestCore_Histories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := newHistory(rapid.SampledFrom([]int64{0, 60, 600}).Draw(t, "rpm"), 60_000, rapid.SampledFrom([]int64{0, 1, 5}).Draw(t, "places"))
+		h := newHistory(rapid.SampledFrom([]int64{0, 60, 600}).Draw(t, "rpm"), 60_000, rapid.SampledFrom([]int64{0, 1, 5}).Draw(t, "places"), rapid.Bool().Draw(t, "born"))
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			h.step(t)
 		}
@@ -256,13 +274,13 @@ func TestCore_Histories(t *testing.T) {
 			if n > 1000 {
 				t.Fatalf("%d still wait", h.core.waiting)
 			}
-			for _, gr := range h.grants {
-				h.core.sent(gr, h.now)
-				h.core.release(gr, h.now)
+			for _, le := range h.grants {
+				h.core.sent(le, h.now)
+				h.core.release(le, h.now)
 				h.ended++
 			}
 			h.grants = h.grants[:0]
-			if next := h.core.next(); next != never {
+			if next := h.core.next(); next != llm.Never {
 				h.now = max(h.now, next)
 			}
 			h.settleDown(t)
@@ -286,22 +304,16 @@ func replay(seed uint64) []string {
 	c := newCore(Config{Models: []ModelLimits{{Pattern: "*", Limits: Limits{TokensPerMinute: 60_000}}}}.withDefaults(), 0)
 	x := seed | 1
 	next := func(n uint64) uint64 { x ^= x << 13; x ^= x >> 7; x ^= x << 17; return x % n }
-	now := instant(0)
+	now := llm.Instant(0)
 	for range 100 {
-		now = now.add(time.Duration(next(1e9)))
-		w := new(waiter)
-		r := Request{Model: fmt.Sprint(next(3)), Session: fmt.Sprint(next(5)), Demand: Demand{Input: int64(next(2000))}}
-		if c.arrive(w, &r, time.Minute, now) == nil && w.state.admitted() {
-			gr := new(grant)
-			w.open(gr, r.Demand, now)
-			c.settle(gr, Usage{Input: int64(next(2000))}, now)
+		now = now.Add(time.Duration(next(1e9)))
+		r := Request{Model: llm.Model(fmt.Sprint(next(3))), Session: fmt.Sprint(next(5)), Demand: llm.Demand{Input: int64(next(2000))}}
+		if le, rejected := arrive(c, r, time.Minute, now); rejected == nil && le.state == granted {
+			c.settle(le, llm.Usage{Input: int64(next(2000))}, now)
 		}
-		for c.pump(now, pumpBatch) {
+		for _, le := range drainDone(c, now) {
+			log = append(log, fmt.Sprint(now, le.queued.Seq, le.state))
 		}
-		for _, w := range c.done {
-			log = append(log, fmt.Sprint(now, w.seq, w.state))
-		}
-		c.done = c.done[:0]
 	}
 	return log
 }
@@ -311,7 +323,7 @@ func replay(seed uint64) []string {
 func TestCore_AgreesWithANaiveScheduler(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newCore(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}, Profile: "postpaid"}}}.withDefaults(), 0)
-		c.groupFor("m", 0).meters[dimTokens].lower(0, -1)
+		c.prime(Recent{Model: "m", Input: 1e6}, 0)
 		type flowOf struct {
 			tag, weight float64
 			queue       []int64
@@ -322,41 +334,39 @@ func TestCore_AgreesWithANaiveScheduler(t *testing.T) {
 		for range rapid.IntRange(1, 30).Draw(t, "n") {
 			s := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "session")
 			in := rapid.Int64Range(1, 3000).Draw(t, "input")
-			w := new(waiter)
-			r := Request{Model: "m", Session: s, Weight: weights[s], Demand: Demand{Input: in}}
-			if rejected := c.arrive(w, &r, time.Hour, 0); rejected != nil {
+			r := Request{Model: "m", Session: s, Weight: weights[s], Demand: llm.Demand{Input: in}}
+			le, rejected := arrive(c, r, time.Hour, 0)
+			if rejected != nil {
 				t.Fatal(rejected)
 			}
-			if w.state != waiting {
+			if le.state != waiting {
 				t.Fatal("granted from an empty bucket")
 			}
 			if naive[s] == nil {
 				naive[s] = &flowOf{weight: weights[s]}
 			}
 			naive[s].queue = append(naive[s].queue, in)
-			demands[w.seq] = in
+			demands[le.queued.Seq] = in
 		}
-		for now := instant(0); c.waiting > 0; now = max(now, c.next()) {
-			for c.pump(now, pumpBatch) {
-			}
-			for _, w := range c.done {
+		for now := llm.Instant(0); c.waiting > 0; now = max(now, c.next()) {
+			for _, le := range drainDone(c, now) {
 				least := math.Inf(1)
 				for _, f := range naive {
 					if len(f.queue) > 0 {
 						least = min(least, f.tag)
 					}
 				}
-				f := naive[w.session.name]
+				name := le.queued.Session.Name
+				f := naive[name]
 				if f.tag > least+1e-9 {
-					t.Fatalf("session %s went with tag %v, the least is %v", w.session.name, f.tag, least)
+					t.Fatalf("session %s went with tag %v, the least is %v", name, f.tag, least)
 				}
-				if f.queue[0] != demands[w.seq] {
-					t.Fatalf("session %s is not first in, first out", w.session.name)
+				if f.queue[0] != demands[le.queued.Seq] {
+					t.Fatalf("session %s is not first in, first out", name)
 				}
 				f.tag += float64(f.queue[0]) / 1000 / f.weight
 				f.queue = f.queue[1:]
 			}
-			c.done = c.done[:0]
 		}
 	})
 }
@@ -367,7 +377,7 @@ func TestCore_AgreesWithANaiveScheduler(t *testing.T) {
 func TestCore_LagIsBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newCore(Config{MaxWaiting: 1e6, Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 600_000}, Profile: "postpaid"}}}.withDefaults(), 0)
-		c.groupFor("m", 0).meters[dimTokens].lower(0, -1)
+		c.prime(Recent{Model: "m", Input: 1e6}, 0)
 		names := []string{"a", "b", "c", "d"}
 		weights := []float64{1, 1, 2, 4}
 		got, actual := map[string]float64{}, map[uint64]int64{}
@@ -377,28 +387,29 @@ func TestCore_LagIsBounded(t *testing.T) {
 				cost := rapid.Int64Range(300, 4000).Draw(t, "cost")
 				est := int64(float64(cost) * rapid.Float64Range(0.5, 2).Draw(t, "off"))
 				worst = max(worst, float64(cost)/weights[i])
-				w := new(waiter)
-				r := Request{Model: "m", Session: s, Weight: weights[i], Demand: Demand{Input: est}}
-				if rejected := c.arrive(w, &r, time.Hour, 0); rejected != nil {
+				r := Request{Model: "m", Session: s, Weight: weights[i], Demand: llm.Demand{Input: est}}
+				le, rejected := arrive(c, r, 24*time.Hour, 0)
+				if rejected != nil {
 					t.Fatal(rejected)
 				}
-				actual[w.seq] = cost
+				actual[le.queued.Seq] = cost
 			}
 		}
-		for now := instant(0); ; now = max(now, c.next()) {
+		for now := llm.Instant(0); ; now = max(now, c.next()) {
 			for more := true; more; {
 				more = c.pump(now, 1)
-				for _, w := range c.done {
-					gr := new(grant)
-					w.open(gr, w.demand.unpack(), now)
-					c.sent(gr, now)
-					c.settle(gr, Usage{Input: actual[w.seq]}, now)
-					got[w.session.name] += float64(actual[w.seq]) / w.session.weight
+				for _, le := range c.done {
+					cost, s := actual[le.queued.Seq], le.queued.Session
+					c.sent(le, now)
+					c.settle(le, llm.Usage{Input: cost}, now)
+					got[s.Name] += float64(cost) / s.Weight
 				}
 				c.done = c.done[:0]
-				for s := range c.groupFor("m", now).sessions() {
-					if s.queued == 0 {
-						return // no longer all backlogged
+				for client := range c.model("m", now).queue.Clients() {
+					for s := range client.Sessions() {
+						if s.Waiting() == 0 {
+							return // no longer all backlogged
+						}
 					}
 				}
 				for _, a := range names {

@@ -1,12 +1,15 @@
 package limit
 
-import "time"
+import (
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
 
 const (
 	retryAfterMin = time.Second
 	retryAfterMax = 59 * time.Second // longer ones are ignored by the SDKs
-	ghostLife     = 10 * time.Second
-	maxGhosts     = 4096
 )
 
 // refuse builds the error of a refusal. Waits are spread by a tenth, so that
@@ -23,146 +26,60 @@ func (c *core) refuse(why Reason, after time.Duration, limit string, position in
 	return e
 }
 
-// verdict builds the error of a waiter that was refused in the queue.
-func (c *core) verdict(w *waiter, now instant) *Rejected {
-	g := w.group()
-	seconds, d := g.wait(now, g.ahead(w.session), 0, w.charge)
-	if s, e := c.global.wait(now, c.sum, int64(c.waiting), w.charge); s > seconds {
-		seconds, d = s, e
+// verdict builds the error of a request that was refused in the queue.
+func (c *core) verdict(le *Lease, now llm.Instant) *Rejected {
+	m, w := le.model, &le.queued
+	l := m.lanes[0]
+	charge, before, all := l.Charge(w.Load), l.Charge(m.queue.Ahead(w.Session, llm.Load{})), l.Charge(c.sum)
+	before[llm.Requests], before[llm.RequestsDay] = 0, 0
+	wait, d := l.Wait(now, &before, &charge)
+	if t, e := c.caps.Wait(now, &all, &charge); t > wait {
+		wait, d = t, e
 	}
-	wait := secondsDuration(seconds)
-	return c.refuse(w.reason, wait, d.String(), 0, wait)
+	return c.refuse(le.reason, wait, d.String(), 0, wait)
 }
 
-// victim is the waiter that gives way when the queue is full: the last of the
-// longest session of the longest client of the lowest band.
-func (c *core) victim() *waiter {
-	for band := numBands - 1; band >= 0; band-- {
-		var longest *flow
-		for _, g := range c.active {
-			if f := g.bands[band].rungs.longest(); f != nil && (longest == nil || f.queued > longest.queued) {
+// victim is the request that gives way when the queue is full: the last of the
+// longest session of the longest client of the lowest band; nil if nobody waits.
+func (c *core) victim() *Lease {
+	for band := Low.band(); band >= High.band(); band-- {
+		var longest *queue.Flow
+		for _, m := range c.active {
+			if f := m.queue.Longest(band); f != nil && (longest == nil || f.Waiting() > longest.Waiting()) {
 				longest = f
 			}
 		}
 		if longest != nil {
-			return longest.rungs.longest().tail
+			return owner(longest.Last())
 		}
 	}
 	return nil
 }
 
-// last is some waiter, from the end of the queue.
-func (c *core) last() *waiter { return c.victim() }
+// full reports whether the queue holds more than it may.
+func (c *core) full() bool {
+	return c.waiting > c.cfg.MaxWaiting ||
+		c.cfg.MaxWaitingBytes > 0 && c.bytes > c.cfg.MaxWaitingBytes ||
+		c.cfg.MaxWaitingTokens > 0 && c.waiting > 1 && c.sum.Tokens() > c.cfg.MaxWaitingTokens
+}
 
-// makeRoom lets others give way until w fits the queue's bounds, and reports
-// whether it does. A newcomer gives way itself when its own session is the
-// longest, or its band the lowest.
-func (c *core) makeRoom(w *waiter, now instant) bool {
-	full := func() bool {
-		return c.waiting >= c.cfg.MaxWaiting ||
-			c.cfg.MaxWaitingBytes > 0 && c.bytes+int64(w.bytes) > c.cfg.MaxWaitingBytes ||
-			c.cfg.MaxWaitingTokens > 0 && c.waiting > 0 && c.sum.tokens+w.charge.tokens > c.cfg.MaxWaitingTokens
-	}
-	for full() {
+// makeRoom lets others give way until the queue, with the newcomer le in it, keeps
+// its bounds, and reports whether it does. A newcomer gives way itself if its own
+// session is the longest, or its band the lowest.
+func (c *core) makeRoom(le *Lease, now llm.Instant) bool {
+	for c.full() {
 		v := c.victim()
-		if v == nil {
+		mine, theirs := le.queued.Session, v.queued.Session
+		switch client := mine.Parent; {
+		case v == le, mine == theirs, mine.Band() > theirs.Band():
 			return false
-		}
-		mine, theirs := w.session.band, v.session.band
-		if mine > theirs {
+		case mine.Band() < theirs.Band():
+		case client != theirs.Parent && client.Waiting() > theirs.Parent.Waiting():
 			return false
-		}
-		if mine == theirs {
-			a, b := w.session, v.session
-			if a == b || a.parent != b.parent && a.parent.queued+1 >= b.parent.queued+1 && a.parent.queued >= b.parent.queued ||
-				a.parent == b.parent && a.queued >= b.queued {
-				return false
-			}
+		case client == theirs.Parent && mine.Waiting() > theirs.Waiting():
+			return false
 		}
 		c.reject(v, QueueFull, now)
 	}
 	return true
-}
-
-// park keeps s from being served until then.
-func (c *core) park(s *flow, until instant) {
-	if s.index >= 0 {
-		s.pop()
-	}
-	if s.parked == 0 {
-		c.parked = append(c.parked, s)
-	}
-	s.parked = max(s.parked, until)
-}
-
-func (c *core) unpark(s *flow) {
-	if s.parked == 0 {
-		return
-	}
-	s.parked = 0
-	for i, p := range c.parked {
-		if p == s {
-			last := len(c.parked) - 1
-			c.parked[i], c.parked[last] = c.parked[last], nil
-			c.parked = c.parked[:last]
-			return
-		}
-	}
-}
-
-// wakeParked lets parked sessions compete again, and tells when the next may.
-func (c *core) wakeParked(now instant) instant {
-	next := never
-	for i := 0; i < len(c.parked); {
-		s := c.parked[i]
-		if s.parked > now {
-			next = min(next, s.parked)
-			i++
-			continue
-		}
-		c.unpark(s)
-		if len(s.parent.ready) == 0 {
-			s.parent.push()
-		}
-		s.push()
-	}
-	return next
-}
-
-// A ghost is the place of a waiter whose caller hung up. SDKs hang up by their
-// own timeout and try again: such a request gets its old place back.
-type ghost struct {
-	session        string
-	seq            uint64
-	tag, clientTag float64
-	until          instant
-}
-
-type ghosts struct {
-	byKey map[uint64]ghost
-	order []uint64 // a ring of keys, oldest at next
-	next  int
-}
-
-func (g *ghosts) add(key uint64, v ghost) {
-	if g.byKey == nil {
-		g.byKey = map[uint64]ghost{}
-	}
-	if len(g.order) < maxGhosts {
-		g.order = append(g.order, key)
-	} else {
-		delete(g.byKey, g.order[g.next])
-		g.order[g.next] = key
-		g.next = (g.next + 1) % maxGhosts
-	}
-	g.byKey[key] = v
-}
-
-func (g *ghosts) claim(key uint64, session string, now instant) (ghost, bool) {
-	v, ok := g.byKey[key]
-	if !ok || v.session != session {
-		return ghost{}, false
-	}
-	delete(g.byKey, key)
-	return v, now <= v.until
 }

@@ -3,6 +3,9 @@ package limit
 import (
 	"fmt"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // Priority is the band a request waits in. Bands are served in order, but each
@@ -16,6 +19,17 @@ const (
 	High   Priority = 1
 )
 
+// band is the number of p's band in a queue; 0 is served first.
+func (p Priority) band() int {
+	switch {
+	case p > Normal:
+		return 0
+	case p < Normal:
+		return 2
+	}
+	return 1
+}
+
 // String gives the word that headers and status pages use.
 func (p Priority) String() string {
 	switch {
@@ -27,28 +41,15 @@ func (p Priority) String() string {
 	return "normal"
 }
 
-// A Demand is what a request is expected to use, in tokens. The profile of its
-// group turns it into what the provider will charge.
-type Demand struct {
-	Input     int64 // estimated prompt tokens
-	Output    int64 // expected completion tokens, over all choices
-	MaxOutput int64 // the client's own cap times choices; 0 = none
-	Chars     int64 // prompt characters, for providers that charge by them; 0 = unknown
-}
-
-// Usage is what the provider says a request used, in tokens. Cached is the part
-// of Input that was served from the provider's prompt cache.
-type Usage struct{ Input, Cached, Output int64 }
-
 // A Request asks for a place.
 type Request struct {
-	Model        string // limit group; "" for unmetered routes, which weigh one request against the global caps only
-	Client       string // the level of fairness above the session
+	Model        llm.Model // "" for unmetered routes, which weigh one request against the caps over all models only
+	Client       string    // the level of fairness above the session
 	Session      string
 	ClientWeight float64 // 0 = 1
 	Weight       float64 // the session's weight inside its client; 0 = 1, clamped to 0.1–100
 	Priority     Priority
-	Demand       Demand
+	Demand       llm.Demand
 	Bytes        int64 // body bytes held while waiting
 
 	MaxWait time.Duration // total wait over all attempts together, at most Config.MaxWait; 0 = that
@@ -61,28 +62,12 @@ type Request struct {
 	OnWait func() error  // runs in the caller's goroutine; its error ends the wait
 }
 
-// A Level is one limit as an answer's headers describe it.
-type Level struct {
-	Limit, Remaining int64
-	Reset            time.Duration // until the limit is full again
-	HasLimit         bool
-	HasRemaining     bool
-	HasReset         bool
-}
-
-// A Signal is what an answer says about the provider's limits: headers of any
-// answer, and of a 429 also the numbers in its text. Absent fields stay zero.
-type Signal struct {
-	Requests, Tokens, Input, Output Level // per minute
-	RequestsDay, TokensDay          Level
-
-	RetryAfter    time.Duration
-	HasRetryAfter bool
-
-	Dimension              string // of a 429: "requests", "tokens", "input_tokens", "output_tokens", "requests_day", "tokens_day"; "" = unknown
-	Group                  string // the model name in a 429's text: aliases of one limit share it
-	Limit, Used, Requested int64  // the numbers in a 429's text; 0 = absent
-	Profile                string // "openai", "azure" or "anthropic" where the dialect of the headers shows it
+// key names r's session and its rights in a queue.
+func (r *Request) key() queue.Key {
+	return queue.Key{
+		Band: r.Priority.band(), Client: r.Client, Session: r.Session,
+		ClientWeight: clampWeight(r.ClientWeight), Weight: clampWeight(r.Weight),
+	}
 }
 
 // A Reason says why a request was refused.

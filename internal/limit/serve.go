@@ -1,108 +1,329 @@
 package limit
 
+import (
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
+
+// enter queues a newcomer and serves whoever may go. A newcomer that still waits
+// then has to fit into the queue, and to have a chance; otherwise it is refused.
+func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
+	if c.rejecting {
+		return c.refuse(Draining, time.Second, "", 0, 0)
+	}
+	m := c.model(r.Model, now)
+	m.used = now
+	for _, l := range m.lanes {
+		l.Refresh(now)
+	}
+	c.seq++
+	le.model, le.name = m, r.Model
+	le.queued = queue.Waiter{
+		Session: m.queue.Session(r.key(), now), Owner: le, Load: llm.Load{Requests: 1}, Bytes: max(0, r.Bytes),
+		Seq: c.seq, QueuedAt: now, Deadline: now.Add(le.maxWait),
+	}
+	if m != c.plain {
+		le.queued.Load = r.Demand.Load()
+	}
+	back := r.RetryCount > 0 && c.ghosts.Claim(r.RetryKey, &le.queued, now)
+	c.link(le, back)
+	c.pump(now, pumpBatch)
+	switch le.state {
+	case granted:
+		return nil
+	case refused:
+		return c.verdict(le, now)
+	}
+	rejected := c.judge(le, now)
+	if rejected != nil {
+		c.unlink(le, now)
+	}
+	return rejected
+}
+
+// judge refuses a newcomer that cannot be served in time, or that the queue has no
+// room for.
+func (c *core) judge(le *Lease, now llm.Instant) *Rejected {
+	s := le.queued.Session
+	raw, d := c.fluid(le.model, &le.queued, le.queued.Load, now)
+	wait, ahead := scale(raw, le.model.bias), s.Waiting()-1
+	switch {
+	case min(raw, wait) <= le.maxWait:
+	case d.Daily():
+		return c.refuse(DailyLimit, raw, d.String(), ahead, raw)
+	default:
+		return c.refuse(DeadlineUnreachable, wait-le.maxWait, d.String(), ahead, wait)
+	}
+	if !c.makeRoom(le, now) {
+		return c.refuse(QueueFull, wait, d.String(), ahead, wait)
+	}
+	le.fluid, le.bias = raw.Seconds(), le.model.bias
+	return nil
+}
+
+// link puts a request into its session's queue. With back, it had this turn before.
+func (c *core) link(le *Lease, back bool) {
+	m := le.model
+	le.state = waiting
+	m.queue.Insert(&le.queued, back)
+	c.alarms.Set(&le.queued)
+	c.count(le, 1)
+	if !m.listed {
+		m.listed = true
+		c.active = append(c.active, m)
+	}
+}
+
+// unlink takes a request out that is not served.
+func (c *core) unlink(le *Lease, now llm.Instant) {
+	le.model.queue.Remove(&le.queued, now)
+	c.unlisted(le)
+}
+
+// unlisted keeps the books after a request has left its queue.
+func (c *core) unlisted(le *Lease) {
+	m := le.model
+	c.alarms.Clear(&le.queued)
+	c.count(le, -1)
+	if m.queue.Waiting() > 0 {
+		return
+	}
+	m.listed = false
+	for i, a := range c.active {
+		if a == m {
+			last := len(c.active) - 1
+			c.active[i], c.active[last] = c.active[last], nil
+			c.active = c.active[:last]
+			return
+		}
+	}
+}
+
+func (c *core) count(le *Lease, sign int) {
+	c.waiting += sign
+	c.bytes += int64(sign) * le.queued.Bytes
+	c.sum.Add(le.queued.Load, int64(sign))
+	for _, l := range le.model.lanes {
+		l.Queued += sign
+	}
+}
+
+// cancel takes out a request whose caller has left. It returns false when the
+// request was decided before; a place that it was given must then be released.
+func (c *core) cancel(le *Lease, now llm.Instant) bool {
+	if le.state != waiting {
+		return false
+	}
+	if le.retryKey != 0 {
+		c.ghosts.Leave(le.retryKey, &le.queued, now)
+	}
+	c.unlink(le, now)
+	le.state = refused
+	c.stats.abandoned++
+	return true
+}
+
+// reject refuses a request that is in the queue.
+func (c *core) reject(le *Lease, why Reason, now llm.Instant) {
+	c.unlink(le, now)
+	le.state, le.reason = refused, why
+	c.done = append(c.done, le)
+}
+
 // pump grants and refuses what is due, at most limit decisions, and reports
 // whether there may be more: a lock must not be held for a million grants.
-func (c *core) pump(now instant, limit int) bool {
+func (c *core) pump(now llm.Instant, limit int) bool {
 	for n := 0; ; n++ {
 		if n >= limit {
 			return true
 		}
-		if w := c.alarms.due(now); w != nil {
-			c.reject(w, QueueTimeout, now)
+		if w := c.alarms.Due(now); w != nil {
+			c.reject(owner(w), QueueTimeout, now)
 			continue
 		}
 		if c.rejecting && c.waiting > 0 {
-			c.reject(c.last(), Draining, now)
+			c.reject(c.victim(), Draining, now)
 			continue
 		}
-		w, band, at := c.pick(now)
-		if w == nil {
-			c.wakeAt = at
+		next := c.pick(now)
+		switch {
+		case next.lease == nil:
+			c.wakeAt = next.at
 			return false
+		case next.dayIsOver:
+			c.reject(next.lease, DailyLimit, now)
+		default:
+			c.dispatch(&next, now)
 		}
-		if at > now { // its day is used up
-			c.reject(w, DailyLimit, now)
-			continue
-		}
-		c.dispatch(w, band, now)
 	}
 }
+
+func owner(w *queue.Waiter) *Lease { return w.Owner.(*Lease) }
 
 // next is when pump must be called although nothing happened.
-func (c *core) next() instant { return min(c.wakeAt, c.alarms.next()) }
+func (c *core) next() llm.Instant { return min(c.wakeAt, c.alarms.Next()) }
 
-// pick chooses the next waiter: of every group the head, if the group's own
-// limits let it go; of those the group that had least of the global caps. The
-// choice is strict: when the caps do not let it go, nobody overtakes it. For
-// limits that refill this wastes nothing, and it is what keeps large requests
-// from starving.
-func (c *core) pick(now instant) (best *waiter, bestBand int, at instant) {
-	at = c.wakeParked(now)
-	for _, g := range c.active {
-		if t := g.blocked(now); t > now {
-			at = min(at, t)
-			continue
-		}
-		w, band := g.head()
-		if w == nil {
-			continue
-		}
-		if t, d := g.ready(now, w.charge); t > now {
-			g.want(now, w.charge)
-			if (d == dimRequestsDay || d == dimTokensDay) && t > w.deadline {
-				return w, band, t
+// A choice is who is decided next: served in a lane, or refused because its day is
+// over. Without a lease nobody is, until at.
+type choice struct {
+	lease     *Lease
+	at        llm.Instant // when it may go
+	lane      *lane.Lane
+	charge    llm.Vector
+	cost      float64
+	dayIsOver bool
+}
+
+func (x *choice) contest() *queue.Contest { return x.lease.model.queue.Contest() }
+
+// pick chooses who goes next: of every contest the first, if one of its lanes lets it
+// go; of those the one of the contest that had least. The choice is strict: what its
+// limit, or the caps over all models, do not let go yet is not overtaken. For limits
+// that refill this wastes nothing, and it is what keeps large requests from starving.
+func (c *core) pick(now llm.Instant) choice {
+	at := c.roster.Release(now)
+	for {
+		c.heads = c.heads[:0]
+		for _, m := range c.active {
+			next := c.head(m, now)
+			switch {
+			case next.lease == nil:
+				at = min(at, next.at)
+			case next.dayIsOver:
+				return next
+			default:
+				c.enlist(&next)
 			}
-			at = min(at, t)
+		}
+		best := choice{}
+		for i := range c.heads {
+			switch next := &c.heads[i]; {
+			case next.at > now:
+				at = min(at, next.at)
+			case best.lease == nil || next.before(&best):
+				best = *next
+			}
+		}
+		if best.lease == nil {
+			return choice{at: at}
+		}
+		w := &best.lease.queued
+		v := c.caps.When(now, w.Session.Client(), &best.charge)
+		switch {
+		case v.At <= now:
+			return best
+		case v.ThisAsker:
+			c.roster.Hold(w.Session.Parent, v.At)
+			at = min(at, v.At)
+		case v.Limit.Daily() && v.At > w.Deadline:
+			best.dayIsOver = true
+			return best
+		default:
+			return choice{at: min(at, v.At)}
+		}
+	}
+}
+
+// enlist keeps the first of each contest in heads.
+func (c *core) enlist(next *choice) {
+	for i := range c.heads {
+		if have := &c.heads[i]; have.contest() == next.contest() {
+			if next.before(have) {
+				*have = *next
+			}
+			return
+		}
+	}
+	c.heads = append(c.heads, *next)
+}
+
+func (x *choice) before(y *choice) bool {
+	return queue.Before(&x.lease.queued, x.cost, &y.lease.queued, y.cost)
+}
+
+// head finds who of m's queue is next, and when. If only its client is held back, the
+// next client's is asked. A lane that is paused has no head: in its contest others
+// may go meanwhile.
+func (c *core) head(m *model, now llm.Instant) choice {
+	at := llm.Never
+	for {
+		w := m.queue.Head(func(w *queue.Waiter) float64 { return c.costOf(m, w) })
+		if w == nil {
+			return choice{at: at}
+		}
+		l, charge, v := m.soonest(w, now)
+		next := choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, &charge)}
+		if v.At <= now {
+			return next
+		}
+		m.tell(now)
+		switch {
+		case v.ThisAsker:
+			c.roster.Hold(w.Session.Parent, v.At)
+			at = min(at, v.At)
+		case v.Limit == llm.None:
+			return choice{at: min(at, v.At)}
+		default:
+			next.dayIsOver = v.Limit.Daily() && v.At > w.Deadline
+			return next
+		}
+	}
+}
+
+// costOf is what w would cost if it went now, for the floors of bands.
+func (c *core) costOf(m *model, w *queue.Waiter) float64 {
+	charge := m.lanes[0].Charge(w.Load)
+	return c.cost(m, &charge)
+}
+
+// tell lets the sources that want to know hear who waits.
+func (m *model) tell(now llm.Instant) {
+	for _, l := range m.lanes {
+		if listener := l.Listens(); listener != nil {
+			listener.Waiting(now, m.backlog(l))
+		}
+	}
+}
+
+// backlog is who waits for m, client by client, in l's unit.
+func (m *model) backlog(l *lane.Lane) (all []lane.Backlog) {
+	for client := range m.queue.Clients() {
+		if client.Waiting() == 0 {
 			continue
 		}
-		if best == nil || g.tag < best.group().tag {
-			best, bestBand = w, band
+		b := lane.Backlog{Client: client.ID(), Weight: client.Weight, Sum: l.Charge(client.Sum)}
+		for s := range client.Sessions() {
+			if s.Waiting() > 0 {
+				b.Sessions = append(b.Sessions, s.Weight)
+			}
 		}
-	}
-	if best == nil {
-		return nil, 0, at
-	}
-	if t, d := c.global.ready(now, best.charge); t > now {
-		if (d == dimRequestsDay || d == dimTokensDay) && t > best.deadline {
-			return best, bestBand, t
+		if w := client.First(); w != nil {
+			b.Head = l.Charge(w.Load)
 		}
-		return nil, 0, min(at, t)
+		all = append(all, b)
 	}
-	return best, bestBand, now
+	return all
 }
 
-// dispatch grants w, the head of its group.
-func (c *core) dispatch(w *waiter, band int, now instant) {
-	s := w.session
-	g := s.group
-	cost := float64(w.cost)
-	s.serve(cost)
-	s.parent.serve(cost)
-	g.owe(band, cost)
-	g.measure(w, now, &c.stats.forecastError)
-	c.alarms.clear(w)
-	c.unlink(w, now)
-	g.take(now, w)
-	c.global.take(now, w.charge)
-	c.book(g, cost, now)
-	w.grant()
-	c.done = append(c.done, w)
-}
-
-// book counts a request that has been charged.
-func (c *core) book(g *group, cost float64, now instant) {
-	if c.clock < g.tag {
-		c.clock = g.tag
-	} else {
-		g.tag = c.clock
+// dispatch grants the choice.
+func (c *core) dispatch(next *choice, now llm.Instant) {
+	le, m := next.lease, next.lease.model
+	w := &le.queued
+	m.measure(le, now, &c.stats.forecastError)
+	m.queue.Serve(w, next.cost, now)
+	c.unlisted(le)
+	le.state = granted
+	le.held = &held{
+		place: next.lane.Take(now, w.Session.Client(), w.Load, &next.charge),
+		caps:  c.caps.Take(now, w.Session.Client(), w.Load, &next.charge),
+		cost:  next.cost,
 	}
-	g.tag += cost
-	g.inflight++
-	g.used = now
-	if g.gate.limit > 0 {
-		g.gate.trying++
-		g.gate.since = now
-	}
+	m.inflight++
+	m.used = now
 	c.inflight++
 	c.stats.granted++
+	c.done = append(c.done, le)
 }

@@ -1,157 +1,139 @@
 package limit
 
-import "time"
+import (
+	"time"
 
-// open makes gr the grant of a request of s. What Sent fills in is left as it
-// is until then.
-func (gr *grant) open(s *flow, model string, d Demand, ch charge, seq uint64, now instant) {
-	if gr.session != s { // a place often goes round in one session, and pointers cost a write barrier
-		gr.session, gr.group = s, s.group
-	}
-	if s.group.lease != nil {
-		gr.lease = s.group.lease
-	}
-	gr.model, gr.demand, gr.charge = model, d, ch
-	gr.seq, gr.taken = seq, now
-	gr.sent, gr.started, gr.heard = false, false, false
-	if gr.pending != nil {
-		gr.pending = nil
-	}
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
+
+// A held is what a granted request holds: its place in a lane and, together with it
+// or not at all, one under the caps over all models.
+type held struct {
+	place, caps lane.Ticket
+	cost        float64 // by which fairness counted it
 }
 
-// close ends the place of gr in the counts, whatever became of the charge.
-func (c *core) close(gr *grant, now instant) {
-	if gr.way != nil {
-		gr.way.onTheWay.add(gr.charge, -1)
-		gr.way = nil
+// sent marks the moment before the request's bytes leave.
+func (c *core) sent(le *Lease, now llm.Instant) { le.held.place.Sent(now) }
+
+// started books a good answer: the model exists, and gets limits of its own.
+func (c *core) started(le *Lease, now llm.Instant) {
+	t := &le.held.place
+	if t.HasStarted() {
+		return
 	}
-	if gr.probe {
-		if gr.heard {
-			c.taken(gr, now)
-		} else { // its client left: that tells nothing
-			gr.probe = false
-			gr.group.gate.trying--
-		}
+	if le.name != "" {
+		c.confirm(le.model, le.name, now)
 	}
-	g, s := gr.group, gr.session
-	if gr.rates == 0 || (g.meters[0].of.on|c.global[0].of.on)&(1<<dimConcurrent) != 0 {
-		c.leave(gr, now)
-	}
-	c.inflight--
-	g.inflight--
-	s.inflight--
-	s.parent.inflight--
-	if s.idleSince = now; s.idleListed == 0 {
-		c.roster.list(s, now)
-	}
+	t.Started(now)
+	c.lift(t.Lane(), now)
 }
 
-// correct moves the tags of gr's session and client by refund, in cost.
-func (gr *grant) correct(refund float64) {
-	gr.session.correct(refund)
-	gr.session.parent.correct(refund)
-	gr.group.tag -= refund
+// observe takes in the headers of an answer.
+func (c *core) observe(le *Lease, s *llm.Signal, now llm.Instant) {
+	t := &le.held.place
+	t.Observe(now, s)
+	c.lift(t.Lane(), now)
 }
 
-// release ends gr without usage: what was never sent is refunded whole, what
-// was sent keeps its charge, for the provider may have booked it.
-func (c *core) release(gr *grant, now instant) {
-	if !gr.sent {
-		c.refund(gr, gr.charge, 1, now)
-		gr.correct(gr.cost)
-	}
-	c.close(gr, now)
-}
-
-// settle ends gr with its exact usage. The buckets move as the provider's do,
+// settle ends a request with its exact usage. The buckets move as the provider's do,
 // the session's tag always: what it used is what it had.
-func (c *core) settle(gr *grant, u Usage, now instant) {
-	g, used := gr.group, exact(u)
-	back := gr.charge
-	back.add(g.family.settle(gr.charge, u), -1)
-	if gr.rates != 0 && gr.rates == c.rates(g) && g.into == nil && !g.nursery {
-		own := 0.0
-		if g.meters.bounded() {
-			own = g.meters.settle(now, back, used, gr.taken)
-		}
-		all := c.global.settle(now, back, used, gr.taken)
-		if used != gr.charge {
-			gr.correct(gr.cost - dominant(used, own, all))
-		}
-	} else {
-		c.settleAnew(gr, back, used, now)
+func (c *core) settle(le *Lease, u llm.Usage, now llm.Instant) {
+	h, used := le.held, lane.Exact(u)
+	back := h.place.Settle(now, u)
+	h.caps.Return(now, &back)
+	if charge := h.place.Charge(); used != *charge { // in units of what was paid: limits may have changed
+		m := le.model
+		c.correct(le, h.cost*(1-c.cost(m, &used)/c.cost(m, charge)))
 	}
-	if !gr.started {
-		c.started(gr, now)
-	}
-	if gr.sent {
-		live := c.resolve(g, gr.model)
-		live.shadows.settle(gr.demand, u)
-		live.service.observe(now.sub(gr.sentAt).Seconds())
-	}
-	c.close(gr, now)
+	c.started(le, now)
+	c.end(le, now)
 }
 
-// settleAnew is for a grant whose cost was worked out under other limits than
-// those of now, or that was leased.
-func (c *core) settleAnew(gr *grant, back, used charge, now instant) {
-	if back != (charge{}) {
-		c.refund(gr, back, 0, now)
-	}
-	if used != gr.charge { // in units of what was paid
-		gr.correct(gr.cost * (1 - c.cost(gr.group, used)/c.cost(gr.group, gr.charge)))
-	}
+// correct moves the tags of a request's session and client by a refund, in cost.
+func (c *core) correct(le *Lease, refund float64) {
+	le.model.queue.Correct(le.queued.Session, refund)
 }
 
-// takeBack refunds what gr was charged, wholly: it was not processed.
-func (c *core) takeBack(gr *grant, now instant) {
-	c.refund(gr, gr.charge, 1, now)
-	if gr.sent {
-		c.resolve(gr.group, gr.model).shadows.book(gr.demand, -1)
+// release ends a request without usage: what was never sent is refunded whole, what
+// was sent keeps its charge, for the provider may have booked it.
+func (c *core) release(le *Lease, now llm.Instant) {
+	if !le.held.place.WasSent() {
+		c.takeBack(le, now)
+		c.correct(le, le.held.cost)
 	}
+	c.end(le, now)
 }
 
-// exhausted ends gr when the provider has turned it away as often as it may.
-func (c *core) exhausted(gr *grant, refused int, now instant) *Rejected {
-	if refused < c.cfg.MaxAttempts {
+// takeBack refunds what a request was charged, wholly: it was not processed.
+func (c *core) takeBack(le *Lease, now llm.Instant) {
+	le.held.place.TakeBack(now)
+	le.held.caps.TakeBack(now)
+}
+
+// end gives the place of a request back, whatever became of the charge.
+func (c *core) end(le *Lease, now llm.Instant) {
+	le.held.place.End(now)
+	le.held.caps.End(now)
+	le.model.queue.Ended(le.queued.Session, now)
+	le.model.inflight--
+	c.inflight--
+}
+
+// throttled takes in a curable 429. It returns when the request may go again, and
+// whether it was a probe: what it met then is not its own fault.
+func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore llm.Instant, probe bool) {
+	t := &le.held.place
+	c.stats.throttled++
+	c.alias(t.Lane(), s.Group, now)
+	probe = t.Probe()
+	notBefore = t.Throttled(now, s, c.caps)
+	c.lift(t.Lane(), now)
+	return notBefore, probe
+}
+
+// unavailable takes in that a request did not reach the provider, or was turned
+// away unprocessed with the wish to come back after. It returns what throttled does.
+func (c *core) unavailable(le *Lease, after time.Duration, now llm.Instant) (notBefore llm.Instant, probe bool) {
+	t := &le.held.place
+	probe = t.Probe()
+	le.held.caps.TakeBack(now)
+	return t.Unavailable(now, after), probe
+}
+
+// exhausted ends a request that the provider has turned away as often as it may.
+func (c *core) exhausted(le *Lease, now llm.Instant) *Rejected {
+	if le.refused < c.cfg.MaxAttempts {
 		return nil
 	}
-	c.close(gr, now)
-	return c.refuse(AttemptsExhausted, c.resolve(gr.group, gr.model).pausedUntil.sub(now), "", 0, 0)
+	c.end(le, now)
+	return c.refuse(AttemptsExhausted, le.model.pausedUntil().Sub(now), "", 0, 0)
 }
 
-// requeue puts gr's request back at the head of its session, with the tag that
-// it had, not to be served before notBefore. The place is given up; whether the
-// charge is too is the caller's to say.
-func (c *core) requeue(gr *grant, w *waiter, maxWait time.Duration, bytes int64, notBefore, now instant) *Rejected {
-	c.close(gr, now)
-	live := c.resolve(gr.group, gr.model)
+// requeue puts a request back at the head of its session, with the tag that it had,
+// not to be served before notBefore. The place is given up; whether the charge is
+// too is the caller's to say.
+func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Instant) *Rejected {
+	c.end(le, now)
 	if c.rejecting {
 		return c.refuse(Draining, time.Second, "", 0, 0)
 	}
-	start := max(notBefore, live.pausedUntil, now)
-	if maxWait <= 0 || start.sub(now) > maxWait {
-		why := DeadlineUnreachable
-		if maxWait <= 0 {
-			why = QueueTimeout
-		}
-		return c.refuse(why, start.sub(now), "", 0, start.sub(now))
+	start := max(notBefore, le.model.pausedUntil(), now)
+	if maxWait <= 0 {
+		return c.refuse(QueueTimeout, start.Sub(now), "", 0, start.Sub(now))
 	}
-	s := gr.session
-	if live != gr.group {
-		s = live.session(sessionKey{s.band, s.parent.name, s.name}, s.parent.weight, s.weight, now)
+	if start.Sub(now) > maxWait {
+		return c.refuse(DeadlineUnreachable, start.Sub(now), "", 0, start.Sub(now))
 	}
-	s.move(-gr.cost * s.per)
-	s.parent.move(-gr.cost * s.parent.per)
-	*w = waiter{
-		wake: w.wake, session: s, model: gr.model, charge: live.admit(gr.demand), demand: pack(gr.demand), queuedAt: now,
-		deadline: now.add(maxWait), seq: gr.seq, bytes: clip32(bytes),
-	}
-	w.cost = float32(c.cost(live, w.charge))
-	c.link(w, now, true)
-	c.alarms.set(w)
+	w := &le.queued
+	le.model.queue.Undo(w.Session, le.held.cost)
+	le.held = nil
+	le.fluid, le.bias = 0, 0 // nobody has foretold this wait
+	w.QueuedAt, w.Deadline = now, now.Add(maxWait)
+	c.link(le, true)
 	if notBefore > now {
-		c.park(s, notBefore)
+		c.roster.Hold(w.Session, notBefore)
 	}
 	return nil
 }

@@ -1,6 +1,11 @@
 package limit
 
-import "time"
+import (
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
 
 // An engine is a stand-in for a shared store: it keeps the provider's bucket for
 // all sidecars and leases parts of it, over a network that takes its time and can
@@ -12,7 +17,7 @@ type engine struct {
 	rate     vector
 	level    vector
 	leased   vector // in wallets, unspent
-	at       instant
+	at       llm.Instant
 	members  []*wallet
 	asked    int
 }
@@ -26,7 +31,7 @@ type engineConfig struct {
 // A vector is requests and tokens.
 type vector [2]float64
 
-func of(c Cost) vector { return vector{float64(c.Requests), float64(c.Tokens)} }
+func of(v *llm.Vector) vector { return vector{v[llm.Requests], v[llm.Tokens]} }
 
 func (v *vector) add(o vector, by float64) {
 	for i := range v {
@@ -41,25 +46,25 @@ func newEngine(w *world) *engine {
 	e.capacity = vector{float64(w.account.RPM), float64(w.account.TPM)}
 	for i, c := range e.capacity {
 		e.rate[i] = c / 60
-		e.level[i] = coldShare * c
+		e.level[i] = 0.1 * c
 	}
 	return e
 }
 
-func (e *engine) isDown(now instant) bool {
-	return now >= simSleepAt && now < simSleepAt.add(e.cfg.down)
+func (e *engine) isDown(now llm.Instant) bool {
+	return now >= simSleepAt && now < simSleepAt.Add(e.cfg.down)
 }
 
 // lease answers one ask: its debts first, then it fills the wallet up to a second
 // of its share of the rate, or what the head of its queue needs; what it holds
 // beyond that goes back, or one would hoard requests that others lack. Level and
 // what is leased never exceed the capacity, less a guard for what overtakes.
-func (e *engine) lease(m *wallet, want Want, now instant) (grant vector) {
+func (e *engine) lease(m *wallet, now llm.Instant) (grant vector) {
 	weights := 0.0
 	for _, other := range e.members {
 		weights += other.weight
 	}
-	dt := now.sub(e.at).Seconds()
+	dt := now.Sub(e.at).Seconds()
 	e.at = now
 	for i := range e.level {
 		guard := 0.25 * e.rate[i]
@@ -67,102 +72,120 @@ func (e *engine) lease(m *wallet, want Want, now instant) (grant vector) {
 	}
 	e.level.add(m.debt, -1)
 	m.debt = vector{}
-	head, queued := of(want.Head), of(want.Queued)
 	for i := range grant {
 		share := e.rate[i] * m.weight / weights
-		grant[i] = min(min(max(share, head[i]), queued[i])-m.unspent[i], max(0, e.level[i]))
+		grant[i] = min(min(max(share, m.head[i]), m.queued[i])-m.unspent[i], max(0, e.level[i]))
 	}
 	e.level.add(grant, -1)
 	e.leased.add(grant, 1)
 	return grant
 }
 
-// A wallet is one sidecar's lease of one model's limits: the second Budget.
+// A wallet is one sidecar's lease of one model's limits: a source that is not the
+// clock. What it does without the engine, the clock that it embeds does.
 type wallet struct {
-	e        *engine
-	wake     func()
-	unspent  vector
-	debt     vector // spent while the engine was down: it does not know
-	want     Want
-	weight   float64
-	asking   bool
-	alone    bool // the engine did not answer
-	fallback Budget
-	borrowed map[time.Duration]Cost // what was taken of the fallback, by time
-	closed   bool
+	*lane.Clock
+	e            *engine
+	wake         func()
+	unspent      vector
+	debt         vector // spent while the engine was down: it does not know
+	head, queued vector // of the requests that wait
+	weight       float64
+	asking       bool
+	alone        bool                        // the engine did not answer
+	borrowed     map[llm.Instant]*llm.Vector // what was taken of the clock, by time
+	closed       bool
 }
 
-var _ Budget = (*wallet)(nil)
+var (
+	_ lane.Source   = (*wallet)(nil)
+	_ lane.Listener = (*wallet)(nil)
+)
 
-// wallet is Config.Shared.
-func (e *engine) wallet(_ string, l Limits, wake func()) Budget {
-	m := &wallet{e: e, wake: wake, weight: 1, borrowed: map[time.Duration]Cost{}}
-	n := int64(e.sidecars)
-	m.fallback = NewBudget(Limits{RequestsPerMinute: l.RequestsPerMinute * 8 / 10 / n, TokensPerMinute: l.TokensPerMinute * 8 / 10 / n}, "anthropic")
+// wallet is Config.Source.
+func (e *engine) wallet(_ llm.Model, wake func()) lane.Source {
+	m := &wallet{Clock: lane.NewClock(), e: e, wake: wake, weight: 1, borrowed: map[llm.Instant]*llm.Vector{}}
 	e.members = append(e.members, m)
 	return m
 }
 
-func (m *wallet) Ready(now time.Duration, c Cost) (time.Duration, string) {
+func (m *wallet) SetLimit(now llm.Instant, d llm.Dimension, l lane.Limit) {
+	l.Amount *= 0.8 / float64(m.e.sidecars) // a cautious part, for when nobody can be asked
+	m.Clock.SetLimit(now, d, l)
+}
+
+func (m *wallet) Ready(now llm.Instant, client uint64, charge *llm.Vector) lane.Verdict {
 	switch {
-	case m.unspent.covers(of(c)):
-		return now, ""
+	case m.unspent.covers(of(charge)):
+		return lane.Verdict{At: now}
 	case m.alone:
-		return m.fallback.Ready(now, c)
+		return m.Clock.Ready(now, client, charge)
 	}
-	return Never, "tokens_per_minute"
+	return lane.Verdict{At: llm.Never, Limit: llm.Tokens}
 }
 
-func (m *wallet) Take(now time.Duration, c Cost) {
-	if m.unspent.covers(of(c)) {
-		m.unspent.add(of(c), -1)
-		m.e.leased.add(of(c), -1)
+func (m *wallet) Take(now llm.Instant, client uint64, charge *llm.Vector) {
+	if m.unspent.covers(of(charge)) {
+		m.unspent.add(of(charge), -1)
+		m.e.leased.add(of(charge), -1)
 		return
 	}
-	m.fallback.Take(now, c)
-	m.debt.add(of(c), 1)
-	m.borrowed[now] = c
+	m.Clock.Take(now, client, charge)
+	m.debt.add(of(charge), 1)
+	m.borrowed[now] = charge
 }
 
-func (m *wallet) Return(now time.Duration, c Cost, taken time.Duration) {
+func (m *wallet) Return(now llm.Instant, client uint64, amount *llm.Vector, taken llm.Instant) {
 	if _, ok := m.borrowed[taken]; ok {
-		m.fallback.Return(now, c, taken)
-		m.debt.add(of(c), -1)
+		m.Clock.Return(now, client, amount, taken)
+		m.debt.add(of(amount), -1)
 		return
 	}
-	m.e.level.add(of(c), 1) // with the next ask, in truth
+	m.e.level.add(of(amount), 1) // with the next ask, in truth
 }
 
-func (m *wallet) Want(now time.Duration, w Want) {
-	m.want = w
-	m.weight = max(1, w.Weights[0]+w.Weights[1]+w.Weights[2])
+// What the provider says of levels is the engine's to hear.
+
+func (m *wallet) Told(llm.Instant, llm.Dimension, lane.Sample)           {}
+func (m *wallet) Lower(llm.Instant, llm.Dimension, float64, llm.Instant) {}
+func (m *wallet) Refused(llm.Instant, llm.Dimension, lane.Refusal)       {}
+
+func (m *wallet) Waiting(now llm.Instant, waiting []lane.Backlog) {
+	m.head, m.queued, m.weight = vector{}, vector{}, 0
+	for _, b := range waiting {
+		m.queued.add(of(&b.Sum), 1)
+		m.weight += b.Weight
+		for i, head := range of(&b.Head) {
+			m.head[i] = max(m.head[i], head)
+		}
+	}
 	if m.asking || m.closed {
 		return
 	}
 	m.asking = true
-	m.e.schedule(instant(now), m.ask)
+	m.e.schedule(now, m.ask)
 }
 
 // ask is one round trip to the engine.
-func (m *wallet) ask(now instant) {
+func (m *wallet) ask(now llm.Instant) {
 	m.e.asked++
 	if m.e.isDown(now) {
-		m.e.schedule(now.add(500*time.Millisecond), func(now instant) {
+		m.e.schedule(now.Add(500*time.Millisecond), func(now llm.Instant) {
 			m.asking, m.alone = false, true
 			m.wake()
 		})
 		return
 	}
-	m.e.schedule(now.add(m.e.cfg.trip/2), func(now instant) {
-		grant := m.e.lease(m, m.want, now)
+	m.e.schedule(now.Add(m.e.cfg.trip/2), func(now llm.Instant) {
+		grant := m.e.lease(m, now)
 		for i := range grant { // what goes back goes at once
 			m.unspent[i] += min(0, grant[i])
 			grant[i] = max(0, grant[i])
 		}
-		m.e.schedule(now.add(m.e.cfg.trip/2), func(now instant) {
+		m.e.schedule(now.Add(m.e.cfg.trip/2), func(now llm.Instant) {
 			m.alone = false
 			m.unspent.add(grant, 1)
-			m.e.schedule(now.add(m.e.cfg.interval), func(instant) {
+			m.e.schedule(now.Add(m.e.cfg.interval), func(llm.Instant) {
 				m.asking = false
 				m.wake() // whoever still waits says so again
 			})
@@ -171,23 +194,16 @@ func (m *wallet) ask(now instant) {
 	})
 }
 
-func (m *wallet) Wait(_ time.Duration, ahead, c Cost) (time.Duration, string) {
+func (m *wallet) Wait(_ llm.Instant, ahead, charge *llm.Vector) (time.Duration, llm.Dimension) {
 	need := of(ahead)
-	need.add(of(c), 1)
+	need.add(of(charge), 1)
 	need.add(m.unspent, -1)
 	share := float64(len(m.e.members))
-	return max(0, seconds(max(need[0]/m.e.rate[0], need[1]/m.e.rate[1])*share)), "tokens_per_minute"
+	return lane.Seconds(max(0, need[0]/m.e.rate[0], need[1]/m.e.rate[1]) * share), llm.Tokens
 }
 
-func (m *wallet) Share(c Cost) float64 {
-	v := of(c)
-	return max(v[0]/m.e.rate[0], v[1]/m.e.rate[1])
-}
-
-func (m *wallet) Observe(time.Duration, Answer) {}
-
-func (m *wallet) Meters(time.Duration) []Meter {
-	return []Meter{{Name: "tokens_per_minute", Limit: int64(m.e.capacity[1]), Level: m.unspent[1]}}
+func (m *wallet) Meters(llm.Instant) []Meter {
+	return []Meter{{Name: llm.Tokens.String(), Limit: int64(m.e.capacity[1]), Level: m.unspent[1]}}
 }
 
 func (m *wallet) Close() {

@@ -2,10 +2,13 @@ package limit
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
@@ -20,13 +23,13 @@ type broken struct {
 type limiterPolicy struct {
 	*world
 	core  *core
-	calls map[*waiter]*simCall
+	calls map[*Lease]*simCall
 	life  int
 	rows  []simRow // what the ledger holds of the last minute
 }
 
 type simRow struct {
-	at            instant
+	at            llm.Instant
 	input, output int64
 }
 
@@ -36,24 +39,27 @@ func newLimiterPolicy(w *world) policy {
 	return p
 }
 
-func (p *limiterPolicy) start(now instant) {
+func (p *limiterPolicy) start(now llm.Instant) {
 	cfg := p.cfg
-	if p.leasing != nil {
-		cfg.Shared = p.leasing.wallet
+	switch {
+	case p.leasing != nil:
+		cfg.Source = p.leasing.wallet
+	case p.broken.guard:
+		cfg.Source = func(llm.Model, func()) lane.Source { return reckless{lane.NewClock()} }
 	}
 	p.core = newCore(cfg.withDefaults(), p.local(now))
 	p.core.wake = func() { p.schedule(p.now, p.pump) }
 	p.core.dice = p.seed*7 + uint64(len(p.policies)) + uint64(p.life)
-	p.calls = map[*waiter]*simCall{}
+	p.calls = map[*Lease]*simCall{}
 }
 
 // crash loses the queue, and what was learned; the ledger's rows remain.
-func (p *limiterPolicy) crash(now instant) {
+func (p *limiterPolicy) crash(now llm.Instant) {
 	p.life++
 	p.start(now)
 	recent := Recent{Model: "m"}
 	for _, r := range p.rows {
-		if now.sub(r.at) <= time.Minute {
+		if now.Sub(r.at) <= time.Minute {
 			recent.Requests++
 			recent.Input += r.input
 			recent.Output += r.output
@@ -62,115 +68,119 @@ func (p *limiterPolicy) crash(now instant) {
 	p.core.prime(recent, p.local(now))
 }
 
-func (p *limiterPolicy) offer(k *simCall, now instant) {
+func (p *limiterPolicy) offer(k *simCall, now llm.Instant) {
 	at := p.local(now)
-	p.tamper()
-	k.waiter, k.life = new(waiter), p.life
+	k.lease, k.life = &Lease{maxWait: p.patience}, p.life
 	r := Request{Model: "m", Client: k.client, Session: k.session, Demand: k.demand}
-	if p.core.arrive(k.waiter, &r, p.patience, at) != nil {
-		return
-	}
-	if k.waiter.state.admitted() {
-		p.dispatch(k, now)
-	} else {
-		p.calls[k.waiter] = k
+	p.calls[k.lease] = k
+	if p.core.enter(k.lease, &r, at) != nil {
+		delete(p.calls, k.lease)
 	}
 	p.pump(now)
 }
 
-func (p *limiterPolicy) dispatch(k *simCall, now instant) {
+func (p *limiterPolicy) dispatch(k *simCall, now llm.Instant) {
 	at := p.local(now)
-	k.waiter.open(&k.grant, k.demand, at)
-	p.core.sent(&k.grant, at)
+	p.core.sent(k.lease, at)
 	p.send(k, now)
 }
 
-func (p *limiterPolicy) pump(now instant) {
+func (p *limiterPolicy) pump(now llm.Instant) {
 	at := p.local(now)
-	p.tamper()
 	for p.core.pump(at, pumpBatch) {
 	}
-	for _, w := range p.core.done {
-		k := p.calls[w]
-		delete(p.calls, w)
-		if !w.state.admitted() {
+	done := slices.Clone(p.core.done)
+	p.core.done = p.core.done[:0]
+	for _, le := range done {
+		k := p.calls[le]
+		delete(p.calls, le)
+		if le.state != granted || k == nil {
 			continue
 		}
-		if wait := at.sub(w.queuedAt).Seconds(); wait > 1 && k.attempts == 0 && now > p.warm {
-			p.res.errors = append(p.res.errors, math.Abs(wait-w.forecast())/wait)
+		if wait := at.Sub(le.queued.QueuedAt).Seconds(); wait > 1 && k.attempts == 0 && now > p.warm {
+			p.res.errors = append(p.res.errors, math.Abs(wait-le.fluid*le.bias)/wait)
 		}
 		p.dispatch(k, now)
 	}
-	p.core.done = p.core.done[:0]
 }
 
-func (p *limiterPolicy) leave(k *simCall, now instant) {
-	if k.life == p.life && p.calls[k.waiter] == k && p.core.cancel(k.waiter, 0, p.local(now)) {
-		delete(p.calls, k.waiter)
+func (p *limiterPolicy) leave(k *simCall, now llm.Instant) {
+	if k.life == p.life && p.calls[k.lease] == k && p.core.cancel(k.lease, p.local(now)) {
+		delete(p.calls, k.lease)
 		p.pump(now)
 	}
 }
 
-func (p *limiterPolicy) headers(k *simCall, s *Signal, now instant) {
+func (p *limiterPolicy) headers(k *simCall, s *llm.Signal, now llm.Instant) {
 	if k.life == p.life {
-		p.core.observe(&k.grant, s, p.local(now))
-		p.core.started(&k.grant, p.local(now))
+		p.core.observe(k.lease, s, p.local(now))
+		p.core.started(k.lease, p.local(now))
 		p.pump(now)
 	}
 }
 
-func (p *limiterPolicy) throttled(k *simCall, s *Signal, now instant) {
+func (p *limiterPolicy) throttled(k *simCall, s *llm.Signal, now llm.Instant) {
 	if k.life != p.life {
 		return
 	}
 	at := p.local(now)
 	again := at
 	if p.broken.keep {
-		p.core.takeBack(&k.grant, at)
-		again = at.add(s.RetryAfter)
+		p.core.takeBack(k.lease, at)
+		again = at.Add(s.RetryAfter)
 	} else {
-		p.core.throttled(&k.grant, s, at)
+		p.core.throttled(k.lease, s, at)
 	}
 
-	w := new(waiter)
-	if p.core.requeue(&k.grant, w, k.deadline.sub(now), 0, again, at) == nil {
-		k.waiter = w
-		p.calls[w] = k
+	if p.core.requeue(k.lease, k.deadline.Sub(now), again, at) == nil {
+		p.calls[k.lease] = k
 	}
 	p.pump(now)
 }
 
-func (p *limiterPolicy) done(k *simCall, now instant) {
+func (p *limiterPolicy) done(k *simCall, now llm.Instant) {
 	p.rows = append(p.rows, simRow{now, k.used.Input, k.used.Output})
 	switch {
 	case k.life != p.life:
 	case p.broken.settle:
-		p.core.release(&k.grant, p.local(now))
+		p.core.release(k.lease, p.local(now))
 	default:
-		p.core.settle(&k.grant, Usage{Input: k.used.Input, Output: k.used.Output}, p.local(now))
+		p.core.settle(k.lease, llm.Usage{Input: k.used.Input, Output: k.used.Output}, p.local(now))
 	}
 	p.pump(now)
 }
 
-func (p *limiterPolicy) next() instant {
+func (p *limiterPolicy) next() llm.Instant {
 	if p.core.waiting == 0 {
-		return never
+		return llm.Never
 	}
 	return p.core.next()
 }
 
-func (p *limiterPolicy) wake(now instant) { p.pump(now) }
+func (p *limiterPolicy) wake(now llm.Instant) { p.pump(now) }
 
-func (p *limiterPolicy) tamper() {
-	if !p.broken.guard {
-		return
-	}
-	for _, g := range p.core.groups {
-		for d := range g.meters {
-			b := &g.meters[d]
-			b.guard, b.spill, b.factor = 0, 0, 1
+// reckless is a clock that keeps no guard band and learns no caution from a 429.
+type reckless struct{ *lane.Clock }
+
+func (r reckless) Refused(llm.Instant, llm.Dimension, lane.Refusal) {}
+
+func (r reckless) Ready(now llm.Instant, client uint64, charge *llm.Vector) lane.Verdict {
+	v := r.Clock.Ready(now, client, charge)
+	for _, m := range r.Clock.Meters(now) {
+		if d := dimensionNamed(m.Name); d == v.Limit && m.Rate > 0 {
+			v.At = max(now, v.At.Add(-lane.Seconds(m.Guard/m.Rate)))
 		}
 	}
+	return v
+}
+
+func dimensionNamed(name string) llm.Dimension {
+	for d := range llm.NumDimensions {
+		if d.String() == name {
+			return d
+		}
+	}
+	return llm.None
 }
 
 // fifoPolicy is what a proxy without a scheduler does: one x/time/rate limiter
@@ -179,39 +189,34 @@ func (p *limiterPolicy) tamper() {
 type fifoPolicy struct {
 	*world
 	reqs, toks *rate.Limiter
-	profile    profile
+	lane       *lane.Lane
 }
 
 func newFIFOPolicy(w *world) policy {
-	p := &fifoPolicy{world: w, profile: postpaid}
-	switch w.account.Variant {
-	case provider.Continuous:
-		p.profile = openai
-	case provider.Window:
-		p.profile = azure
-	case provider.Reserve:
-		p.profile = reserve
-	}
+	profile := map[provider.Variant]string{
+		provider.Continuous: "openai", provider.Window: "azure", provider.Reserve: "anthropic", provider.PostPaid: "postpaid",
+	}[w.account.Variant]
+	p := &fifoPolicy{world: w, lane: lane.New("m", lane.Config{Profile: profile, Share: 1}, lane.NewClock(), 0)}
 	p.reqs = rate.NewLimiter(rate.Limit(w.account.RPM)/60, int(w.account.RPM))
 	p.toks = rate.NewLimiter(rate.Limit(w.account.TPM)/60, int(w.account.TPM))
 	return p
 }
 
-func (p *fifoPolicy) offer(k *simCall, now instant) {
+func (p *fifoPolicy) offer(k *simCall, now llm.Instant) {
 	t := p.wall(now)
-	one, all := p.reqs.ReserveN(t, 1), p.toks.ReserveN(t, int(p.profile.admit(k.demand).tokens))
+	one, all := p.reqs.ReserveN(t, 1), p.toks.ReserveN(t, int(p.lane.Charge(k.demand.Load())[llm.Tokens]))
 	delay := max(one.DelayFrom(t), all.DelayFrom(t))
 	k.cancel = func(t time.Time) {
 		one.CancelAt(t)
 		all.CancelAt(t)
 	}
-	at := now.add(delay)
+	at := now.Add(delay)
 	if at > k.deadline {
 		k.cancel(t)
 		return
 	}
 	k.waiting = true
-	p.schedule(at, func(now instant) {
+	p.schedule(at, func(now llm.Instant) {
 		if k.waiting {
 			k.waiting = false
 			p.send(k, now)
@@ -219,22 +224,22 @@ func (p *fifoPolicy) offer(k *simCall, now instant) {
 	})
 }
 
-func (p *fifoPolicy) leave(k *simCall, now instant) {
+func (p *fifoPolicy) leave(k *simCall, now llm.Instant) {
 	if k.waiting {
 		k.waiting = false
 		k.cancel(p.wall(now))
 	}
 }
 
-func (p *fifoPolicy) throttled(k *simCall, s *Signal, now instant) {
-	p.schedule(now.add(s.RetryAfter), func(now instant) { p.offer(k, now) })
+func (p *fifoPolicy) throttled(k *simCall, s *llm.Signal, now llm.Instant) {
+	p.schedule(now.Add(s.RetryAfter), func(now llm.Instant) { p.offer(k, now) })
 }
 
-func (p *fifoPolicy) headers(*simCall, *Signal, instant) {}
-func (p *fifoPolicy) done(*simCall, instant)             {}
-func (p *fifoPolicy) crash(instant)                      {}
-func (p *fifoPolicy) next() instant                      { return never }
-func (p *fifoPolicy) wake(instant)                       {}
+func (p *fifoPolicy) headers(*simCall, *llm.Signal, llm.Instant) {}
+func (p *fifoPolicy) done(*simCall, llm.Instant)                 {}
+func (p *fifoPolicy) crash(llm.Instant)                          {}
+func (p *fifoPolicy) next() llm.Instant                          { return llm.Never }
+func (p *fifoPolicy) wake(llm.Instant)                           {}
 
 // backoffPolicy is no proxy at all: clients try at once and back off after a
 // 429, as the SDKs do, until their patience ends.
@@ -242,13 +247,13 @@ type backoffPolicy struct{ fifoPolicy }
 
 func newBackoffPolicy(w *world) policy { return &backoffPolicy{fifoPolicy{world: w}} }
 
-func (p *backoffPolicy) offer(k *simCall, now instant) { p.send(k, now) }
-func (p *backoffPolicy) leave(*simCall, instant)       {}
+func (p *backoffPolicy) offer(k *simCall, now llm.Instant) { p.send(k, now) }
+func (p *backoffPolicy) leave(*simCall, llm.Instant)       {}
 
-func (p *backoffPolicy) throttled(k *simCall, s *Signal, now instant) {
+func (p *backoffPolicy) throttled(k *simCall, s *llm.Signal, now llm.Instant) {
 	backoff := min(0.5*math.Pow(2, float64(k.attempts-1)), 8) * (1 - 0.25*p.rng.Float64())
-	at := now.add(max(s.RetryAfter, seconds(backoff)))
+	at := now.Add(max(s.RetryAfter, lane.Seconds(backoff)))
 	if at < k.deadline {
-		p.schedule(at, func(now instant) { p.send(k, now) })
+		p.schedule(at, func(now llm.Instant) { p.send(k, now) })
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // A simulation drives policies, one for each sidecar, in virtual time against a
@@ -36,40 +38,39 @@ type simulation struct {
 const (
 	simWarm     = 5 * time.Minute // until the provider's full bucket of the start is spent
 	simMeasured = 10 * time.Minute
-	simSleepAt  = instant(8 * time.Minute)
-	simCrashes  = instant(6 * time.Minute)
-	simHealthy  = instant(9 * time.Minute)
+	simSleepAt  = llm.Instant(8 * time.Minute)
+	simCrashes  = llm.Instant(6 * time.Minute)
+	simHealthy  = llm.Instant(9 * time.Minute)
 )
 
 // A policy decides when the requests of one sidecar go up: the limiter, or one
 // of those it is compared with.
 type policy interface {
-	offer(k *simCall, now instant)
-	leave(k *simCall, now instant) // the client hangs up, if k waits
-	headers(k *simCall, s *Signal, now instant)
-	throttled(k *simCall, s *Signal, now instant)
-	done(k *simCall, now instant)
-	crash(now instant)
-	next() instant
-	wake(now instant)
+	offer(k *simCall, now llm.Instant)
+	leave(k *simCall, now llm.Instant) // the client hangs up, if k waits
+	headers(k *simCall, s *llm.Signal, now llm.Instant)
+	throttled(k *simCall, s *llm.Signal, now llm.Instant)
+	done(k *simCall, now llm.Instant)
+	crash(now llm.Instant)
+	next() llm.Instant
+	wake(now llm.Instant)
 }
 
 // A simCall is one request with what only the provider knows of it.
 type simCall struct {
 	home     int // the sidecar
-	demand   Demand
+	demand   llm.Demand
 	ask      provider.Ask
 	used     provider.Used
 	client   string
 	session  string
-	arrived  instant
-	deadline instant
+	arrived  llm.Instant
+	deadline llm.Instant
 	attempts int
 
 	// The limiter's own.
-	waiter *waiter
-	grant  grant
-	life   int // of the sidecar that took it: a crash ends it
+	lease *Lease
+	life  int // of the sidecar that took it: a crash ends it
 
 	waiting bool              // for the policies that are compared
 	cancel  func(t time.Time) // gives its reservation back
@@ -99,12 +100,12 @@ type world struct {
 	epoch    time.Time // the provider's wall clock at 0
 	queue    simQueue
 	events   int
-	now      instant
+	now      llm.Instant
 	policies []policy
-	warm     instant
-	end      instant
+	warm     llm.Instant
+	end      llm.Instant
 	leasing  *engine
-	first    instant // of the provider's first request
+	first    llm.Instant // of the provider's first request
 	n        int
 	res      simResult
 
@@ -120,8 +121,8 @@ func (s simulation) run() simResult {
 	// with one of them.
 	phase := time.Duration(w.rng.Float64() * float64(time.Minute))
 	w.epoch = time.Unix(1_800_000_000, 0).Add(phase)
-	w.warm = instant(simWarm + time.Minute - phase)
-	w.end = w.warm.add(simMeasured)
+	w.warm = llm.Instant(simWarm + time.Minute - phase)
+	w.end = w.warm.Add(simMeasured)
 	w.patience = cmp.Or(w.patience, 90*time.Second)
 	if w.policy == nil {
 		w.policy = newLimiterPolicy
@@ -133,16 +134,16 @@ func (s simulation) run() simResult {
 		w.policies = append(w.policies, w.policy(w))
 	}
 	mean := time.Duration(float64(time.Minute) / (w.load * w.capacity()))
-	var arrive func(now instant)
-	arrive = func(now instant) {
-		w.schedule(now.add(time.Duration(w.work.ExpFloat64()*float64(mean))), arrive)
+	var arrive func(now llm.Instant)
+	arrive = func(now llm.Instant) {
+		w.schedule(now.Add(time.Duration(w.work.ExpFloat64()*float64(mean))), arrive)
 		w.here(now, w.arrive)
 	}
 	w.schedule(0, arrive)
-	w.schedule(w.warm, func(instant) { w.levels = w.provider.Levels(w.wall(w.warm)) })
+	w.schedule(w.warm, func(llm.Instant) { w.levels = w.provider.Levels(w.wall(w.warm)) })
 	if w.crashes > 0 {
-		for t := simCrashes; t < simHealthy; t = t.add(w.crashes) {
-			w.schedule(t, func(now instant) { w.policies[0].crash(now) })
+		for t := simCrashes; t < simHealthy; t = t.Add(w.crashes) {
+			w.schedule(t, func(now llm.Instant) { w.policies[0].crash(now) })
 		}
 	}
 	w.loop()
@@ -152,7 +153,7 @@ func (s simulation) run() simResult {
 
 // loop runs events and the policies' timers in the order of their time.
 func (w *world) loop() {
-	for now := instant(0); now < w.end; {
+	for now := llm.Instant(0); now < w.end; {
 		at, which := w.queue[0].at, policy(nil)
 		for _, p := range w.policies {
 			if t := w.awake(p.next()); t < at {
@@ -169,9 +170,9 @@ func (w *world) loop() {
 	}
 }
 
-func (w *world) arrive(now instant) {
+func (w *world) arrive(now llm.Instant) {
 	k := w.draw()
-	k.arrived, k.deadline = now, now.add(w.patience)
+	k.arrived, k.deadline = now, now.Add(w.patience)
 	if now > w.warm {
 		w.offeredReqs++
 		w.offeredToks += float64(w.booked(k))
@@ -179,15 +180,15 @@ func (w *world) arrive(now instant) {
 	p := w.policies[k.home]
 	p.offer(k, now)
 	if w.work.Float64() < w.cancels {
-		w.schedule(now.add(20*time.Second), func(now instant) { p.leave(k, now) })
+		w.schedule(now.Add(20*time.Second), func(now llm.Instant) { p.leave(k, now) })
 	}
 }
 
 // send is the way of one attempt to the provider and back.
-func (w *world) send(k *simCall, now instant) {
+func (w *world) send(k *simCall, now llm.Instant) {
 	k.attempts++
 	p := w.policies[k.home]
-	w.schedule(now.add(w.jitter()), func(now instant) {
+	w.schedule(now.Add(w.jitter()), func(now llm.Instant) {
 		if w.first < 0 {
 			w.first = now
 		}
@@ -202,8 +203,8 @@ func (w *world) send(k *simCall, now instant) {
 			if now > w.warm {
 				w.res.warmRefused++
 			}
-			w.schedule(now.add(w.jitter()), func(now instant) {
-				w.here(now, func(now instant) { p.throttled(k, s, now) })
+			w.schedule(now.Add(w.jitter()), func(now llm.Instant) {
+				w.here(now, func(now llm.Instant) { p.throttled(k, s, now) })
 			})
 			return
 		}
@@ -212,19 +213,19 @@ func (w *world) send(k *simCall, now instant) {
 			w.toks += float64(v.Charged)
 		}
 		if !w.late {
-			w.schedule(now.add(300*time.Millisecond+w.jitter()), func(now instant) {
-				w.here(now, func(now instant) { p.headers(k, s, now) })
+			w.schedule(now.Add(300*time.Millisecond+w.jitter()), func(now llm.Instant) {
+				w.here(now, func(now llm.Instant) { p.headers(k, s, now) })
 			})
 		}
 		service := time.Second + time.Duration(w.rng.Float64()*9e9)
-		w.schedule(now.add(service), func(now instant) {
+		w.schedule(now.Add(service), func(now llm.Instant) {
 			w.provider.Settle(w.wall(now), k.ask, k.used)
 			if now > w.warm {
 				w.toks += float64(w.booked(k) - v.Charged)
 				w.res.completed++
 			}
-			w.schedule(now.add(w.jitter()), func(now instant) {
-				w.here(now, func(now instant) {
+			w.schedule(now.Add(w.jitter()), func(now llm.Instant) {
+				w.here(now, func(now llm.Instant) {
 					if w.late {
 						p.headers(k, s, now)
 					}
@@ -236,17 +237,17 @@ func (w *world) send(k *simCall, now instant) {
 }
 
 // signal is what an answer tells of the provider's limits.
-func (w *world) signal(v provider.Verdict) *Signal {
-	s := new(Signal)
+func (w *world) signal(v provider.Verdict) *llm.Signal {
+	s := new(llm.Signal)
 	if !w.silent {
-		level := func(l provider.Level) Level {
-			return Level{Limit: l.Limit, Remaining: l.Remaining, HasLimit: l.Limit > 0, HasRemaining: l.Limit > 0}
+		level := func(l provider.Level) llm.Level {
+			return llm.Level{Limit: l.Limit, Remaining: l.Remaining, HasLimit: l.Limit > 0, HasRemaining: l.Limit > 0}
 		}
-		s.Requests, s.Tokens = level(v.Requests), level(v.Tokens)
+		s.Levels[llm.Requests], s.Levels[llm.Tokens] = level(v.Requests), level(v.Tokens)
 	}
 	if !v.OK {
 		s.RetryAfter, s.HasRetryAfter = v.RetryAfter, true
-		s.Dimension = v.Dimension
+		s.Dimension = map[string]llm.Dimension{"requests": llm.Requests, "tokens": llm.Tokens}[v.Dimension]
 		if !w.bare {
 			s.Limit, s.Used, s.Requested = v.Limit, v.Used, v.Requested
 		}
@@ -264,7 +265,7 @@ func (w *world) draw() *simCall {
 	w.n++
 	return &simCall{
 		home:   w.work.IntN(max(1, len(w.policies))),
-		demand: Demand{Input: int64(in * math.Exp(0.06*normal())), Output: 180, MaxOutput: int64(limit), Chars: int64(in * 4)},
+		demand: llm.Demand{Input: int64(in * math.Exp(0.06*normal())), Output: 180, MaxOutput: int64(limit), Chars: int64(in * 4)},
 		ask:    provider.Ask{Input: int64(in), Chars: int64(in * 4 * math.Exp(0.03*normal())), MaxOutput: int64(limit)},
 		used:   provider.Used{Input: int64(in), Output: int64(min(out, limit))},
 		client: string(rune('a' + w.n%5)), session: string(rune('a' + w.n%40)),
@@ -300,7 +301,7 @@ func (w *world) capacity() float64 {
 // than 100 % is impossible. Below full load it is the part served of what was
 // offered, up to what is in flight at both ends.
 func (w *world) measure() {
-	minutes := w.end.sub(w.warm).Minutes()
+	minutes := w.end.Sub(w.warm).Minutes()
 	reqs, toks := float64(w.account.RPM)*minutes, float64(w.account.TPM)*minutes
 	others := w.others()
 	reqs -= others
@@ -328,8 +329,8 @@ func (w *world) others() float64 {
 	rng := rand.New(rand.NewPCG(f.Seed, 0x5eed))
 	mean := float64(time.Minute) / (float64(w.account.RPM) * f.Share)
 	n := 0.0
-	for t := w.first.add(f.After); t < w.end; {
-		t = t.add(time.Duration(rng.ExpFloat64() * mean))
+	for t := w.first.Add(f.After); t < w.end; {
+		t = t.Add(time.Duration(rng.ExpFloat64() * mean))
 		if t > w.warm {
 			n++
 		}
@@ -337,37 +338,37 @@ func (w *world) others() float64 {
 	return n
 }
 
-func (w *world) wall(now instant) time.Time { return w.epoch.Add(time.Duration(now)) }
+func (w *world) wall(now llm.Instant) time.Time { return w.epoch.Add(time.Duration(now)) }
 
 // local is the sidecar's own clock.
-func (w *world) local(now instant) instant {
+func (w *world) local(now llm.Instant) llm.Instant {
 	if w.suspend == 0 {
 		return now
 	}
-	switch wake := simSleepAt.add(w.suspend); {
+	switch wake := simSleepAt.Add(w.suspend); {
 	case now >= wake:
-		now = now.add(-w.suspend)
+		now = now.Add(-w.suspend)
 	case now > simSleepAt:
 		now = simSleepAt
 	}
 	return now + now/2000
 }
 
-// awake turns an instant of the sidecar's clock into one of the world's.
-func (w *world) awake(t instant) instant {
-	if w.suspend == 0 || t == never {
+// awake turns an llm.Instant of the sidecar's clock into one of the world's.
+func (w *world) awake(t llm.Instant) llm.Instant {
+	if w.suspend == 0 || t == llm.Never {
 		return t
 	}
 	t -= t / 2001
 	if t > simSleepAt {
-		t = t.add(w.suspend)
+		t = t.Add(w.suspend)
 	}
 	return t
 }
 
 // here runs what happens in a sidecar: later, if its machine sleeps.
-func (w *world) here(now instant, run func(instant)) {
-	if wake := simSleepAt.add(w.suspend); now >= simSleepAt && now < wake {
+func (w *world) here(now llm.Instant, run func(llm.Instant)) {
+	if wake := simSleepAt.Add(w.suspend); now >= simSleepAt && now < wake {
 		w.schedule(wake, run)
 		return
 	}
@@ -379,15 +380,15 @@ func (w *world) jitter() time.Duration {
 	return 20*time.Millisecond + time.Duration(w.rng.Float64()*30e6)
 }
 
-func (w *world) schedule(at instant, run func(instant)) {
+func (w *world) schedule(at llm.Instant, run func(llm.Instant)) {
 	w.events++
 	heap.Push(&w.queue, simEvent{at, w.events, run})
 }
 
 type simEvent struct {
-	at  instant
+	at  llm.Instant
 	n   int
-	run func(now instant)
+	run func(now llm.Instant)
 }
 
 type simQueue []simEvent

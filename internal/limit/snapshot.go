@@ -4,13 +4,17 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // A Snapshot is the limiter's state at one moment, for status pages and metrics.
 type Snapshot struct {
 	Waiting       int
 	WaitingBytes  int64
-	WaitingTokens int64
+	WaitingTokens int64 // prompts, and answers as allowed
 	InFlight      int
 	Draining      bool
 	Global        []Meter
@@ -19,7 +23,7 @@ type Snapshot struct {
 	Granted   uint64 // places granted since the start
 	Throttled uint64 // 429s absorbed
 	Refused   map[Reason]uint64
-	Abandoned uint64 // waiters whose caller left
+	Abandoned uint64 // requests whose caller left the queue
 
 	// ForecastError is the mean of |actual − forecast| / actual over recent waits
 	// of a second and more; 0 until there was one.
@@ -36,7 +40,11 @@ const (
 	newModels = "(new models)" // several that have not answered yet, and that no pattern matches
 )
 
-// GroupState is one limit group in a Snapshot.
+// A Meter is one limit and its level.
+type Meter = lane.Meter
+
+// GroupState is one set of limits in a Snapshot, with all that draw on it: a lane,
+// or the models of a nursery.
 type GroupState struct {
 	Name        string   // the model's, its pattern's, "(new models)" or "(unmetered)"
 	Aliases     []string // other names of the same limit; of a nursery: the models in it
@@ -63,18 +71,6 @@ type SessionState struct {
 	Lag             float64       // virtual time it is ahead (+) of its client's clock, in seconds of the limit
 }
 
-// A Meter is one limit and its level.
-type Meter struct {
-	Name    string // such as "tokens_per_minute"
-	Limit   int64
-	Learned bool    // from the provider's own words
-	Level   float64 // what may still be charged now; negative is debt
-	Rate    float64 // refill a second as we use it, after foreign use and caution
-	Factor  float64 // caution after 429s, 1 = none
-	Foreign float64 // use a second by others of the same key
-	Guard   float64 // kept back
-}
-
 // Snapshot describes the present state. It takes the lock for a time that
 // grows with the number of sessions known.
 func (l *Limiter) Snapshot() Snapshot {
@@ -83,10 +79,10 @@ func (l *Limiter) Snapshot() Snapshot {
 	return l.core.snapshot(l.now())
 }
 
-func (c *core) snapshot(now instant) Snapshot {
+func (c *core) snapshot(now llm.Instant) Snapshot {
 	s := Snapshot{
-		Waiting: c.waiting, WaitingBytes: c.bytes, WaitingTokens: c.sum.tokens, InFlight: c.inflight,
-		Draining: c.rejecting, Global: c.global.snapshot(now),
+		Waiting: c.waiting, WaitingBytes: c.bytes, WaitingTokens: c.sum.Tokens(), InFlight: c.inflight,
+		Draining: c.rejecting, Global: c.caps.Meters(now),
 		Granted: c.stats.granted, Throttled: c.stats.throttled, Abandoned: c.stats.abandoned,
 		Refused: map[Reason]uint64{}, ForecastError: c.stats.forecastError,
 	}
@@ -95,73 +91,94 @@ func (c *core) snapshot(now instant) Snapshot {
 			s.Refused[Reason(r)] = n
 		}
 	}
-	var all []*group
-	for _, g := range c.groups {
-		if !slices.Contains(all, g) {
-			all = append(all, g)
+	groups := map[*lane.Lane]*GroupState{}
+	of := func(l *lane.Lane) *GroupState {
+		if groups[l] == nil {
+			groups[l] = &GroupState{Name: string(l.Name), Profile: l.Profile(), Meters: l.Meters(now)}
+		}
+		return groups[l]
+	}
+	of(c.plain.lanes[0]).Name = unmetered
+	of(c.plain.lanes[0]).add(c.plain, c.plain.lanes[0], now)
+	for _, m := range c.models {
+		g := of(m.lanes[0])
+		g.Aliases = names(m.lanes[0].Aliases)
+		g.add(m, m.lanes[0], now)
+	}
+	for _, n := range c.nurseries {
+		g := of(n.base)
+		g.Name, g.Nursery = n.title(), true
+		if len(n.guests) > 1 {
+			g.Aliases = names(n.guests)
+		}
+		for _, m := range n.models {
+			g.add(m, m.lanes[0], now)
+		}
+		if n.crowd != nil {
+			g.add(n.crowd, n.crowd.lanes[0], now)
 		}
 	}
-	for _, g := range c.nurseries {
-		all = append(all, g)
+	for _, g := range groups {
+		g.Sessions = merge(g.Sessions)
+		s.Groups = append(s.Groups, *g)
 	}
-	slices.SortFunc(all, func(a, b *group) int { return cmp.Compare(a.name, b.name) })
-	for _, g := range all {
-		s.Groups = append(s.Groups, g.snapshot(now))
-	}
+	slices.SortFunc(s.Groups, func(a, b GroupState) int { return cmp.Compare(a.Name, b.Name) })
 	return s
 }
 
-func (g *group) snapshot(now instant) GroupState {
-	s := GroupState{
-		Name: g.title(), Aliases: slices.Clone(g.aliases), Profile: g.family.String(), InFlight: g.inflight,
-		Paused: max(0, g.pausedUntil.sub(now)), ServiceTime: secondsDuration(g.service.value),
-		Meters: g.meters.snapshot(now), Nursery: g.nursery,
-		HalfOpen: g.gate.limit > 0,
-	}
-	if g.lease != nil {
-		s.Meters = g.lease.Meters(time.Duration(now))
-	}
-	if len(g.guests) > 1 {
-		s.Aliases = slices.Clone(g.guests)
-	}
-	for _, b := range g.bands {
-		s.Waiting += b.queued
-	}
-	for f := range g.sessions() {
-		if f.queued == 0 && f.inflight == 0 {
-			continue
-		}
-		state := SessionState{
-			Client: f.parent.name, Session: f.name, Priority: f.priority, Weight: f.weight,
-			Waiting: f.queued, InFlight: int(f.inflight), Tokens: f.sum.tokens, Lag: f.tag - f.parent.clock,
-		}
-		if f.head != nil {
-			state.Oldest = now.sub(f.head.queuedAt)
-		}
-		s.Sessions = append(s.Sessions, state)
-	}
-	slices.SortFunc(s.Sessions, func(a, b SessionState) int {
-		return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Session, b.Session))
-	})
-	return s
-}
-
-func (m *meters) snapshot(now instant) []Meter {
-	var all []Meter
-	for d := range m {
-		b := &m[d]
-		if !b.on {
-			continue
-		}
-		b.advance(now)
-		meter := Meter{
-			Name: dimension(d).String(), Limit: int64(b.limit), Learned: b.learned, Level: b.level,
-			Factor: b.factor, Foreign: b.foreign, Guard: b.reserve(),
-		}
-		if b.refill == continuous || b.refill == sliding {
-			meter.Rate = b.effective()
-		}
-		all = append(all, meter)
+func names(models []llm.Model) []string {
+	all := make([]string, len(models))
+	for i, m := range models {
+		all[i] = string(m)
 	}
 	return all
+}
+
+// add counts what m has in l.
+func (g *GroupState) add(m *model, l *lane.Lane, now llm.Instant) {
+	g.Waiting += m.queue.Waiting()
+	g.InFlight += m.inflight
+	g.Paused = max(g.Paused, l.PausedUntil().Sub(now))
+	g.HalfOpen = g.HalfOpen || l.Probing()
+	g.ServiceTime = max(g.ServiceTime, l.ServiceTime())
+	for client := range m.queue.Clients() {
+		for s := range client.Sessions() {
+			if s.Waiting() > 0 || s.InFlight > 0 {
+				g.Sessions = append(g.Sessions, sessionState(s, l, now))
+			}
+		}
+	}
+}
+
+func sessionState(s *queue.Flow, l *lane.Lane, now llm.Instant) SessionState {
+	state := SessionState{
+		Client: s.Parent.Name, Session: s.Name, Priority: High - Priority(s.Band()), Weight: s.Weight,
+		Waiting: s.Waiting(), InFlight: s.InFlight, Tokens: int64(l.Charge(s.Sum)[llm.Tokens]), Lag: s.Lag(),
+	}
+	if at := s.Oldest(); at != llm.Never {
+		state.Oldest = now.Sub(at)
+	}
+	return state
+}
+
+// merge sorts sessions, and makes one of those that are in several queues of a group.
+func merge(all []SessionState) []SessionState {
+	order := func(a, b SessionState) int {
+		return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Session, b.Session))
+	}
+	slices.SortFunc(all, order)
+	merged := all[:0]
+	for _, s := range all {
+		if last := len(merged) - 1; last >= 0 && order(merged[last], s) == 0 {
+			have := &merged[last]
+			have.Waiting += s.Waiting
+			have.InFlight += s.InFlight
+			have.Tokens += s.Tokens
+			have.Oldest = max(have.Oldest, s.Oldest)
+			have.Lag = min(have.Lag, s.Lag)
+			continue
+		}
+		merged = append(merged, s)
+	}
+	return merged
 }

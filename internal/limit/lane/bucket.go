@@ -1,21 +1,13 @@
-package limit
+package lane
 
 import (
 	"math"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-// A refill says how what was charged comes back.
-type refill uint8
-
-const (
-	continuous refill = iota // a token bucket: limit/period a second, up to the limit
-	sliding                  // a charge comes back one period later (providers that count per fixed minute)
-	daily                    // everything comes back at resetAt
-	places                   // a place comes back when its request ends
-)
-
-// The controller's constants: doc.go says why.
+// The constants of caution: doc.go says why.
 const (
 	guardLeast    = 0.25 // seconds of refill kept back: network jitter reorders requests by this much
 	guardMax      = time.Second
@@ -33,20 +25,19 @@ const (
 	spillDecay    = 0.98 // per surcharge, of the largest one
 )
 
-// A bucket is one limit in one dimension, with what the controller believes
+// A bucket is one limit in one llm.Dimension, with what the controller believes
 // about it. Amounts are requests or tokens; rates are per second.
 type bucket struct {
-	on      bool
-	learned bool // limit came from the provider
-	paced   bool // enforced in slices: no burst
-	refill  refill
-	passes  int8 // requests of a cold start that need not wait for the level
+	on     bool
+	paced  bool // enforced in slices of a second: no burst
+	sliced bool // paced because refusals have shown it
+	refill Refill
+	passes int8 // requests of a cold start that need not wait for the level
 
-	limit float64 // what may be used per period: also the capacity
-	rate  float64 // limit per second
-	per   float64 // seconds of the limit that one takes: 1/rate, 0 where what was taken does not come back with time
-	level float64 // may be negative: a debt
-	at    instant // level is of then
+	limit float64     // what may be used per period: also the capacity
+	rate  float64     // limit per second
+	level float64     // may be negative: a debt
+	at    llm.Instant // level is of then
 
 	factor  float64 // caution, in [factorMin, 1]
 	guard   float64 // seconds of refill kept back
@@ -54,93 +45,74 @@ type bucket struct {
 	spill   float64 // how much answers lately exceeded their charge: the provider books that before we hear of it
 	spent   float64 // charges less refunds since the start: the ledger that headers are compared with
 	booked  float64 // charges alone, and as they stood at two marks, for late
-	ring    *ring
+	window  *window
 
-	dim dimension
-	of  *shape // of the meters it belongs to; nil = it stands alone
-
-	reset            instant // daily: when the level becomes the limit
+	reset            llm.Instant // daily: when the level becomes the limit
 	mark, markBefore float64
-	markAt           instant
+	markAt           llm.Instant
 	primed           float64 // use before the start
 
-	lastCut             instant // the last time the factor was cut; 429s of older requests say nothing new
-	mirrors             bool    // limit is the provider's own, so that its remaining is our level
-	dayHints, surprises int
+	lastCut   llm.Instant // the last time the factor was cut; 429s of older requests say nothing new
+	mirrors   bool        // limit is the provider's own, so that its remaining is our level
+	surprises int
 
-	seen   sample // the last header that moved the level
-	anchor sample // the last header that began a measurement of foreign use
-}
-
-// A sample is one remaining-header, with the ledger as it stood when its
-// request was sent.
-type sample struct {
-	sent      instant
-	remaining float64
-	spent     float64
-	late      float64
-	family    profile // that spent was booked by
-	ok        bool
+	seen   Sample // the last header that moved the level
+	anchor Sample // the last header that began a measurement of foreign use
 }
 
 // configure sets the limit, scaling the level: a bucket that was half full is
-// half full afterwards.
-func (b *bucket) configure(now instant, limit float64, kind refill, period time.Duration) {
-	if limit <= 0 {
-		*b = bucket{spent: b.spent, dim: b.dim, of: b.of}
-		b.of.set(b.dim, false)
-		return
+// half full afterwards. held are the places in use.
+func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
+	kind := l.Refill
+	if b.sliced || b.paced && l.Paced {
+		kind = b.refill
 	}
-	if b.on && b.refill == kind {
+	switch {
+	case l.Amount <= 0:
+		*b = bucket{spent: b.spent}
+		return
+	case b.on && b.refill == kind && (!b.paced || b.sliced || l.Paced):
 		b.advance(now)
-		if b.limit != limit {
-			if kind == places {
-				b.level += limit - b.limit
-			} else {
-				b.level *= limit / b.limit
-				b.foreign *= limit / b.limit
-			}
-			b.limit, b.rate = limit, limit/period.Seconds()
-			if b.per > 0 {
-				b.per = 1 / b.rate
-			}
-			b.of.set(b.dim, true)
+		if b.limit != l.Amount {
+			b.level *= l.Amount / b.limit
+			b.foreign *= l.Amount / b.limit
 		}
-		return
+	default:
+		*b = bucket{on: true, refill: kind, at: now, spent: b.spent, factor: 1, guard: guardLeast, lastCut: -1}
 	}
-	*b = bucket{
-		on: true, refill: kind, limit: limit, rate: limit / period.Seconds(), at: now, spent: b.spent,
-		factor: 1, guard: guardLeast, lastCut: -1, dim: b.dim, of: b.of,
-	}
-	b.of.set(b.dim, true)
-	if kind == continuous || kind == sliding {
-		b.per = 1 / b.rate
-	}
-	switch kind {
-	case continuous:
+	b.mirrors = l.Mirrors
+	fresh, changed := b.limit == 0, b.limit != l.Amount
+	b.limit, b.rate = l.Amount, l.Amount/l.Period.Seconds()
+	switch {
+	case !changed:
+	case kind == Places:
+		b.level, b.rate = b.limit-held, math.Inf(1)
+	case !fresh:
+	case kind == Continuous:
 		b.passes = coldRequests
-		b.level = min(limit, max(coldShare*limit, coldRequests)+b.reserve())
-	case sliding:
+		b.level = min(b.limit, max(coldShare*b.limit, coldRequests)+b.reserve())
+	case kind == Sliding:
 		// What others, or we before a restart, used of this minute is unknown:
 		// nine tenths of it are held to be used, and come back in a period.
 		b.passes = coldRequests
-		b.ring = newRing(now, period)
-		b.ring.add((1 - coldShare) * limit)
-	case daily:
-		b.level, b.reset = limit, now.add(period)
-	case places:
-		b.level, b.rate = limit, math.Inf(1)
+		b.window = newWindow(now, l.Period)
+		b.window.add((1 - coldShare) * b.limit)
+	case kind == Daily:
+		b.level, b.reset = b.limit, now.Add(l.Period)
+	}
+	if l.Paced {
+		b.pace()
 	}
 }
 
 // pace forbids bursts: for limits that are judged by the second although they
 // are named by the minute.
 func (b *bucket) pace() {
-	if !b.on || b.paced || b.refill != continuous && b.refill != sliding {
+	if !b.on || b.paced || b.refill != Continuous && b.refill != Sliding {
 		return
 	}
 	b.paced = true
-	b.refill, b.ring = continuous, nil
+	b.refill, b.window = Continuous, nil
 	b.level = min(b.level, b.capacity())
 	b.passes = 0
 	b.factor, b.foreign = 1, 0 // the cause is found
@@ -151,7 +123,7 @@ func (b *bucket) capacity() float64 {
 	if b.paced {
 		return min(b.limit, 1+b.rate*0.002) // room for a late timer
 	}
-	if b.refill == sliding {
+	if b.refill == Sliding {
 		return slidingFill * b.limit
 	}
 	return b.limit
@@ -161,7 +133,7 @@ func (b *bucket) capacity() float64 {
 // a cut of the rate: without it the local bucket sits at the provider's very
 // edge, and every reordering on the way becomes a 429.
 func (b *bucket) reserve() float64 {
-	if b.paced || b.refill != continuous {
+	if b.paced || b.refill != Continuous {
 		return 0
 	}
 	r := b.rate*b.guard + b.foreign*foreignGuard + b.spill
@@ -188,15 +160,15 @@ func (b *bucket) cautious() float64 {
 }
 
 // advance brings the level to now.
-func (b *bucket) advance(now instant) {
+func (b *bucket) advance(now llm.Instant) {
 	if now > b.at {
 		b.refillTo(now)
 	}
 }
 
-func (b *bucket) refillTo(now instant) {
+func (b *bucket) refillTo(now llm.Instant) {
 	dt := float64(now-b.at) * 1e-9
-	if b.refill == continuous && b.factor == 1 && b.foreign == 0 && b.guard <= guardLeast && !b.paced {
+	if b.refill == Continuous && b.factor == 1 && b.foreign == 0 && b.guard <= guardLeast && !b.paced {
 		// Most buckets at most times: nothing to be careful about.
 		b.at = now
 		if b.level += b.rate * dt; b.level > b.limit {
@@ -205,22 +177,22 @@ func (b *bucket) refillTo(now instant) {
 		return
 	}
 	switch b.refill {
-	case continuous:
+	case Continuous:
 		b.level += b.effective() * dt
 		if top := b.capacity(); b.level > top {
 			b.level = top
 		}
-	case sliding:
-		b.ring.advance(now)
-		b.level = slidingFill*b.limit*b.factor - b.ring.sum
-	case daily:
+	case Sliding:
+		b.window.advance(now)
+		b.level = slidingFill*b.limit*b.factor - b.window.sum
+	case Daily:
 		for now >= b.reset {
 			b.level = b.limit
-			b.reset = b.reset.add(24 * time.Hour)
+			b.reset = b.reset.Add(24 * time.Hour)
 		}
-	case places:
+	case Places:
 	}
-	if b.foreign > 0 && now.sub(b.seen.sent) > staleAfter {
+	if b.foreign > 0 && now.Sub(b.seen.Sent) > staleAfter {
 		// What others use is known from headers only. When it is thought to be so
 		// much that nothing is sent, no header comes to deny it.
 		b.foreign *= math.Exp(-dt / foreignTau)
@@ -244,9 +216,9 @@ func (b *bucket) need(amount float64) float64 {
 	return amount + g
 }
 
-// ready is the earliest instant at which amount may be taken; never if only the
+// ready is the earliest llm.Instant at which amount may be taken; llm.Never if only the
 // end of another request can tell.
-func (b *bucket) ready(now instant, amount float64) instant {
+func (b *bucket) ready(now llm.Instant, amount float64) llm.Instant {
 	if amount <= 0 {
 		return now
 	}
@@ -259,30 +231,30 @@ func (b *bucket) ready(now instant, amount float64) instant {
 		return now
 	}
 	switch b.refill {
-	case sliding:
-		return max(now+1, b.ring.freed(now, need-b.level))
-	case daily:
+	case Sliding:
+		return max(now+1, b.window.freed(now, need-b.level))
+	case Daily:
 		return b.reset
-	case places:
-		return never
+	case Places:
+		return llm.Never
 	}
-	return now.add(seconds((need - b.level) / b.effective()))
+	return now.Add(roundUp((need - b.level) / b.effective()))
 }
 
 // wait is ready for a charge that has others ahead of it, in seconds from now:
 // the fluid limit that forecasts are made of.
-func (b *bucket) wait(now instant, ahead, amount float64) float64 {
+func (b *bucket) wait(now llm.Instant, ahead, amount float64) float64 {
 	b.advance(now)
 	missing := ahead + b.need(amount) - b.level
 	switch {
 	case missing <= 0 || amount <= 0:
 		return 0
-	case b.refill == daily:
-		return b.reset.sub(now).Seconds()
-	case b.refill == places:
+	case b.refill == Daily:
+		return b.reset.Sub(now).Seconds()
+	case b.refill == Places:
 		return 0 // depends on service times; the measured bias covers it
-	case b.refill == sliding:
-		return max(missing/(b.rate*b.factor), b.ring.freed(now, min(missing, b.limit)).sub(now).Seconds())
+	case b.refill == Sliding:
+		return max(missing/(b.rate*b.factor), b.window.freed(now, min(missing, b.limit)).Sub(now).Seconds())
 	}
 	return missing / b.effective()
 }
@@ -292,49 +264,30 @@ func (b *bucket) take(amount float64) {
 	b.spent += amount
 	b.booked += amount
 	b.level -= amount
-	if b.passes > 0 || b.ring != nil {
-		b.note(amount)
-	}
-}
-
-// note books a charge where it is not only the level that has it.
-func (b *bucket) note(amount float64) {
 	if b.passes > 0 {
 		b.passes--
-		b.of.passed |= 1 << b.dim
 	}
-	if b.ring != nil {
-		b.ring.add(amount)
-	}
-}
-
-// untake undoes the last take, which was at this very moment.
-func (b *bucket) untake(now instant, amount float64) {
-	b.spent -= amount
-	b.booked -= amount
-	b.level += amount
-	if b.of.passed&(1<<b.dim) != 0 {
-		b.passes++
-	}
-	if b.ring != nil {
-		b.ring.remove(amount, now)
+	if b.window != nil {
+		b.window.add(amount)
 	}
 }
 
 // refund returns amount (or charges more, if negative) of what was taken at the
-// instant taken.
-func (b *bucket) refund(now instant, amount float64, taken instant) {
+// llm.Instant taken.
+func (b *bucket) refund(now llm.Instant, amount float64, taken llm.Instant) {
 	switch {
-	case amount == 0 || b.refill == places: // a place comes back when its request ends
-	case b.refill == continuous && amount > 0:
+	case amount == 0:
+	case b.refill == Places:
+		b.level = min(b.limit, b.level+amount)
+	case b.refill == Continuous && amount > 0:
 		b.giveBack(amount)
-	case b.refill == sliding:
+	case b.refill == Sliding:
 		b.advance(now)
 		b.spent -= amount
 		b.spilt(-amount)
-		b.ring.remove(amount, taken)
-		b.level = slidingFill*b.limit*b.factor - b.ring.sum
-	case b.refill == daily && taken < b.reset-instant(day): // a day that is over does not come back
+		b.window.remove(amount, taken)
+		b.level = slidingFill*b.limit*b.factor - b.window.sum
+	case b.refill == Daily && taken < b.reset-llm.Instant(day): // a day that is over does not come back
 	default:
 		b.advance(now)
 		b.spent -= amount
@@ -363,8 +316,8 @@ func (b *bucket) spilt(amount float64) {
 // late is what others were charged in the last moments before now: their
 // requests may arrive after one that is sent now, and be missing from the level
 // that its answer tells.
-func (b *bucket) late(now instant, own float64) float64 {
-	if since := now.sub(b.markAt); since > reorderSpan {
+func (b *bucket) late(now llm.Instant, own float64) float64 {
+	if since := now.Sub(b.markAt); since > reorderSpan {
 		b.markBefore, b.mark = b.mark, b.booked-own
 		if since > 2*reorderSpan {
 			b.markBefore = b.mark
@@ -375,13 +328,13 @@ func (b *bucket) late(now instant, own float64) float64 {
 }
 
 // lower sets the level to at most level.
-func (b *bucket) lower(now instant, level float64) {
+func (b *bucket) lower(now llm.Instant, level float64) {
 	b.advance(now)
 	if level >= b.level {
 		return
 	}
-	if b.ring != nil {
-		b.ring.add(b.level - level)
+	if b.window != nil {
+		b.window.add(b.level - level)
 	}
 	b.level = level
 	b.passes = 0
@@ -389,11 +342,11 @@ func (b *bucket) lower(now instant, level float64) {
 
 // prime books use by an earlier process of ours, of which only the sum is
 // known: the level is what it left, or the cold start's, if that is less.
-func (b *bucket) prime(now instant, used float64) {
+func (b *bucket) prime(now llm.Instant, used float64) {
 	b.advance(now)
 	b.primed += used
 	left := b.limit - b.primed
-	if b.refill == continuous {
+	if b.refill == Continuous {
 		// The rows do not have what was on the way, nor the provider's unit: nothing
 		// of the cold start's tenth is given away on top of them.
 		left = min(left, max(0, coldShare*b.limit-b.primed))

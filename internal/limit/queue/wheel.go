@@ -1,13 +1,17 @@
-package limit
+package queue
 
-import "math/bits"
+import (
+	"math/bits"
 
-// A wheel is a hashed timing wheel (Varghese, Lauck, SOSP 1987) of deadlines:
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
+
+// A Wheel is a hashed timing wheel (Varghese, Lauck, SOSP 1987) of deadlines:
 // every waiter has one and almost none expires, so setting and clearing must be
 // O(1). A deadline is noticed at the end of its slot, 17 ms late at most;
 // deadlines beyond one turn (275 s) stay in their slot until their turn comes.
-type wheel struct {
-	slots [wheelSlots]*waiter
+type Wheel struct {
+	slots [wheelSlots]*Waiter
 	used  [wheelSlots / 64]uint64
 	count int
 	tick  int64 // slots before this one have been emptied of what was due
@@ -19,11 +23,11 @@ const (
 	wheelSlots = 1 << 14
 )
 
-func wheelTick(t instant) int64 { return int64(t) >> wheelShift }
+func wheelTick(t llm.Instant) int64 { return int64(t) >> wheelShift }
 
-// set files w by its deadline, which must not be past.
-func (h *wheel) set(w *waiter) {
-	tick := wheelTick(w.deadline)
+// Set files w by its deadline, which must not be past.
+func (h *Wheel) Set(w *Waiter) {
+	tick := wheelTick(w.Deadline)
 	if h.count == 0 || tick < h.hint {
 		h.hint = tick
 	}
@@ -37,14 +41,14 @@ func (h *wheel) set(w *waiter) {
 	h.count++
 }
 
-func (h *wheel) clear(w *waiter) {
+func (h *Wheel) Clear(w *Waiter) {
 	if w.alarmNext != nil {
 		w.alarmNext.alarmPrev = w.alarmPrev
 	}
 	if w.alarmPrev != nil {
 		w.alarmPrev.alarmNext = w.alarmNext
 	} else {
-		i := wheelTick(w.deadline) & (wheelSlots - 1)
+		i := wheelTick(w.Deadline) & (wheelSlots - 1)
 		if h.slots[i] = w.alarmNext; w.alarmNext == nil {
 			h.used[i/64] &^= 1 << (i % 64)
 		}
@@ -53,8 +57,8 @@ func (h *wheel) clear(w *waiter) {
 	h.count--
 }
 
-// due returns one waiter whose slot has ended, or nil. The caller clears it.
-func (h *wheel) due(now instant) *waiter {
+// Due returns one waiter whose slot has ended, or nil. The caller clears it.
+func (h *Wheel) Due(now llm.Instant) *Waiter {
 	current := wheelTick(now)
 	if h.count == 0 || current <= h.hint {
 		h.tick = max(h.tick, current)
@@ -67,7 +71,7 @@ func (h *wheel) due(now instant) *waiter {
 			continue
 		}
 		for w := h.slots[i]; w != nil; w = w.alarmNext {
-			if wheelTick(w.deadline) < current {
+			if wheelTick(w.Deadline) < current {
 				return w
 			}
 		}
@@ -77,16 +81,16 @@ func (h *wheel) due(now instant) *waiter {
 	return nil
 }
 
-// next is when due should be asked again: never too late, sometimes too early.
-func (h *wheel) next() instant {
+// Next is when Due should be asked again: llm.Never too late, sometimes too early.
+func (h *Wheel) Next() llm.Instant {
 	if h.count == 0 {
-		return never
+		return llm.Never
 	}
-	return instant(h.hint+1) << wheelShift
+	return llm.Instant(h.hint+1) << wheelShift
 }
 
 // scan finds the first used slot at or after tick.
-func (h *wheel) scan(tick int64) int64 {
+func (h *Wheel) scan(tick int64) int64 {
 	i := tick & (wheelSlots - 1)
 	word := i / 64
 	if rest := h.used[word] >> (i % 64); rest != 0 {

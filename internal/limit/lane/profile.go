@@ -1,27 +1,10 @@
-package limit
+package lane
 
-// A charge is what one request costs in tokens of each kind. Requests and
-// places are always one.
-type charge struct{ tokens, input, output int64 }
+import (
+	"fmt"
 
-func (c *charge) add(o charge, sign int64) {
-	c.tokens += sign * o.tokens
-	c.input += sign * o.input
-	c.output += sign * o.output
-}
-
-// amount is the charge in dimension d, for n requests.
-func (c charge) amount(d dimension, n int64) float64 {
-	switch d {
-	case dimTokens, dimTokensDay:
-		return float64(c.tokens)
-	case dimInput:
-		return float64(c.input)
-	case dimOutput:
-		return float64(c.output)
-	}
-	return float64(n)
-}
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
 
 // A profile is how a provider charges and refills. Reserving and settling in
 // the provider's own unit is what keeps a limit full and uncrossed; the wrong
@@ -42,6 +25,15 @@ var profileNames = [numProfiles]string{"auto", "openai", "azure", "anthropic", "
 
 func (p profile) String() string { return profileNames[p] }
 
+// CheckProfile returns an error unless name is auto, openai, azure, anthropic or
+// postpaid, or empty, which is auto.
+func CheckProfile(name string) error {
+	if _, ok := profileNamed(name); !ok {
+		return fmt.Errorf("%q is not one of auto, openai, azure, anthropic, postpaid", name)
+	}
+	return nil
+}
+
 // profileNamed reads a profile's name as users may write it; "" is auto.
 func profileNamed(name string) (profile, bool) {
 	if name == "" {
@@ -56,67 +48,65 @@ func profileNamed(name string) (profile, bool) {
 }
 
 // refill is how p's limits per minute come back.
-func (p profile) refill() refill {
+func (p profile) refill() Refill {
 	if p == azure {
-		return sliding
+		return Sliding
 	}
-	return continuous
+	return Continuous
 }
 
-// admit is the charge that the provider books when it accepts d, or that we
-// set aside for what it will book.
-func (p profile) admit(d Demand) charge {
-	expected := max(0, d.Output)
-	if d.MaxOutput > 0 {
-		expected = min(expected, d.MaxOutput)
-	}
-	limit := d.MaxOutput
-	if limit <= 0 {
-		limit = expected
-	}
-	input := max(0, d.Input)
-	c := charge{tokens: input + expected, input: input, output: expected}
+// admit is the charge that the provider books when it accepts l, or that we set
+// aside for what it will book. Of several requests it is the sum, or a little less
+// where openai and azure take the larger of two figures for each.
+func (p profile) admit(l llm.Load) llm.Vector {
+	tokens, output := l.Input+l.Output, l.Output
 	switch p {
 	case openai:
-		guess := (d.Chars + 3) / 4
-		if d.Chars <= 0 {
-			guess = input
-		}
-		c.tokens = max(guess, d.MaxOutput)
+		tokens = max(l.Guess, l.Capped)
 	case azure:
 		// It guesses the prompt when the request comes in, says its documentation,
 		// and not how: the larger of both counts is safe.
-		c.tokens, c.output = max(input, (d.Chars+3)/4)+limit, limit
+		tokens, output = max(l.Input, l.Guess)+l.Reserve, l.Reserve
 	case anthropic, reserve:
-		c.tokens, c.output = input+limit, limit
+		tokens, output = l.Input+l.Reserve, l.Reserve
 	}
-	return c
+	return vector(l.Requests, tokens, l.Input, output)
 }
 
-// booked is what a provider of p books in tokens when it accepts d. By use, that
+// booked is what a provider of p books in tokens when it accepts l. By use, that
 // is nothing: admit then is what we set aside.
-func (p profile) booked(d Demand) int64 {
+func (p profile) booked(l llm.Load) float64 {
 	if p == postpaid {
 		return 0
 	}
-	return p.admit(d).tokens
+	c := p.admit(l)
+	return c[llm.Tokens]
 }
 
 // settle is the charge after the exact usage is known, of what admitted was
 // booked for.
-func (p profile) settle(admitted charge, u Usage) charge {
+func (p profile) settle(admitted llm.Vector, u llm.Usage) llm.Vector {
 	switch p {
 	case openai, azure:
 		return admitted
 	case anthropic:
 		u.Input = max(0, u.Input-u.Cached)
 	}
-	return exact(u)
+	return Exact(u)
 }
 
-// exact is the usage as a charge: what the session is held to have had, however
-// the provider books it.
-func exact(u Usage) charge {
+// Exact is a usage as a charge: what a session is held to have had, however the
+// provider books it.
+func Exact(u llm.Usage) llm.Vector {
 	in, out := max(0, u.Input), max(0, u.Output)
-	return charge{tokens: in + out, input: in, output: out}
+	return vector(1, in+out, in, out)
+}
+
+func vector(requests, tokens, input, output int64) llm.Vector {
+	n, t := float64(requests), float64(tokens)
+	return llm.Vector{
+		llm.Requests: n, llm.RequestsDay: n, llm.Concurrent: n,
+		llm.Tokens: t, llm.TokensDay: t,
+		llm.InputTokens: float64(input), llm.OutputTokens: float64(output),
+	}
 }

@@ -1,0 +1,282 @@
+package lane
+
+import (
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
+
+const (
+	learnedIdle  = time.Hour // without a word from the provider, a learned limit yields to the configured one
+	windowForget = 10 * time.Minute
+)
+
+// A Config is what a lane is told of its place.
+type Config struct {
+	Limits  llm.Vector     // configured; 0 = none of ours
+	Share   float64        // this process's part of every limit, in (0, 1]
+	Profile string         // how the provider charges; see CheckProfile
+	Learn   bool           // take limits and levels from signals
+	Roll    func() float64 // random numbers in [0, 1), by which pauses are spread
+}
+
+// A Lane is one limit at one place: what a provider lets through for the models
+// that it counts together. It is asked for a client when a request may go, takes
+// the request's charge, and hears what came of it by the request's [Ticket].
+//
+// A lane is a state machine without clock, lock or channel: it must be used under
+// one lock, and times must not go back.
+type Lane struct {
+	Name    llm.Model
+	Aliases []llm.Model // other names of the same limit
+	Queued  int         // requests that wait for this lane; whoever queues them keeps it
+	Used    llm.Instant // the last time that something was taken
+	into    *Lane       // where it was merged to
+
+	cfg    Config
+	source Source
+	shared bool // the source is several lanes': nothing may be learned into it
+	parent *Clock
+	limits [llm.NumDimensions]Limit // as the source was told them
+	known  [llm.NumDimensions]named
+	on     set
+	rate   llm.Vector // refill a second of the limits that refill
+
+	profile profile // as configured
+	family  profile // as used: for auto, the best guess so far
+	hinted  hint
+
+	inflight    int
+	pausedUntil llm.Instant
+	breaker     breaker
+	rejects     int // pauses in a row without an answer between
+	rejectedAt  llm.Instant
+	congestion  congestion
+
+	service  quantile
+	learned  llm.Instant // the last time the provider named a limit
+	shadows  shadows
+	onTheWay llm.Vector // of requests that were sent and have not ended
+	requestX float64    // the provider's estimate of a request over ours, from 429 texts
+}
+
+// named is what the provider has said of one limit.
+type named struct {
+	learned  bool // the limit in force is the provider's, and not what is configured
+	mirrors  bool // the limit in force is the provider's own
+	dayHints int  // answers in a row whose limit per minute looked like one per day
+}
+
+// New returns a lane that takes of source. A source that is shared serves the
+// lanes of several models that have not answered yet; see [Lane.Own].
+func New(name llm.Model, cfg Config, source Source, now llm.Instant) *Lane {
+	l := &Lane{Name: name, source: source, Used: now, requestX: 1, rejectedAt: -1}
+	l.congestion.cutAt = -1
+	l.profile = numProfiles // none yet
+	l.Configure(cfg, now)
+	return l
+}
+
+// NewShared is New for a lane on a source that other lanes use too. Whoever makes
+// the source tells it the limits, through a lane of New.
+func NewShared(name llm.Model, of *Lane, now llm.Instant) *Lane {
+	l := &Lane{
+		Name: name, source: of.source, shared: true, Used: now, requestX: 1, rejectedAt: -1,
+		cfg: of.cfg, profile: of.profile, family: of.family, limits: of.limits, known: of.known, on: of.on, rate: of.rate,
+	}
+	l.congestion.cutAt = -1
+	return l
+}
+
+// Own gives a lane that was shared a source for itself: the model has answered. A
+// nil source is a part of the shared Clock, with its levels: a birth must not fill
+// a bucket.
+func (l *Lane) Own(source Source, now llm.Instant) {
+	if source == nil {
+		l.parent = l.source.(*Clock) // NewShared: nobody leases for models that may not exist
+		source = l.parent.part(float64(l.inflight))
+	}
+	l.source, l.shared = source, false
+	for d, limit := range l.limits {
+		if limit.Amount > 0 {
+			source.SetLimit(now, llm.Dimension(d), limit)
+		}
+	}
+}
+
+// Configure applies cfg: levels are scaled, what was learned stays.
+func (l *Lane) Configure(cfg Config, now llm.Instant) {
+	l.cfg = cfg
+	if p, _ := profileNamed(cfg.Profile); p != l.profile {
+		l.profile, l.family, l.hinted = p, p, hint{}
+		if p == auto {
+			l.family = reserve
+		}
+	}
+	l.relimit(now)
+}
+
+// Join puts a shared lane onto the source of another, and under its limits.
+func (l *Lane) Join(of *Lane) {
+	l.source, l.cfg, l.profile, l.family = of.source, of.cfg, of.profile, of.family
+	l.limits, l.known, l.on, l.rate = of.limits, of.known, of.on, of.rate
+}
+
+// relimit tells the source the limits that are configured, where none that is
+// lower was learned.
+func (l *Lane) relimit(now llm.Instant) {
+	for d := llm.Requests; d < llm.NumDimensions; d++ {
+		amount := l.cfg.Limits[d] * l.cfg.Share
+		if known := &l.known[d]; known.learned && (amount <= 0 || l.limits[d].Amount < amount) {
+			continue
+		}
+		l.known[d].learned = false
+		refill, period := l.family.refill(), time.Minute
+		switch {
+		case d.Daily():
+			refill, period = Daily, day
+		case d == llm.Concurrent:
+			refill, period = Places, time.Second
+			if amount > 0 && amount < 1 {
+				amount = 1 // a third of two places must not be none
+			}
+		}
+		l.setLimit(now, d, amount, refill, period)
+	}
+}
+
+func (l *Lane) setLimit(now llm.Instant, d llm.Dimension, amount float64, refill Refill, period time.Duration) {
+	limit := Limit{Amount: amount, Period: period, Refill: refill, Mirrors: l.known[d].mirrors && l.cfg.Share == 1}
+	limit.Paced = d == llm.Requests && l.family == azure
+	if limit == l.limits[d] {
+		return
+	}
+	l.limits[d] = limit
+	l.on.put(d, amount > 0)
+	l.rate[d] = 0
+	if amount > 0 && (refill == Continuous || refill == Sliding) {
+		l.rate[d] = amount / period.Seconds()
+	}
+	l.source.SetLimit(now, d, limit)
+}
+
+// Live is the lane that l's limits are now: itself, unless it was merged.
+func (l *Lane) Live() *Lane {
+	for l.into != nil {
+		l = l.into
+	}
+	return l
+}
+
+// Merge makes l the lane of what from had: the provider calls both the same. The
+// lower levels and the longer pause hold.
+func (l *Lane) Merge(from *Lane, now llm.Instant) {
+	l.Aliases = append(append(l.Aliases, from.Name), from.Aliases...)
+	l.pausedUntil = max(l.pausedUntil, from.pausedUntil)
+	l.breaker.trying += from.breaker.trying
+	l.inflight += from.inflight
+	l.onTheWay.Add(&from.onTheWay, 1)
+	l.Queued += from.Queued
+	from.into, from.Queued = l, 0
+	to, ok := l.source.(*Clock)
+	if own, also := from.source.(*Clock); ok && also {
+		to.absorb(own, now)
+		return
+	}
+	from.source.Close()
+}
+
+// Close tells that nothing more will be taken.
+func (l *Lane) Close() {
+	if !l.shared && l.into == nil {
+		l.source.Close()
+	}
+}
+
+// Charge is what the provider of this lane books for load, or what has to be set
+// aside for what it will book.
+func (l *Lane) Charge(load llm.Load) llm.Vector {
+	c := l.family.admit(load)
+	if l.requestX != 1 && (l.family == openai || l.family == azure) {
+		c[llm.Tokens] = float64(int64(c[llm.Tokens] * l.requestX))
+		c[llm.TokensDay] = c[llm.Tokens]
+	}
+	return c
+}
+
+// When tells when client's request of that charge may go: not during a pause, not
+// beyond the breaker after one, not beyond the window that stands in for an
+// unknown limit, and not before the source has it.
+func (l *Lane) When(now llm.Instant, client uint64, charge *llm.Vector) Verdict {
+	if now < l.pausedUntil {
+		return Verdict{At: l.pausedUntil}
+	}
+	if l.breaker.tripped() {
+		if at := l.breaker.next(l.Queued, now); at > now {
+			return Verdict{At: at}
+		}
+	}
+	if l.congestion.full(l.inflight) {
+		return Verdict{At: llm.Never}
+	}
+	return l.source.Ready(now, client, charge)
+}
+
+// Rate is the refill a second of each limit that refills; 0 where there is none. The
+// cost of a request, in seconds of a lane, is the largest of its charges over these.
+func (l *Lane) Rate() *llm.Vector { return &l.rate }
+
+// Bounded reports whether any limit holds.
+func (l *Lane) Bounded() bool { return l.on != 0 }
+
+// Wait foretells how long charge waits if ahead goes first, and which limit binds.
+func (l *Lane) Wait(now llm.Instant, ahead, charge *llm.Vector) (time.Duration, llm.Dimension) {
+	wait, d := l.source.Wait(now, ahead, charge)
+	if now < l.pausedUntil {
+		wait = max(wait, l.pausedUntil.Sub(now))
+	}
+	return wait, d
+}
+
+// Listens returns the source's wish to hear who waits; nil if it has none.
+func (l *Lane) Listens() Listener {
+	listener, _ := l.source.(Listener)
+	return listener
+}
+
+// Prime books what an earlier process used.
+func (l *Lane) Prime(now llm.Instant, used *llm.Vector) { l.source.Prime(now, used) }
+
+// Shared reports whether the source is that of other lanes too.
+func (l *Lane) Shared() bool { return l.shared }
+
+// InFlight is the number of tickets that have not ended.
+func (l *Lane) InFlight() int { return l.inflight }
+
+// ServiceTime is the learned 95th percentile from sending to settling; 0 = unknown.
+func (l *Lane) ServiceTime() time.Duration { return Seconds(l.service.value) }
+
+// PausedUntil is when the provider's last pause ends or ended.
+func (l *Lane) PausedUntil() llm.Instant { return l.pausedUntil }
+
+// Probing reports whether the provider refused everything of late, and is probed.
+func (l *Lane) Probing() bool { return l.breaker.tripped() }
+
+// Profile names how requests are charged at present.
+func (l *Lane) Profile() string { return l.family.String() }
+
+// Meters describes limits and levels.
+func (l *Lane) Meters(now llm.Instant) []Meter {
+	meters := l.source.Meters(now)
+	for i := range meters {
+		for d, known := range l.known {
+			if known.learned && meters[i].Name == llm.Dimension(d).String() {
+				meters[i].Learned = true
+			}
+		}
+	}
+	return meters
+}
+
+// Follows reports whether the limit of d in force is the provider's own.
+func (l *Lane) Follows(d llm.Dimension) bool { return l.known[d].mirrors }

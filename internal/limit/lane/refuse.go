@@ -1,0 +1,165 @@
+package lane
+
+import (
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
+
+const (
+	pauseMax   = time.Minute // of what a 429 may ask for, unless it is a day's limit
+	backoffMax = 30 * time.Second
+)
+
+// Throttled takes in a 429 that waiting can cure. The charge stays booked: freeing
+// it would hand the next in line what the provider has just said is not there. Where
+// this lane does not know the limit that the 429 is about, it is held to be of caps,
+// the lane of caps over all models. It returns when the request may go again.
+func (t *Ticket) Throttled(now llm.Instant, s *llm.Signal, caps *Lane) (notBefore llm.Instant) {
+	l := t.Lane()
+	if t.sent {
+		l.shadows.book(t.load, -1)
+	}
+	if t.sentAt > l.rejectedAt { // else it was on the way already
+		l.rejects++
+		l.rejectedAt = now
+	}
+	d := s.Dimension
+	if d == llm.Concurrent { // that is not a level which time refills
+		d = llm.None
+	}
+	if l.cfg.Learn && !l.shared {
+		l.hint(now, s.Profile)
+		if d != llm.None && s.Limit > 0 {
+			refill, period := l.family.refill(), time.Minute
+			if d.Daily() {
+				refill, period = Daily, day
+			}
+			l.learn(now, d, float64(s.Limit), refill, period)
+		}
+	}
+	of, binding := l.about(d, caps)
+	if d.Daily() && of != nil {
+		of.dayOver(now, d, s)
+		return now
+	}
+	pause := l.pauseOf(now, t, d, s, of)
+	switch {
+	case of == l && l.shared:
+		// The limit that is refused is this one model's, and the level is that of all
+		// which have not answered: the pause has to do.
+	case of != nil:
+		r := Refusal{Signal: s, Sent: t.sentAt, Asked: 1, Spent: t.spent(d), Named: d != llm.None, Pause: pause}
+		if r.Named {
+			r.Asked = t.charge[d]
+		}
+		of.source.Refused(now, binding, r)
+	default:
+		l.congestion.refused(now, t.sentAt, l.inflight)
+	}
+	if asked := t.charge[llm.Tokens]; s.Requested > 0 && d == llm.Tokens && asked > 0 {
+		l.requestX = min(max(l.requestX*(1+0.2*(float64(s.Requested)/asked-1)), 0.25), 4)
+	}
+	l.pausedUntil = max(l.pausedUntil, now.Add(l.spread(pause)))
+	tripped := t.refusal(now)
+	l.breaker.pauses(l.pausedUntil)
+	if !tripped {
+		return now
+	}
+	return l.pausedUntil.Add(aside)
+}
+
+// about finds the limit that a 429 in dimension d is about, and whose it is: this
+// lane's, or the cap that was configured in its place; nil when none is known.
+func (l *Lane) about(d llm.Dimension, caps *Lane) (*Lane, llm.Dimension) {
+	candidates := []llm.Dimension{d}
+	if d == llm.None {
+		candidates = []llm.Dimension{llm.Requests, llm.Tokens}
+	}
+	for _, d := range candidates {
+		for _, l := range []*Lane{l, caps} {
+			if l.on.has(d) {
+				return l, d
+			}
+		}
+	}
+	return nil, llm.None
+}
+
+// dayOver books that a day's limit is used up.
+func (l *Lane) dayOver(now llm.Instant, d llm.Dimension, s *llm.Signal) {
+	reset := llm.Never
+	if s.HasRetryAfter && s.RetryAfter > 0 {
+		reset = now.Add(min(s.RetryAfter, day))
+	}
+	l.source.Lower(now, d, 0, reset)
+}
+
+// pauseOf reads how long the provider wants to be left alone, from the best
+// source that it gave. of is whose limit the refusal is about.
+func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signal, of *Lane) time.Duration {
+	if s.HasRetryAfter && s.RetryAfter >= 0 && s.RetryAfter < 12*time.Hour {
+		return min(s.RetryAfter, pauseMax)
+	}
+	if s.Limit > 0 && s.Used > 0 && s.Requested > 0 {
+		// The provider's own sum: (Used + Requested − Limit) / (Limit / 60 s).
+		missing := float64(s.Used+s.Requested-s.Limit) / (float64(s.Limit) / 60)
+		return min(max(0, roundUp(missing)), pauseMax)
+	}
+	if v := &s.Levels[d]; !d.Daily() && v.HasReset && v.Reset > 0 && v.Reset <= pauseMax {
+		return v.Reset
+	}
+	backoff := min(time.Second<<min(max(l.rejects-1, 0), 5), backoffMax)
+	if of != nil && d != llm.None {
+		only := llm.Vector{}
+		only[d] = t.charge[d]
+		if at := of.source.Ready(now, t.client, &only).At; at != llm.Never {
+			backoff = max(min(backoff, 2*time.Second), min(at.Sub(now), backoffMax))
+		}
+	}
+	return backoff
+}
+
+// spread lengthens a pause a little: sidecars that share a key are refused
+// together and must not come back together.
+func (l *Lane) spread(pause time.Duration) time.Duration {
+	return pause + time.Duration(l.cfg.Roll()*(0.1*float64(pause)+float64(50*time.Millisecond)))
+}
+
+// A congestion is a window of places in flight that stands in for a limit which
+// nobody has named: it is answered as TCP answers a loss. Its zero value, but for
+// cutAt, bounds nothing.
+type congestion struct {
+	window    float64 // 0 = no bound
+	threshold float64 // up to which it doubles per round trip
+	cutAt     llm.Instant
+}
+
+func (c *congestion) full(inflight int) bool {
+	return c.window > 0 && float64(inflight) >= max(1, c.window)
+}
+
+// refused closes the window to one place, once for all that was on the way.
+func (c *congestion) refused(now, sentAt llm.Instant, inflight int) {
+	if sentAt > c.cutAt {
+		c.cutAt = now
+		c.threshold = max(1, float64(inflight)/2)
+		c.window = 1
+	}
+}
+
+// answered opens it: doubling per round trip up to half of what was too much, then
+// by one place per round trip.
+func (c *congestion) answered(now, sentAt llm.Instant) {
+	if c.window == 0 || sentAt <= c.cutAt {
+		return
+	}
+	if c.window < c.threshold {
+		c.window++
+	} else {
+		c.window += 1 / c.window
+	}
+	if now.Sub(c.cutAt) > windowForget {
+		c.window = 0
+	}
+}

@@ -1,0 +1,331 @@
+package limit
+
+import (
+	"slices"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
+
+const (
+	maxModels = 256       // that have answered
+	maxNew    = 64        // of a pattern that have not
+	maxGuests = 8         // names that a snapshot shows of those
+	modelIdle = time.Hour // a model unused for so long is forgotten, with what was learned
+)
+
+// A model is what clients ask for by one name: the queue of those who do, and the
+// lanes that may serve it. Models that the provider counts together share a lane.
+type model struct {
+	name    llm.Model
+	queue   *queue.Queue
+	lanes   []*lane.Lane // at least one; the first that is free is taken
+	nursery *nursery     // nil once the model has answered well
+
+	listed   bool // in core.active
+	inflight int
+	used     llm.Instant
+	bias     float64 // actual wait over forecast wait, averaged
+}
+
+// A nursery is what the models have in common that a pattern matches and that have
+// never answered well. Each has a queue, a pause and a breaker of its own, but their
+// lanes take of one source, and their clients are in one contest: a name costs its
+// inventor nothing, so it must buy neither a bucket nor a turn.
+type nursery struct {
+	pattern string
+	base    *lane.Lane // of the source that they share; nothing is taken of it
+	contest *queue.Contest
+	models  map[llm.Model]*model
+	crowd   *model      // all names beyond maxNew; nil = there never were so many
+	guests  []llm.Model // the names that were asked for last
+}
+
+func newModel(name llm.Model, c *queue.Contest, l *lane.Lane, now llm.Instant) *model {
+	return &model{name: name, queue: queue.New(c), lanes: []*lane.Lane{l}, used: now, bias: 1}
+}
+
+// laneConfig is what a lane is told of the models that pattern stands for.
+func (c *core) laneConfig(limits Limits, profile string) lane.Config {
+	if profile == "" {
+		profile = c.cfg.Profile
+	}
+	return lane.Config{Limits: limits.vector(), Share: c.cfg.Share, Profile: profile, Learn: c.cfg.Learn, Roll: c.roll}
+}
+
+// configured returns what the Config has for a name: the pattern that matches
+// first, "" if none does, and the lane's part.
+func (c *core) configured(name llm.Model) (pattern string, cfg lane.Config) {
+	for _, m := range c.cfg.Models {
+		if name.Matches(m.Pattern) {
+			return m.Pattern, c.laneConfig(m.Limits, m.Profile)
+		}
+	}
+	return "", c.laneConfig(Limits{}, "")
+}
+
+// model finds the model of a name, or makes one in its nursery.
+func (c *core) model(name llm.Model, now llm.Instant) *model {
+	if name == "" {
+		return c.plain
+	}
+	if m := c.models[name]; m != nil {
+		return m
+	}
+	n := c.nursery(name, now)
+	n.meet(name)
+	if m := n.models[name]; m != nil {
+		return m
+	}
+	if len(n.models) < maxNew || n.forget(now) {
+		m := c.enroll(n, name, now)
+		n.models[name] = m
+		return m
+	}
+	if n.crowd == nil {
+		n.crowd = c.enroll(n, llm.Model(n.pattern), now)
+	}
+	return n.crowd
+}
+
+// nursery finds or makes the nursery that a name belongs to until it has answered.
+func (c *core) nursery(name llm.Model, now llm.Instant) *nursery {
+	pattern, cfg := c.configured(name)
+	n := c.nurseries[pattern]
+	if n == nil {
+		n = &nursery{
+			pattern: pattern, models: map[llm.Model]*model{}, contest: queue.NewContest(&c.roster),
+			base: lane.New(llm.Model(pattern), cfg, lane.NewClock(), now),
+		}
+		c.nurseries[pattern] = n
+	}
+	return n
+}
+
+// enroll makes a model that takes of n's source.
+func (c *core) enroll(n *nursery, name llm.Model, now llm.Instant) *model {
+	m := newModel(name, n.contest, lane.NewShared(name, n.base, now), now)
+	m.nursery = n
+	return m
+}
+
+// meet notes that a name was asked for, for the Snapshot's sake.
+func (n *nursery) meet(name llm.Model) {
+	if slices.Contains(n.guests, name) {
+		return
+	}
+	if len(n.guests) == maxGuests {
+		n.guests = slices.Delete(n.guests, 0, 1)
+	}
+	n.guests = append(n.guests, name)
+}
+
+// title names a nursery for people: by the model in it, or by its pattern where
+// there are several.
+func (n *nursery) title() string {
+	switch {
+	case len(n.guests) == 1:
+		return string(n.guests[0])
+	case n.pattern == "":
+		return newModels
+	}
+	return n.pattern
+}
+
+// forget drops the model of n that has been idle the longest, and reports whether
+// there was one.
+func (n *nursery) forget(now llm.Instant) bool {
+	var idlest *model
+	for _, m := range n.models {
+		if m.idle() && m.pausedUntil() <= now && (idlest == nil || m.used < idlest.used) {
+			idlest = m
+		}
+	}
+	if idlest == nil {
+		return false
+	}
+	delete(n.models, idlest.name)
+	return true
+}
+
+// idle reports whether nobody waits for m or is served.
+func (m *model) idle() bool { return !m.listed && m.inflight == 0 }
+
+// pausedUntil is when one of the lanes may send again.
+func (m *model) pausedUntil() llm.Instant {
+	at := llm.Never
+	for _, l := range m.lanes {
+		at = min(at, l.PausedUntil())
+	}
+	return at
+}
+
+// confirm gives m, of which name has answered well, a source of its own. Its queue
+// and its lane stay what they are. Of a crowd only those who come from now on are
+// in a queue of their own.
+func (c *core) confirm(m *model, name llm.Model, now llm.Instant) *model {
+	n := m.nursery
+	if n == nil {
+		return m
+	}
+	c.forget(now)
+	if own := c.models[name]; own != nil || len(c.models) >= maxModels {
+		return m
+	}
+	if c.leave(name); m == n.crowd {
+		m = c.enroll(n, name, now)
+	}
+	m.nursery = nil
+	m.queue.Join(queue.NewContest(&c.roster))
+	var source lane.Source
+	if c.cfg.Source != nil {
+		source = c.cfg.Source(name, c.wake)
+	}
+	m.lanes[0].Own(source, now)
+	c.models[name] = m
+	return m
+}
+
+// leave takes the model of a name out of its nursery; nil if it has none there.
+func (c *core) leave(name llm.Model) *model {
+	pattern, _ := c.configured(name)
+	n := c.nurseries[pattern]
+	if n == nil {
+		return nil
+	}
+	n.guests = slices.DeleteFunc(n.guests, func(guest llm.Model) bool { return guest == name })
+	m := n.models[name]
+	delete(n.models, name)
+	return m
+}
+
+// alias books that the provider calls the limit of l by name. Two lanes that it
+// calls the same become one. The queues stay apart, in one contest.
+func (c *core) alias(l *lane.Lane, name llm.Model, now llm.Instant) {
+	if name == "" || name == l.Name || l.Shared() || l == c.plain.lanes[0] {
+		return
+	}
+	other := c.models[name]
+	if other == nil {
+		if len(c.models) >= maxModels {
+			return
+		}
+		if other = c.leave(name); other == nil {
+			other = newModel(name, c.contest(l), l, now)
+		}
+		other.queue.Join(c.contest(l))
+		other.nursery, other.lanes[0] = nil, l
+		l.Queued += other.queue.Waiting()
+		l.Aliases = append(l.Aliases, name)
+		c.models[name] = other
+		return
+	}
+	into := other.lanes[0]
+	if into == l {
+		return
+	}
+	into.Merge(l, now)
+	slices.Sort(into.Aliases)
+	for _, m := range c.models {
+		if i := slices.Index(m.lanes, l); i >= 0 {
+			m.lanes[i] = into
+			m.queue.Join(other.queue.Contest())
+		}
+	}
+}
+
+// contest is the one of l's queues.
+func (c *core) contest(l *lane.Lane) *queue.Contest {
+	for _, m := range c.models {
+		if slices.Contains(m.lanes, l) {
+			return m.queue.Contest()
+		}
+	}
+	return queue.NewContest(&c.roster)
+}
+
+// forget drops models that nobody has used for an hour.
+func (c *core) forget(now llm.Instant) {
+	for name, m := range c.models {
+		if !m.idle() || now.Sub(m.used) <= modelIdle {
+			continue
+		}
+		delete(c.models, name)
+		for _, l := range m.lanes {
+			if !c.serves(l) {
+				l.Close()
+			}
+		}
+	}
+}
+
+// serves reports whether some model has the lane l.
+func (c *core) serves(l *lane.Lane) bool {
+	for _, m := range c.models {
+		if slices.Contains(m.lanes, l) {
+			return true
+		}
+	}
+	return false
+}
+
+// closeLanes tells every lane that nothing more will be taken.
+func (c *core) closeLanes() {
+	closed := map[*lane.Lane]bool{}
+	for _, m := range c.models {
+		for _, l := range m.lanes {
+			if !closed[l] {
+				closed[l] = true
+				l.Close()
+			}
+		}
+	}
+}
+
+// soonest asks every lane of m when the head w may go, and returns the first that
+// is free, or the soonest, with what w is charged there. Only if every lane holds
+// back just this client may the next one go before it.
+func (m *model) soonest(w *queue.Waiter, now llm.Instant) (best *lane.Lane, charge llm.Vector, v lane.Verdict) {
+	v.At, v.ThisAsker = llm.Never, true
+	for _, l := range m.lanes {
+		c := l.Charge(w.Load)
+		at := l.When(now, w.Session.Client(), &c)
+		only := v.ThisAsker && at.ThisAsker
+		if best == nil || at.At < v.At {
+			best, charge, v = l, c, at
+		}
+		if v.ThisAsker = only; v.At <= now {
+			break
+		}
+	}
+	return best, charge, v
+}
+
+// share is the dominant share of v (Ghodsi et al., Dominant Resource Fair Queueing,
+// SIGCOMM 2012): the longest time that one of the limits of all lanes together
+// needs to make up for it, in seconds; 0 where nothing limits.
+func (m *model) share(v *llm.Vector) float64 {
+	rates := *m.lanes[0].Rate()
+	for _, l := range m.lanes[1:] {
+		for d, r := range l.Rate() {
+			if r == 0 || rates[d] == 0 { // one of them has no limit of this kind
+				rates[d] = 0
+				continue
+			}
+			rates[d] += r
+		}
+	}
+	return share(v, &rates)
+}
+
+func share(v, rates *llm.Vector) float64 {
+	longest := 0.0
+	for d, r := range rates {
+		if r > 0 {
+			longest = max(longest, v[d]/r)
+		}
+	}
+	return longest
+}

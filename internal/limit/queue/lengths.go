@@ -1,0 +1,66 @@
+package queue
+
+import "math/bits"
+
+// lengths files the children of a flow by the length of their queue, in powers of
+// two. It answers who has the longest queue without a scan of all: when the queue
+// overflows is exactly when there are many.
+type lengths struct {
+	lists [32]*Flow
+	used  uint32 // bit i: lists[i] is not empty
+}
+
+// A place is where a flow is filed in its parent's lengths.
+type place struct {
+	list       int8 // 0 = nowhere
+	next, prev *Flow
+}
+
+// file puts f into the list of its present length.
+func (l *lengths) file(f *Flow) {
+	list := int8(bits.Len32(uint32(f.Waiting())))
+	if list == f.place.list {
+		return
+	}
+	l.remove(f)
+	if list == 0 {
+		return
+	}
+	f.place = place{list: list, next: l.lists[list]}
+	if f.place.next != nil {
+		f.place.next.place.prev = f
+	}
+	l.lists[list] = f
+	l.used |= 1 << list
+}
+
+func (l *lengths) remove(f *Flow) {
+	p := f.place
+	if p.list == 0 {
+		return
+	}
+	if p.prev != nil {
+		p.prev.place.next = p.next
+	} else if l.lists[p.list] = p.next; p.next == nil {
+		l.used &^= 1 << p.list
+	}
+	if p.next != nil {
+		p.next.place.prev = p.prev
+	}
+	f.place = place{}
+}
+
+// longest returns the child with the longest queue among the first of the last
+// list: never one shorter than half of the longest.
+func (l *lengths) longest() *Flow {
+	if l == nil || l.used == 0 {
+		return nil
+	}
+	best := l.lists[bits.Len32(l.used)-1]
+	for f, n := best.place.next, 0; f != nil && n < 64; f, n = f.place.next, n+1 {
+		if f.Waiting() > best.Waiting() {
+			best = f
+		}
+	}
+	return best
+}
