@@ -31,7 +31,7 @@ func (s *server) restore(ctx context.Context) {
 		s.logger.Warn("recent use not restored", "error", err.Error())
 	}
 	for _, use := range recent {
-		s.limits.Prime(limit.Recent{Model: string(use.Model), Requests: use.Requests, Input: use.Input, Output: use.Output})
+		s.limits.Prime(limit.Recent{Model: use.Model, Requests: use.Requests, Input: use.Input, Output: use.Output})
 	}
 	if !s.cfg.Load().File.LimitsDays() {
 		return
@@ -41,7 +41,7 @@ func (s *server) restore(ctx context.Context) {
 		s.logger.Warn("use of the day not restored", "error", err.Error())
 	}
 	for _, use := range today {
-		s.limits.Prime(limit.Recent{Model: string(use.Model), RequestsDay: use.Requests, TokensDay: use.Usage.Total()})
+		s.limits.Prime(limit.Recent{Model: use.Model, RequestsDay: use.Requests, TokensDay: use.Usage.Total()})
 	}
 }
 

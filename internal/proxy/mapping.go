@@ -37,7 +37,7 @@ func (s *Proxy) estimate(x *exchange) tokens.Estimate {
 
 // settle charges what the answer cost, and lets the estimates learn from it.
 func (s *Proxy) settle(x *exchange, lease *limit.Lease, u *llm.Usage) {
-	lease.Settle(limit.Usage{Input: u.Input, Cached: u.Cached, Output: u.Output})
+	lease.Settle(*u)
 	if x.watch.Complete() {
 		s.tokens.Observe(x.tokensKey(), x.estimate, *u, x.watch.ResponseID())
 	}

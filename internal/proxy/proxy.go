@@ -150,7 +150,7 @@ func (s *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 		now := time.Now()
 		verdict, pause := upstream.Judge(resp, now)
 		if verdict == upstream.Pass { // a 429's levels go with its reasons
-			lease.Observe(limitSignal(wire.ParseRateLimit(s.upstream.Host(), resp.Header, now)))
+			lease.Observe(wire.ParseRateLimit(s.upstream.Host(), resp.Header, now))
 		}
 		if resp.StatusCode < 300 {
 			lease.Started() // the model exists: it gets limits of its own
@@ -200,7 +200,7 @@ func (s *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 // throttled returns to the queue with all that the refusal says.
 func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, s llm.Signal) error {
 	x.discard(resp)
-	return lease.Throttled(x.r.Context(), limitSignal(s))
+	return lease.Throttled(x.r.Context(), s)
 }
 
 // upstreamBody is the client's body, byte for byte, but for include_usage

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // acquire waits for a place.
@@ -20,13 +19,13 @@ func (s *Proxy) acquire(x *exchange) (*limit.Lease, error) {
 func (s *Proxy) limitRequest(x *exchange) limit.Request {
 	rule := x.cfg.File.Clients[x.client]
 	r := limit.Request{
-		Model:        string(x.req.Model),
+		Model:        x.req.Model,
 		Client:       x.client,
 		Session:      x.who.Session,
 		ClientWeight: rule.Weight,
 		Weight:       x.who.Weight,
 		Priority:     priority(rule.Priority, x.who.Priority),
-		Demand:       limit.Demand(x.estimate.Demand),
+		Demand:       x.estimate.Demand,
 		MaxWait:      x.who.MaxWait, // the limiter caps it by QUEUE_MAX_WAIT
 		Timeout:      patience(x.r.Header),
 	}
@@ -96,23 +95,4 @@ func retryHint(x *exchange) (key uint64, count int) {
 	_ = h.WriteByte(0)
 	_, _ = h.Write(x.req.Raw)
 	return h.Sum64(), count
-}
-
-// limitSignal puts what an answer says of its limits into the limiter's words.
-func limitSignal(s llm.Signal) limit.Signal {
-	level := func(d llm.Dimension) limit.Level { return limit.Level(s.Levels[d]) }
-	return limit.Signal{
-		Requests: level(llm.Requests), Tokens: level(llm.Tokens),
-		Input: level(llm.InputTokens), Output: level(llm.OutputTokens),
-		RequestsDay: level(llm.RequestsDay), TokensDay: level(llm.TokensDay),
-		RetryAfter: s.RetryAfter, HasRetryAfter: s.HasRetryAfter,
-		Dimension: limitDimensions[s.Dimension], Group: string(s.Group),
-		Limit: s.Limit, Used: s.Used, Requested: s.Requested, Profile: s.Profile,
-	}
-}
-
-// limitDimensions are the limiter's names of the limits that it keeps.
-var limitDimensions = [llm.NumDimensions]string{
-	llm.Requests: "requests", llm.Tokens: "tokens", llm.InputTokens: "input_tokens", llm.OutputTokens: "output_tokens",
-	llm.RequestsDay: "requests_day", llm.TokensDay: "tokens_day",
 }

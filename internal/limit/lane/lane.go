@@ -97,6 +97,7 @@ func (l *Lane) Own(source Source, now llm.Instant) {
 		source = l.parent.part(float64(l.inflight))
 	}
 	l.source, l.shared = source, false
+	l.congestion = congestion{cutAt: -1} // the model exists: what was refused before tells nothing of its limit
 	for d, limit := range l.limits {
 		if limit.Amount > 0 {
 			source.SetLimit(now, llm.Dimension(d), limit)

@@ -82,7 +82,7 @@ func (s *shadows) judge(t *Ticket, remaining, limit, rate float64, present profi
 	if now >= guessed { // a dialect is evidence too
 		enough = 8
 	}
-	if s.n < enough || now < 0 || s.err[best] > 0.6*s.err[now] {
+	if s.n < enough || now < 0 || s.err[now]-s.err[best] < max(1, 0.4*s.err[now]) {
 		return 0, false
 	}
 	return shadowProfiles[best], true
