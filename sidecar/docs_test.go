@@ -147,3 +147,28 @@ func TestSecurity_ListsEveryRequirement(t *testing.T) {
 		t.Errorf("SECURITY.md lists %v\nthe tests are   %v", rows, tests)
 	}
 }
+
+// TestOperations_NamesEverySeries: whoever watches the sidecar finds each series on the page.
+func TestOperations_NamesEverySeries(t *testing.T) {
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := regexp.MustCompile(`(?:counters?|[gG]auge)\("([a-z0-9_]+)"|\bName: "([a-z0-9_]+)"`)
+	found := 0
+	for _, name := range programText(t, rooms...) {
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range made.FindAllStringSubmatch(string(source), -1) {
+			found++
+			if !regexp.MustCompile(`\b` + m[1] + m[2] + `\b`).Match(page) {
+				t.Errorf("docs/operations.md does not name the series %s", m[1]+m[2])
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("%d series were found", found)
+	}
+}

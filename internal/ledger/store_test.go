@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync"
@@ -123,6 +124,11 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		s := open(t, cfg)
 		want := testRecord("a")
 		want.Parent = "root"
+		for _, field := range append(zeroFields(want), zeroFields(want.Usage)...) {
+			if field != "Draws" { // which are read by their budgets
+				t.Errorf("%s is not tried", field)
+			}
+		}
 		unknown := testRecord("a")
 		unknown.UsageKnown, unknown.Outcome, unknown.Status = false, ClientGone, 200
 		unknown.Parent = "root"
@@ -150,6 +156,16 @@ func TestStore_KeepsEveryField(t *testing.T) {
 			t.Errorf("session (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// zeroFields names the fields of a struct that have their zero value.
+func zeroFields(v any) (names []string) {
+	for field, value := range reflect.ValueOf(v).Fields() {
+		if value.IsZero() {
+			names = append(names, field.Name)
+		}
+	}
+	return names
 }
 
 func TestStore_CountsWhatTheContractSays(t *testing.T) {
