@@ -59,7 +59,7 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 }
 
 // commonErr maps what needs no look into the driver's error; false: the driver's code decides.
-func commonErr(err error) (mapped error, known bool) {
+func commonErr(err error) (mapped error, known bool) { //nolint:revive // the error is what is asked for
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return ErrNotFound, true
