@@ -22,60 +22,44 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // withFile is the setting of a configuration file of the test's own.
 func withFile(t *testing.T, text string) []string {
-	return []string{"CONFIG_FILE", writeFile(t, "config.yaml", text)}
-}
-
-// ask sends one chat request of a session.
-func (s *sidecar) ask(session string, headers ...string) answer {
-	s.t.Helper()
-	return send(s.t, "POST", s.URL+"/v1/session/"+session+"/chat/completions", chat, headers...)
+	return []string{"CONFIG_FILE", sidecartest.WriteFile(t, "config.yaml", text)}
 }
 
 // wantUsedUp demands the refusal of a used-up budget, and returns the time to its reset.
-func wantUsedUp(t *testing.T, a answer) time.Duration {
+func wantUsedUp(t *testing.T, a sidecartest.Answer) time.Duration {
 	t.Helper()
-	if a.StatusCode != http.StatusPaymentRequired || errorOf(t, a) != "budget_exceeded" || a.Header.Get("X-Should-Retry") != "false" {
-		t.Fatalf("%d %v %s; want a 402", a.StatusCode, a.Header, a.body)
+	if a.StatusCode != http.StatusPaymentRequired || sidecartest.ErrorOf(t, a) != "budget_exceeded" || a.Header.Get("X-Should-Retry") != "false" {
+		t.Fatalf("%d %v %s; want a 402", a.StatusCode, a.Header, a.Body)
 	}
 	ms, _ := strconv.ParseInt(a.Header.Get("Retry-After-Ms"), 10, 64)
 	return time.Duration(ms) * time.Millisecond
 }
 
-func wantAnswered(t *testing.T, a answer) {
+func wantAnswered(t *testing.T, a sidecartest.Answer) {
 	t.Helper()
 	if a.StatusCode != http.StatusOK {
-		t.Fatalf("%d %s", a.StatusCode, a.body)
+		t.Fatalf("%d %s", a.StatusCode, a.Body)
 	}
-}
-
-// usage reads GET /usage.
-func (s *sidecar) usage(query string, headers ...string) admin.UsageAnswer {
-	s.t.Helper()
-	var u admin.UsageAnswer
-	a := send(s.t, "GET", s.URL+"/usage?"+query, "", headers...)
-	if err := json.Unmarshal([]byte(a.body), &u); err != nil || a.StatusCode != 200 {
-		s.t.Fatalf("%d %v: %s", a.StatusCode, err, a.body)
-	}
-	return u
 }
 
 // Two users, each with sixty requests at once from as many sessions: neither gets more than the budget and one
 // request beyond, and each gets a budget of its own.
 func TestBudget_ParallelRequestsDoNotOverspend(t *testing.T) {
 	const limit, each = 200, 60
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, append(withFile(t, fmt.Sprintf("sessions: [{match: 'agent-*', budget: {tokens: %d, per: ever}}]", limit)), "CLIENT_API_KEYS", "alice=a,bob=b")...)
-	body := strings.Replace(chat, `{"model"`, `{"max_tokens":5,"model"`, 1)
+	body := strings.Replace(sidecartest.Chat, `{"model"`, `{"max_tokens":5,"model"`, 1)
 	var answered, refused atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 2 * each {
 		key := [...]string{"a", "b"}[i%2]
 		wg.Go(func() {
-			a, err := try(t.Context(), "POST", fmt.Sprintf("%s/v1/session/agent-%d/chat/completions", s.URL, i), body, "Authorization", "Bearer "+key)
+			a, err := sidecartest.Try(t.Context(), "POST", fmt.Sprintf("%s/v1/session/agent-%d/chat/completions", s.URL, i), body, "Authorization", "Bearer "+key)
 			switch {
 			case err != nil:
 				t.Error(err)
@@ -84,7 +68,7 @@ func TestBudget_ParallelRequestsDoNotOverspend(t *testing.T) {
 			case a.StatusCode == 402:
 				refused.Add(1)
 			default:
-				t.Errorf("%d %s", a.StatusCode, a.body)
+				t.Errorf("%d %s", a.StatusCode, a.Body)
 			}
 		})
 	}
@@ -92,7 +76,7 @@ func TestBudget_ParallelRequestsDoNotOverspend(t *testing.T) {
 	if answered.Load()+refused.Load() != 2*each || refused.Load() == 0 {
 		t.Errorf("%d answered, %d refused", answered.Load(), refused.Load())
 	}
-	rows := s.usage("by=client", "Authorization", "Bearer a").Rows
+	rows := s.Usage("by=client", "Authorization", "Bearer a").Rows
 	if len(rows) != 2 {
 		t.Fatalf("%d clients", len(rows))
 	}
@@ -108,12 +92,12 @@ func TestBudget_ParallelRequestsDoNotOverspend(t *testing.T) {
 
 func TestBudget_ResetsWithThePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // from midnight on
-		file := writeFile(t, "c.yaml", `sessions: [{match: "*", budget: {tokens: 20, per: hour}}]`)
+		file := sidecartest.WriteFile(t, "c.yaml", `sessions: [{match: "*", budget: {tokens: 20, per: hour}}]`)
 		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0")
 		defer b.stop()
 		ask := func() (int, string) {
 			t.Helper()
-			status, _, text, err := b.ask(t.Context(), "s", chat)
+			status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -148,118 +132,118 @@ func TestBudget_ResetsWithThePeriod(t *testing.T) {
 }
 
 func TestBudget_TellsTheHonestReset(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, withFile(t, `
 sessions:
   - {match: "ever-*", budget: {tokens: 1, per: ever}}
   - {match: "day-*", budget: {tokens: 1}}
 `)...)
-	wantAnswered(t, s.ask("day-1"))
-	got := wantUsedUp(t, s.ask("day-2"))
+	wantAnswered(t, s.Ask("day-1"))
+	got := wantUsedUp(t, s.Ask("day-2"))
 	now := time.Now().UTC()
 	want := now.Truncate(24*time.Hour).AddDate(0, 0, 1).Sub(now)
 	if off := got - want; off < -time.Second || off > time.Minute {
 		t.Errorf("reset in %v, want %v", got, want)
 	}
-	wantAnswered(t, s.ask("ever-1"))
-	a := s.ask("ever-1")
+	wantAnswered(t, s.Ask("ever-1"))
+	a := s.Ask("ever-1")
 	if got := wantUsedUp(t, a); got != 0 || a.Header.Get("Retry-After") != "" {
 		t.Errorf("a budget for ever is said to come back in %v", got)
 	}
-	wantAnswered(t, s.ask("other"))                                       // no rule
-	wantAnswered(t, send(t, "GET", s.URL+"/v1/session/day-1/models", "")) // not metered
+	wantAnswered(t, s.Ask("other"))                                                   // no rule
+	wantAnswered(t, sidecartest.Send(t, "GET", s.URL+"/v1/session/day-1/models", "")) // not metered
 }
 
 func TestBudget_SurvivesRestartAndDeletion(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
-	settings := append(sqlite(t), withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`)...)
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	settings := append(sidecartest.SQLite(t), withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`)...)
 	s := start(t, base, settings...)
 	for range 2 {
-		wantAnswered(t, s.ask("a"))
+		wantAnswered(t, s.Ask("a"))
 	}
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	s = start(t, base, settings...)
 	refused := 0
 	for refused == 0 {
-		a := s.ask("a")
+		a := s.Ask("a")
 		if a.StatusCode != 200 {
 			wantUsedUp(t, a)
 			refused++
 		}
 	}
-	used := s.status()["a"].TotalTokens
+	used := s.Status()["a"].TotalTokens
 	if used < 30 || used > 45 {
 		t.Errorf("%d tokens of 30 used", used)
 	}
-	if a := send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != http.StatusNoContent {
-		t.Fatalf("%d %s", a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != http.StatusNoContent {
+		t.Fatalf("%d %s", a.StatusCode, a.Body)
 	}
-	wantUsedUp(t, s.ask("a"))
-	wantUsedUp(t, s.ask("another-session"))
-	if err := s.stop(); err != nil {
+	wantUsedUp(t, s.Ask("a"))
+	wantUsedUp(t, s.Ask("another-session"))
+	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	s = start(t, base, settings...)
-	wantUsedUp(t, s.ask("a"))
+	wantUsedUp(t, s.Ask("a"))
 }
 
 func TestBudget_BelongsToTheClientOrTheSession(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, append(withFile(t, `
 sessions:
   - {match: "own-*", budget: {tokens: 1, each: session}}
   - {match: "*", budget: {tokens: 1}}
 `), "CLIENT_API_KEYS", "alice=a,bob=b")...)
 	alice, bob := []string{"Authorization", "Bearer a"}, []string{"Authorization", "Bearer b"}
-	wantAnswered(t, s.ask("x", alice...))
-	wantUsedUp(t, s.ask("y", alice...))
-	wantUsedUp(t, send(t, "POST", s.URL+"/v1/chat/completions", chat, alice...)) // no session
-	wantAnswered(t, s.ask("x", bob...))
+	wantAnswered(t, s.Ask("x", alice...))
+	wantUsedUp(t, s.Ask("y", alice...))
+	wantUsedUp(t, sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", sidecartest.Chat, alice...)) // no session
+	wantAnswered(t, s.Ask("x", bob...))
 	for _, session := range []string{"own-1", "own-2"} {
-		wantAnswered(t, s.ask(session, alice...))
-		wantUsedUp(t, s.ask(session, alice...))
-		wantAnswered(t, s.ask(session, bob...))
+		wantAnswered(t, s.Ask(session, alice...))
+		wantUsedUp(t, s.Ask(session, alice...))
+		wantAnswered(t, s.Ask(session, bob...))
 	}
 }
 
 func TestBudget_ChildrenDrawOnTheirParent(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, withFile(t, `
 sessions:
   - {match: "root-*", budget: {tokens: 1, each: session}}
   - {match: "small-*", budget: {tokens: 1, each: session}}
 `)...)
 	const parent = "X-Parent-Session-Id"
-	wantAnswered(t, s.ask("child", parent, "root-1"))
-	wantUsedUp(t, s.ask("root-1"))
-	wantUsedUp(t, s.ask("child", parent, "root-1"))
-	wantUsedUp(t, s.ask("child"))                          // it is still that parent's child
-	wantUsedUp(t, s.ask("grandchild", parent, "child"))    // and its children are grandchildren
-	wantAnswered(t, s.ask("stranger", parent, "nobody-1")) // a parent that is not known
-	wantAnswered(t, s.ask("loop-a", parent, "loop-b"))
-	wantAnswered(t, s.ask("loop-b", parent, "loop-a"))
-	wantAnswered(t, s.ask("loop-b", parent, "loop-b"))
-	wantAnswered(t, s.ask("small-1"))
-	wantUsedUp(t, s.ask("small-1", parent, "rich-1")) // no parent frees from one's own
-	if a := s.ask("child", parent, "a b"); a.StatusCode != 400 || errorOf(t, a) != "invalid_session_id" {
-		t.Errorf("%d %s", a.StatusCode, a.body)
+	wantAnswered(t, s.Ask("child", parent, "root-1"))
+	wantUsedUp(t, s.Ask("root-1"))
+	wantUsedUp(t, s.Ask("child", parent, "root-1"))
+	wantUsedUp(t, s.Ask("child"))                          // it is still that parent's child
+	wantUsedUp(t, s.Ask("grandchild", parent, "child"))    // and its children are grandchildren
+	wantAnswered(t, s.Ask("stranger", parent, "nobody-1")) // a parent that is not known
+	wantAnswered(t, s.Ask("loop-a", parent, "loop-b"))
+	wantAnswered(t, s.Ask("loop-b", parent, "loop-a"))
+	wantAnswered(t, s.Ask("loop-b", parent, "loop-b"))
+	wantAnswered(t, s.Ask("small-1"))
+	wantUsedUp(t, s.Ask("small-1", parent, "rich-1")) // no parent frees from one's own
+	if a := s.Ask("child", parent, "a b"); a.StatusCode != 400 || sidecartest.ErrorOf(t, a) != "invalid_session_id" {
+		t.Errorf("%d %s", a.StatusCode, a.Body)
 	}
 }
 
 // Parent and child of one rule draw on one budget, and once.
 func TestBudget_OfOneRuleIsDrawnOnOnce(t *testing.T) {
-	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}`)
 	})
-	settings := sqlite(t)
+	settings := sidecartest.SQLite(t)
 	s := start(t, base, append(settings, withFile(t, `sessions: [{match: "agent-*", budget: {tokens: 30, per: ever}}]`)...)...)
 	began := time.Now()
 	for range 3 {
-		wantAnswered(t, s.ask("agent-2", "X-Parent-Session-Id", "agent-1"))
+		wantAnswered(t, s.Ask("agent-2", "X-Parent-Session-Id", "agent-1"))
 	}
-	wantUsedUp(t, s.ask("agent-2"))
+	wantUsedUp(t, s.Ask("agent-2"))
 	db, err := sql.Open("sqlite", "file:"+settings[3])
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +261,7 @@ func TestBudget_OfOneRuleIsDrawnOnOnce(t *testing.T) {
 // What is reserved is what the client allows, not what is expected.
 func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
 	arrived, answers := make(chan struct{}, 1), make(chan struct{})
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
 			arrived <- struct{}{}
 			<-answers
@@ -285,16 +269,16 @@ func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
 		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}`)
 	})
 	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 100000}}]`)...)
-	big := strings.Replace(chat, "{", `{"max_tokens":90000,`, 1)
+	big := strings.Replace(sidecartest.Chat, "{", `{"max_tokens":90000,`, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(big, "{", `{"user":"slow",`, 1))
+		sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(big, "{", `{"user":"slow",`, 1))
 	})
 	<-arrived
-	if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", big, "X-Queue-Timeout", "50ms"); a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" {
-		t.Errorf("%d %s; want that it waited in vain", a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", big, "X-Queue-Timeout", "50ms"); a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "queue_timeout" {
+		t.Errorf("%d %s; want that it waited in vain", a.StatusCode, a.Body)
 	}
-	if lines := s.log.lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
+	if lines := s.Log.Lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
 		t.Errorf("the log does not say how long it waited: %v", lines)
 	}
 	close(answers)
@@ -302,15 +286,15 @@ func TestBudget_ReservesWhatTheAnswerMayHave(t *testing.T) {
 }
 
 func TestBudget_WarnLetsPass(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 1, action: warn}}]`)...)
 	for range 3 {
-		wantAnswered(t, s.ask("a"))
+		wantAnswered(t, s.Ask("a"))
 	}
-	if n := len(s.log.lines("budget used up")); n != 1 {
+	if n := len(s.Log.Lines("budget used up")); n != 1 {
 		t.Errorf("said %d times", n)
 	}
-	if a := send(t, "GET", s.URL+"/metrics", ""); !strings.Contains(a.body, `llm_queue_proxy_budget_passed_total{rule="*"} 2`) {
+	if a := sidecartest.Send(t, "GET", s.URL+"/metrics", ""); !strings.Contains(a.Body, `llm_queue_proxy_budget_passed_total{rule="*"} 2`) {
 		t.Error("the metric does not say that two passed")
 	}
 }
@@ -318,19 +302,19 @@ func TestBudget_WarnLetsPass(t *testing.T) {
 // What the provider refused costs nothing; what it may have done without saying
 // counts with the estimate.
 func TestBudget_CountsWhatMayHaveCost(t *testing.T) {
-	sim, base := simulated(t, provider.Config{})
+	sim, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, withFile(t, `sessions: [{match: "*", budget: {tokens: 1, each: session}}]`)...)
 	for range 3 {
 		sim.Script(provider.Status(400, nil, `{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"x"}}`))
-		if a := s.ask("refused"); a.StatusCode != 400 {
-			t.Fatalf("%d %s", a.StatusCode, a.body)
+		if a := s.Ask("refused"); a.StatusCode != 400 {
+			t.Fatalf("%d %s", a.StatusCode, a.Body)
 		}
 	}
-	wantAnswered(t, s.ask("refused"))
+	wantAnswered(t, s.Ask("refused"))
 	sim.Script(provider.NoUsage())
-	wantAnswered(t, s.ask("silent"))
-	wantUsedUp(t, s.ask("silent"))
-	if got := s.status()["silent"]; got.TotalTokens != 0 {
+	wantAnswered(t, s.Ask("silent"))
+	wantUsedUp(t, s.Ask("silent"))
+	if got := s.Status()["silent"]; got.TotalTokens != 0 {
 		t.Errorf("the estimate is booked as exact: %+v", got)
 	}
 }
@@ -338,28 +322,28 @@ func TestBudget_CountsWhatMayHaveCost(t *testing.T) {
 // What never reached the provider is given back.
 func TestBudget_IsGivenBackUnsent(t *testing.T) {
 	answers := make(chan struct{})
-	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		<-answers
 		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`)
 	})
 	s := start(t, base, append(withFile(t, `sessions: [{match: "held", budget: {tokens: 100}}]`), "MAX_CONCURRENT_REQUESTS", "1")...)
-	big := strings.Replace(chat, "{", `{"max_tokens":90,`, 1)
+	big := strings.Replace(sidecartest.Chat, "{", `{"max_tokens":90,`, 1)
 	var wg sync.WaitGroup
-	wg.Go(func() { s.ask("other") })
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
+	wg.Go(func() { s.Ask("other") })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
 	ctx, leave := context.WithCancel(t.Context())
-	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/held/chat/completions", big) })
-	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
+	wg.Go(func() { _, _ = sidecartest.Try(ctx, "POST", s.URL+"/v1/session/held/chat/completions", big) })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	leave()
-	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 })
 	close(answers)
 	wg.Wait()
-	a := send(t, "POST", s.URL+"/v1/session/held/chat/completions", big, "X-Queue-Timeout", "2s")
+	a := sidecartest.Send(t, "POST", s.URL+"/v1/session/held/chat/completions", big, "X-Queue-Timeout", "2s")
 	wantAnswered(t, a)
 }
 
 func TestBudget_InMoney(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, withFile(t, `
 currency: EUR
 sessions:
@@ -370,13 +354,13 @@ prices:
 `)...)
 	n := 0
 	for ; n < 20; n++ {
-		a := s.ask("hard")
+		a := s.Ask("hard")
 		if a.StatusCode != 200 {
 			wantUsedUp(t, a)
 			break
 		}
 	}
-	rows := s.usage("by=model").Rows
+	rows := s.Usage("by=model").Rows
 	cost := rows[0].PromptTokens + 2*rows[0].CompletionTokens // in millionths
 	one := cost / int64(n)
 	if cost < 20 || cost >= 20+one {
@@ -385,9 +369,9 @@ prices:
 	if want := fmt.Sprintf("0.%06d", cost); strings.TrimRight(*rows[0].Cost, "0") != strings.TrimRight(want, "0") {
 		t.Errorf("cost %s, want %s", *rows[0].Cost, want)
 	}
-	other := strings.Replace(chat, "gpt-4o", "unlisted", 1)
-	if a := send(t, "POST", s.URL+"/v1/session/hard/chat/completions", other); a.StatusCode != 402 {
-		t.Errorf("%d %s", a.StatusCode, a.body)
+	other := strings.Replace(sidecartest.Chat, "gpt-4o", "unlisted", 1)
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/hard/chat/completions", other); a.StatusCode != 402 {
+		t.Errorf("%d %s", a.StatusCode, a.Body)
 	}
 	s = start(t, base, withFile(t, `
 sessions:
@@ -395,47 +379,47 @@ sessions:
   - {match: "soft", budget: {money: "1.00 USD", action: warn}}
 prices: [{model: "gpt-4o", input: "1", output: "2"}]
 `)...)
-	if a := send(t, "POST", s.URL+"/v1/session/hard/chat/completions", other); a.StatusCode != 402 || errorOf(t, a) != "price_unknown" {
-		t.Errorf("%d %s", a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/hard/chat/completions", other); a.StatusCode != 402 || sidecartest.ErrorOf(t, a) != "price_unknown" {
+		t.Errorf("%d %s", a.StatusCode, a.Body)
 	}
-	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/soft/chat/completions", other))
+	wantAnswered(t, sidecartest.Send(t, "POST", s.URL+"/v1/session/soft/chat/completions", other))
 }
 
 // Requests that wait for what others have reserved end with their patience, or the process.
 func TestBudget_WaitingEnds(t *testing.T) {
-	_, base := simulated(t, provider.Config{TTFT: time.Hour})
+	_, base := sidecartest.Simulated(t, provider.Config{TTFT: time.Hour})
 	s := start(t, base, append(withFile(t, `sessions: [{match: "*", budget: {tokens: 100}}]`), "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s")...)
-	big := strings.Replace(chat, "{", `{"max_tokens":90,`, 1)
+	big := strings.Replace(sidecartest.Chat, "{", `{"max_tokens":90,`, 1)
 	ctx, leave := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer leave()
-	wg.Go(func() { _, _ = try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", big) })
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
-	a := send(t, "POST", s.URL+"/v1/session/b/chat/completions", big, "X-Queue-Timeout", "20ms")
-	if a.StatusCode != 503 || errorOf(t, a) != "queue_timeout" || a.Header.Get("Retry-After") == "" {
-		t.Errorf("%d %s", a.StatusCode, a.body)
+	wg.Go(func() { _, _ = sidecartest.Try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", big) })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 })
+	a := sidecartest.Send(t, "POST", s.URL+"/v1/session/b/chat/completions", big, "X-Queue-Timeout", "20ms")
+	if a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "queue_timeout" || a.Header.Get("Retry-After") == "" {
+		t.Errorf("%d %s", a.StatusCode, a.Body)
 	}
 	wg.Go(func() {
-		a, err := try(t.Context(), "POST", s.URL+"/v1/session/b/chat/completions", big)
-		if err != nil || a.StatusCode != 503 || errorOf(t, a) != "shutting_down" {
-			t.Errorf("%v %d %s", err, a.StatusCode, a.body)
+		a, err := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/session/b/chat/completions", big)
+		if err != nil || a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "shutting_down" {
+			t.Errorf("%v %d %s", err, a.StatusCode, a.Body)
 		}
 	})
-	for !strings.Contains(send(t, "GET", s.URL+"/metrics", "").body, "llm_queue_proxy_budget_waiting 1") {
+	for !strings.Contains(sidecartest.Send(t, "GET", s.URL+"/metrics", "").Body, "llm_queue_proxy_budget_waiting 1") {
 		runtime.Gosched()
 	}
-	_ = s.stop() // with a request under way, which is cut at the end of the grace
+	_ = s.Stop() // with a request under way, which is cut at the end of the grace
 }
 
 // The wait for a budget and that in the queue are one.
 func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		file := writeFile(t, "c.yaml", `sessions: [{match: "held", budget: {tokens: 100}}]`)
+		file := sidecartest.WriteFile(t, "c.yaml", `sessions: [{match: "held", budget: {tokens: 100}}]`)
 		b := newBubble(t, provider.Config{TTFT: 3 * time.Second}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
 		defer b.stop()
 		ask := func(session, timeout string) (status int, after time.Duration, queued string) {
-			body := strings.Replace(chat, "{", `{"max_tokens":80,`, 1)
+			body := strings.Replace(sidecartest.Chat, "{", `{"max_tokens":80,`, 1)
 			req, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
@@ -474,8 +458,8 @@ func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 func TestBudget_OfABrokenStore(t *testing.T) {
 	for policy, want := range map[string]int{"serve": 200, "refuse": 503} {
 		t.Run(policy, func(t *testing.T) {
-			_, base := simulated(t, provider.Config{})
-			settings := sqlite(t)
+			_, base := sidecartest.Simulated(t, provider.Config{})
+			settings := sidecartest.SQLite(t)
 			s := start(t, base, append(append(settings, withFile(t, `sessions: [{match: "*", budget: {tokens: 1}}]`)...), "LEDGER_ON_FAILURE", policy)...)
 			db, err := sql.Open("sqlite", "file:"+settings[3]+"?_pragma=busy_timeout(10000)")
 			if err != nil {
@@ -485,14 +469,14 @@ func TestBudget_OfABrokenStore(t *testing.T) {
 			if _, err := db.ExecContext(t.Context(), "ALTER TABLE budget_usage RENAME TO away"); err != nil {
 				t.Fatal(err)
 			}
-			if a := s.ask("a"); a.StatusCode != want || want == 503 && errorOf(t, a) != "ledger_unavailable" {
-				t.Errorf("%d %s", a.StatusCode, a.body)
+			if a := s.Ask("a"); a.StatusCode != want || want == 503 && sidecartest.ErrorOf(t, a) != "ledger_unavailable" {
+				t.Errorf("%d %s", a.StatusCode, a.Body)
 			}
 			if _, err := db.ExecContext(t.Context(), "ALTER TABLE away RENAME TO budget_usage"); err != nil {
 				t.Fatal(err)
 			}
 			for n := 0; want == 200; n++ { // what passed meanwhile counts
-				a := s.ask("a")
+				a := s.Ask("a")
 				if a.StatusCode != 200 {
 					wantUsedUp(t, a)
 					break
@@ -506,7 +490,7 @@ func TestBudget_OfABrokenStore(t *testing.T) {
 }
 
 func TestUsage_CarriesMoney(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	yesterday := time.Now().UTC().AddDate(0, 0, -1).Format(time.DateOnly)
 	s := start(t, base, withFile(t, fmt.Sprintf(`
 prices:
@@ -514,11 +498,11 @@ prices:
   - {model: "gpt-4o", from: %s, input: "2.50", cached_input: "1.25", output: "10.00"}
 `, yesterday))...)
 	body := `{"model":"%s","messages":[{"role":"user","content":"cached 4 tokens, say 7 words"}]}`
-	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "gpt-4o")))
-	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "gpt-4o-2024-08-06")))
-	wantAnswered(t, send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "unlisted")))
+	wantAnswered(t, sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "gpt-4o")))
+	wantAnswered(t, sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "gpt-4o-2024-08-06")))
+	wantAnswered(t, sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", fmt.Sprintf(body, "unlisted")))
 
-	byModel := s.usage("by=model")
+	byModel := s.Usage("by=model")
 	if byModel.Currency == nil || *byModel.Currency != "USD" || len(byModel.Rows) != 3 {
 		t.Fatalf("%+v", byModel)
 	}
@@ -535,29 +519,29 @@ prices:
 		t.Errorf("%+v has no price", row)
 	}
 	for _, query := range []string{"", "by=client", "by=day", "by=hour,client", "session=a", "session=a&by=day"} {
-		rows := s.usage(query).Rows
+		rows := s.Usage(query).Rows
 		both := fmt.Sprintf("0.%09d", 2*nano)
 		if len(rows) != 1 || rows[0].RequestCount != 3 || strings.TrimRight(*rows[0].Cost, "0") != strings.TrimRight(both, "0") || rows[0].UnpricedTokens != byModel.Rows[2].UnpricedTokens {
 			t.Errorf("%q: %+v, want one row of %s", query, rows, both)
 		}
 	}
-	wantAnswered(t, s.ask("b"))
-	if rows := s.usage("session=b&by=model").Rows; len(rows) != 1 || rows[0].RequestCount != 1 || rows[0].Cost == nil {
+	wantAnswered(t, s.Ask("b"))
+	if rows := s.Usage("session=b&by=model").Rows; len(rows) != 1 || rows[0].RequestCount != 1 || rows[0].Cost == nil {
 		t.Errorf("session b: %+v", rows)
 	}
 	for query, want := range map[string]int{"session=nobody": 404, "session=a%20b": 400} {
-		if a := send(t, "GET", s.URL+"/usage?"+query, ""); a.StatusCode != want {
-			t.Errorf("%s: %d %s", query, a.StatusCode, a.body)
+		if a := sidecartest.Send(t, "GET", s.URL+"/usage?"+query, ""); a.StatusCode != want {
+			t.Errorf("%s: %d %s", query, a.StatusCode, a.Body)
 		}
 	}
-	rows := s.rows("a")
+	rows := s.Rows("a")
 	if rows[0].Cost != nil || rows[2].Cost == nil || *rows[2].Cost != *first.Cost {
 		t.Errorf("costs of requests: %v %v", rows[0].Cost, rows[2].Cost)
 	}
-	a := send(t, "GET", s.URL+"/sessions/a/status", "")
+	a := sidecartest.Send(t, "GET", s.URL+"/sessions/a/status", "")
 	var exact map[string]any
-	if err := json.Unmarshal([]byte(a.body), &exact); err != nil || len(exact) != 5 {
-		t.Errorf("the status has not its five members: %s", a.body)
+	if err := json.Unmarshal([]byte(a.Body), &exact); err != nil || len(exact) != 5 {
+		t.Errorf("the status has not its five members: %s", a.Body)
 	}
 }
 
@@ -579,10 +563,10 @@ func TestUsage_OfARequestByThePriceOfItsDay(t *testing.T) {
 }
 
 func TestUsage_WithoutPricesHasNone(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base)
-	wantAnswered(t, s.ask("a"))
-	u := s.usage("")
+	wantAnswered(t, s.Ask("a"))
+	u := s.Usage("")
 	if u.Currency != nil || u.Rows[0].Cost != nil || u.Rows[0].UnpricedTokens == 0 {
 		t.Errorf("%+v", u)
 	}
@@ -591,15 +575,15 @@ func TestUsage_WithoutPricesHasNone(t *testing.T) {
 // A second sidecar on the same database finds what the first has used.
 func TestBudget_IsSharedOnPostgres(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	settings := append(withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`), "REPOSITORY_TYPE", "postgres", "POSTGRES_DSN", dsn)
 	first := start(t, base, settings...)
 	for range 3 {
-		wantAnswered(t, first.ask("a"))
+		wantAnswered(t, first.Ask("a"))
 	}
-	wantUsedUp(t, first.ask("a"))
+	wantUsedUp(t, first.Ask("a"))
 	second := start(t, base, settings...)
-	wantUsedUp(t, second.ask("b"))
+	wantUsedUp(t, second.Ask("b"))
 	out, _, err := command(t, append(settings, "OPENAI_API_KEY", "x"), "usage", "--store", "--format=csv")
 	if err != nil || !strings.Contains(out, "\na,3,0,") {
 		t.Errorf("%v\n%s", err, out)
@@ -609,7 +593,7 @@ func TestBudget_IsSharedOnPostgres(t *testing.T) {
 // A reload takes up budgets and prices, and what was used so far counts by the
 // new ones.
 func TestBudget_IsReloaded(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	const file = `
 sessions: [{match: "*", budget: {money: "1.00 USD", per: ever}}]
 prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
@@ -617,18 +601,18 @@ prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
 	settings := withFile(t, fmt.Sprintf(file, "1"))
 	s := start(t, base, settings...)
 	for range 3 {
-		wantAnswered(t, s.ask("a"))
+		wantAnswered(t, s.Ask("a"))
 	}
 	rewrite(t, settings[1], fmt.Sprintf(file, "30000")) // three requests are more than 1.00, two are less
-	s.hangup(true)
+	s.Hangup(true)
 	for n := 0; ; n++ { // the first has the sum read again, and does not wait for that
-		a := s.ask("a")
+		a := s.Ask("a")
 		if a.StatusCode != 200 {
 			wantUsedUp(t, a)
 			break
 		}
 		if n == 2 {
-			t.Fatalf("%s of 1.00 were used", *s.usage("").Rows[0].Cost)
+			t.Fatalf("%s of 1.00 were used", *s.Usage("").Rows[0].Cost)
 		}
 	}
 }
@@ -636,7 +620,7 @@ prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
 // What was under way at a change of prices counts by the new ones too.
 func TestBudget_IsReloadedUnderARequest(t *testing.T) {
 	arrived, answers := make(chan struct{}, 1), make(chan struct{})
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
 			arrived <- struct{}{}
 			<-answers
@@ -651,28 +635,28 @@ prices: [{model: "gpt-4o", input: "%[1]s", output: "%[1]s"}]
 	s := start(t, base, settings...)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(chat, "{", `{"user":"slow",`, 1))
+		sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(sidecartest.Chat, "{", `{"user":"slow",`, 1))
 	})
 	<-arrived
 	rewrite(t, settings[1], fmt.Sprintf(file, "1"))
-	s.hangup(true)
-	wantAnswered(t, s.ask("a"))
+	s.Hangup(true)
+	wantAnswered(t, s.Ask("a"))
 	close(answers)
 	wg.Wait()
-	wantAnswered(t, s.ask("a"))
+	wantAnswered(t, s.Ask("a"))
 }
 
 // A request that passed while its budget could not be read counts once it has ended, though the budget was read in between.
 func TestBudget_CountsWhatPassedUnread(t *testing.T) {
 	arrived, answers := make(chan struct{}, 1), make(chan struct{})
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "slow") {
 			arrived <- struct{}{}
 			<-answers
 		}
 		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":40,"completion_tokens":0,"total_tokens":40}}`)
 	})
-	settings := sqlite(t)
+	settings := sidecartest.SQLite(t)
 	s := start(t, base, append(settings, withFile(t, `sessions: [{match: "*", budget: {tokens: 100, per: ever}}]`)...)...)
 	db, err := sql.Open("sqlite", "file:"+settings[3]+"?_pragma=busy_timeout(10000)")
 	if err != nil {
@@ -687,15 +671,15 @@ func TestBudget_CountsWhatPassedUnread(t *testing.T) {
 	exec("ALTER TABLE budget_usage RENAME TO away")
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(chat, "{", `{"user":"slow",`, 1))
+		sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", strings.Replace(sidecartest.Chat, "{", `{"user":"slow",`, 1))
 	})
 	<-arrived
 	exec("ALTER TABLE away RENAME TO budget_usage")
-	wantAnswered(t, s.ask("a")) // 40 are read and settled
+	wantAnswered(t, s.Ask("a")) // 40 are read and settled
 	close(answers)
 	wg.Wait()
 	for n := 0; ; n++ { // 80; the first of these has the sum read again
-		a := s.ask("a")
+		a := s.Ask("a")
 		if a.StatusCode != 200 {
 			wantUsedUp(t, a)
 			break

@@ -24,12 +24,7 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, level *
 	if err != nil {
 		return nil, err
 	}
-	s := newServer(dependencies{
-		Config: cfg, Logger: logger, Level: level, Ledger: store,
-		Limits:  limit.New(cfg.Limiter(logger)),
-		Tokens:  tokens.New(tokens.Config{}),
-		Metrics: metrics.New(),
-	})
+	s := newServer(dependencies{Config: cfg, Logger: logger, Level: level, Ledger: store})
 	s.restore(ctx)
 	return s, nil
 }
@@ -50,31 +45,29 @@ func (s *server) close() error {
 	return nil
 }
 
-// dependencies is everything a server is made of. Upstream is made from Config
-// where it is nil.
+// dependencies is what a server does not make itself. Without Upstream the proxy
+// makes one from Config.
 type dependencies struct {
 	Config   *config.Config
 	Logger   *slog.Logger
 	Level    *slog.LevelVar // the one that Logger obeys
 	Ledger   *ledger.Store
-	Limits   *limit.Limiter
-	Tokens   *tokens.Estimator
-	Metrics  *metrics.Metrics
 	Upstream *upstream.Client
 }
 
 func newServer(d dependencies) *server {
 	s := &server{
-		logger: d.Logger, level: d.Level, metrics: d.Metrics, limits: d.Limits, tokens: d.Tokens, ledger: d.Ledger,
+		logger: d.Logger, level: d.Level, ledger: d.Ledger,
+		metrics: metrics.New(), limits: limit.New(d.Config.Limiter(d.Logger)), tokens: tokens.New(tokens.Config{}),
 		clients: httpapi.NewConnections(httpapi.ConnectionsFor(maxFiles())),
 	}
 	s.cfg.Store(d.Config)
 	s.guard = httpapi.NewGuard(accessOf(d.Config), d.Logger, func(code string) { s.metrics.Refused.WithLabelValues(code).Inc() })
 	s.proxy = proxy.New(proxy.Parts{
-		Settings: &s.cfg, Logger: d.Logger, Ledger: d.Ledger, Limits: d.Limits, Tokens: d.Tokens, Metrics: d.Metrics, Upstream: d.Upstream,
+		Settings: &s.cfg, Logger: d.Logger, Ledger: d.Ledger, Limits: s.limits, Tokens: s.tokens, Metrics: s.metrics, Upstream: d.Upstream,
 	})
 	s.admin = &admin.Admin{
-		Settings: &s.cfg, Ledger: d.Ledger, Limits: d.Limits, Metrics: d.Metrics.Handler(), Logger: d.Logger,
+		Settings: &s.cfg, Ledger: d.Ledger, Limits: s.limits, Metrics: s.metrics.Handler(), Logger: d.Logger,
 		Draining: s.guard.Draining, Unfit: s.proxy.Unfit,
 	}
 	s.watch()

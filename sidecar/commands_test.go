@@ -11,12 +11,13 @@ import (
 	"testing"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // A mistake on the command line, or a sidecar that does not do as asked, is one
 // line that says what to do.
 func TestCommands_SayWhatToDo(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "CLIENT_API_KEYS", "a=k")
 	running := strings.TrimPrefix(s.URL, "http://")
 	nobody := freeAddress(t)
@@ -49,7 +50,7 @@ func TestCommands_SayWhatToDo(t *testing.T) {
 }
 
 func TestCommands_Queue(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "RATE_LIMIT_PER_MIN", "500")
 	out, _, err := command(t, []string{"LISTEN_ADDR", strings.TrimPrefix(s.URL, "http://")}, "queue")
 	if err != nil || !strings.Contains(out, "0 waiting, 0 in flight\n") || !strings.Contains(out, "(all models)  requests_per_minute") {
@@ -68,12 +69,12 @@ func TestCommands_Version(t *testing.T) {
 // A provider's address without its path starts, for some have none, but is said:
 // every request would meet a 404.
 func TestServe_DoubtsABaseURLWithoutAPath(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	const doubt = "OPENAI_BASE_URL has no path, most providers' ends with /v1: is it whole?"
-	if lines := start(t, base).log.lines(doubt); len(lines) != 0 {
+	if lines := start(t, base).Log.Lines(doubt); len(lines) != 0 {
 		t.Errorf("%s is doubted: %v", base, lines)
 	}
-	if lines := start(t, strings.TrimSuffix(base, "/v1")).log.lines(doubt); len(lines) != 1 || lines[0]["level"] != "WARN" {
+	if lines := start(t, strings.TrimSuffix(base, "/v1")).Log.Lines(doubt); len(lines) != 1 || lines[0]["level"] != "WARN" {
 		t.Errorf("without /v1: %v", lines)
 	}
 }
@@ -86,10 +87,10 @@ func TestRun_WrongSettingsExitWith78(t *testing.T) {
 	}{
 		{"missing key", nil},
 		{"database in a folder that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file + "/x/sessions.db"}},
-		{"database that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", writeFile(t, "x.db", strings.Repeat("no database ", 1000))}},
+		{"database that is none", []string{"OPENAI_API_KEY", "k", "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", sidecartest.WriteFile(t, "x.db", strings.Repeat("no database ", 1000))}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			env := pairs(append(c.env, "PORT", "0"))
+			env := sidecartest.Pairs(append(c.env, "PORT", "0"))
 			err := run(t.Context(), nil, func(name string) string { return env[name] }, io.Discard, io.Discard)
 			if err == nil || exitStatus(err) != 78 || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got exit status %d with %v, want one line", exitStatus(err), err)
@@ -100,7 +101,7 @@ func TestRun_WrongSettingsExitWith78(t *testing.T) {
 
 // TestCommands_ConfigPrint: what is wrong is said behind the table, and by the exit status.
 func TestCommands_ConfigPrint(t *testing.T) {
-	env := pairs([]string{"OPENAI_API_KEY", "sk-1", "RATE_LIMIT_PER_MIN", "many"})
+	env := sidecartest.Pairs([]string{"OPENAI_API_KEY", "sk-1", "RATE_LIMIT_PER_MIN", "many"})
 	var out bytes.Buffer
 	err := run(t.Context(), []string{"config", "print", "--port", "9"}, func(name string) string { return env[name] }, &out, io.Discard)
 	if exitStatus(err) != exitConfig || !strings.Contains(err.Error(), `RATE_LIMIT_PER_MIN="many"`) || !strings.Contains(out.String(), "127.0.0.1:9 ") {

@@ -20,6 +20,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger/pgtest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // The crash tests run the real program as a process of its own, between twenty clients and the
@@ -112,20 +113,20 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startProcess(t, upstream, c.settings...)
+	p := sidecartest.StartProcess(t, upstream, c.settings...)
 	load := newCrashLoad(p.URL, n)
 	if sig == syscall.SIGKILL && n%longEvery == longEvery-1 {
 		c.waitForNotes(load)
 	} else {
 		load.waitFor(1 + rand.IntN(150))
 	}
-	exit := p.signal(t, sig)
+	exit := p.Signal(t, sig)
 	complete := load.stop()
 	if sig == syscall.SIGTERM && exit != nil {
-		t.Errorf("SIGTERM: exit %v\n%s", exit, p.log)
+		t.Errorf("SIGTERM: exit %v\n%s", exit, p.Log)
 	}
-	if strings.Contains(p.log.String(), `"level":"ERROR"`) {
-		t.Errorf("the log has errors:\n%s", p.log)
+	if strings.Contains(p.Log.String(), `"level":"ERROR"`) {
+		t.Errorf("the log has errors:\n%s", p.Log)
 	}
 	if err := closeSim(); err != nil {
 		t.Error(err)
@@ -145,7 +146,7 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 	}
 
 	// The next process books what the killed one left behind.
-	p = startProcess(t, upstream, c.settings...)
+	p = sidecartest.StartProcess(t, upstream, c.settings...)
 	c.verify()
 	if sig == syscall.SIGTERM { // then nothing at all may be missing, complete or not
 		for key := range accepted {
@@ -154,8 +155,8 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 			}
 		}
 	}
-	if err := p.signal(t, syscall.SIGTERM); err != nil {
-		t.Errorf("exit %v\n%s", err, p.log)
+	if err := p.Signal(t, syscall.SIGTERM); err != nil {
+		t.Errorf("exit %v\n%s", err, p.Log)
 	}
 }
 
@@ -390,7 +391,7 @@ func newCrashLoad(url string, round int) *crashLoad {
 // prefix is what the sessions of the round have in common.
 func (l *crashLoad) prefix() string { return fmt.Sprintf("r%04d-", l.round) }
 
-// waitFor returns after n complete answers and a moment more: a kill at no chosen instant.
+// WaitFor returns after n complete answers and a moment more: a kill at no chosen instant.
 func (l *crashLoad) waitFor(n int) {
 	for range n {
 		<-l.enough
@@ -525,7 +526,7 @@ func (c *crashRun) rounds(sig syscall.Signal, n int) {
 // settle waits until what dead processes had in flight is booked.
 func (c *crashRun) settle() {
 	c.t.Helper()
-	p := startProcess(c.t, "http://127.0.0.1:9/v1", c.settings...)
+	p := sidecartest.StartProcess(c.t, "http://127.0.0.1:9/v1", c.settings...)
 	missing := func() (n int) {
 		c.verify()
 		for key := range c.noted {
@@ -542,8 +543,8 @@ func (c *crashRun) settle() {
 			c.t.Fatalf("%d requests of dead processes are not booked", missing())
 		}
 	}
-	if err := p.signal(c.t, syscall.SIGTERM); err != nil {
-		c.t.Errorf("exit %v\n%s", err, p.log)
+	if err := p.Signal(c.t, syscall.SIGTERM); err != nil {
+		c.t.Errorf("exit %v\n%s", err, p.Log)
 	}
 }
 

@@ -24,10 +24,8 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
@@ -174,12 +172,12 @@ func TestFault_09_UsageInEveryForm(t *testing.T) {
 		}
 	}
 	t.Run("null is none", func(t *testing.T) {
-		s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"usage":null}`)
 		}))
-		send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat)
-		if rows := s.rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" || rows[0].PromptTokens != nil {
+		sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
+		if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" || rows[0].PromptTokens != nil {
 			t.Errorf("%+v", rows)
 		}
 	})
@@ -187,15 +185,15 @@ func TestFault_09_UsageInEveryForm(t *testing.T) {
 
 // TestFault_10_UsageWasNotAskedFor compares bytes with a provider that was asked directly.
 func TestFault_10_UsageWasNotAskedFor(t *testing.T) {
-	_, base := simulated(t, provider.Config{Seed: 3})
+	_, base := sidecartest.Simulated(t, provider.Config{Seed: 3})
 	s := start(t, base)
-	direct := send(t, "POST", base+"/chat/completions", chatStream, "Authorization", "Bearer sk-upstream-canary").body
-	through := send(t, "POST", s.URL+"/v1/session/s/chat/completions", chatStream).body
+	direct := sidecartest.Send(t, "POST", base+"/chat/completions", sidecartest.ChatStream, "Authorization", "Bearer sk-upstream-canary").Body
+	through := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream).Body
 	vary := regexp.MustCompile(`"id":"[^"]*"|"created":\d+|,"usage":null|"system_fingerprint":"[^"]*"`)
 	if a, b := vary.ReplaceAllString(direct, ""), vary.ReplaceAllString(through, ""); a != b || strings.Contains(through, `"choices":[]`) {
 		t.Errorf("directly %s\nthrough  %s", a, b)
 	}
-	if got := s.status()["s"]; got.CompletionTokens != 5 {
+	if got := s.Status()["s"]; got.CompletionTokens != 5 {
 		t.Errorf("booked %+v", got)
 	}
 }
@@ -274,45 +272,30 @@ func TestFault_13_NonsenseAnswersPass(t *testing.T) {
 		{"application/json", "data: {}\n\n"},
 		{"image/png", "\x89PNG"},
 	} {
-		for _, body := range []string{chat, chatStream} {
-			s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		for _, body := range []string{sidecartest.Chat, sidecartest.ChatStream} {
+			s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				w.Header()["Content-Type"] = []string{answer.contentType}
 				_, _ = io.WriteString(w, answer.body)
 			}))
-			a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", body)
-			if a.StatusCode != 200 || a.body != answer.body || a.Header.Get("Content-Type") != answer.contentType {
-				t.Errorf("%q came as %d %s %q", answer.body, a.StatusCode, a.Header.Get("Content-Type"), a.body)
+			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", body)
+			if a.StatusCode != 200 || a.Body != answer.body || a.Header.Get("Content-Type") != answer.contentType {
+				t.Errorf("%q came as %d %s %q", answer.body, a.StatusCode, a.Header.Get("Content-Type"), a.Body)
 			}
-			if rows := s.rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
+			if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
 				t.Errorf("%q: rows %+v", answer.body, rows)
 			}
-			s.atRest()
+			s.AtRest()
 		}
-	}
-}
-
-// atRest waits until nothing of any request is left.
-func (s *sidecar) atRest() {
-	s.t.Helper()
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
-	metrics := send(s.t, "GET", s.URL+"/metrics", "").body
-	for _, gauge := range []string{"in_flight", "queue_depth", "drains", "body_bytes", "ledger_pending"} {
-		if !strings.Contains(metrics, "llm_queue_proxy_"+gauge+" 0\n") {
-			s.t.Errorf("%s is not 0", gauge)
-		}
-	}
-	if !strings.Contains(metrics, "llm_queue_proxy_client_429_total 0\n") || strings.Contains(metrics, "canary") {
-		s.t.Error("a client saw a 429, or a canary is in the metrics")
 	}
 }
 
 func TestFault_14_GzipAllTheSame(t *testing.T) {
-	for _, body := range []string{chat, chatStream} {
-		sim, base := simulated(t, provider.Config{Faults: []provider.Fault{provider.GzipAnyway()}})
+	for _, body := range []string{sidecartest.Chat, sidecartest.ChatStream} {
+		sim, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{provider.GzipAnyway()}})
 		s := start(t, base)
-		a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", body, "Accept-Encoding", "gzip")
-		unzip, err := gzip.NewReader(strings.NewReader(a.body))
+		a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", body, "Accept-Encoding", "gzip")
+		unzip, err := gzip.NewReader(strings.NewReader(a.Body))
 		if err != nil || a.Header.Get("Content-Encoding") != "gzip" {
 			t.Fatalf("%v %v", a.Header, err)
 		}
@@ -323,10 +306,10 @@ func TestFault_14_GzipAllTheSame(t *testing.T) {
 		if got := sim.Ledger()[0].Header.Get("Accept-Encoding"); got != "identity" {
 			t.Errorf("asked for %q", got)
 		}
-		if rows := s.rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
+		if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
 			t.Errorf("rows %+v", rows)
 		}
-		s.atRest()
+		s.AtRest()
 	}
 }
 
@@ -334,7 +317,7 @@ func TestFault_14_GzipAllTheSame(t *testing.T) {
 func TestFault_16_EndlessLine(t *testing.T) {
 	const size = 64 << 20
 	for _, contentType := range []string{"text/event-stream", "application/json"} {
-		s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			w.Header().Set("Content-Type", contentType)
 			_, _ = io.WriteString(w, `data: {"choices":[{"delta":{"content":"`)
@@ -346,13 +329,13 @@ func TestFault_16_EndlessLine(t *testing.T) {
 			}
 		}))
 		before := allocated()
-		resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
+		resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
 		n, err := io.Copy(io.Discard, resp.Body)
 		grown := allocated() - before
 		if err != nil || n < size || grown > size {
 			t.Errorf("%s: %d bytes, %v, %d allocated", contentType, n, err, grown)
 		}
-		s.atRest()
+		s.AtRest()
 	}
 }
 
@@ -418,7 +401,7 @@ func (panickingBody) Read([]byte) (int, error) {
 }
 
 func TestFault_22_PanicEndsOneRequest(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	cfg, err := configOf("OPENAI_API_KEY", "sk-upstream-canary", "OPENAI_BASE_URL", base, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
 	if err != nil {
 		t.Fatal(err)
@@ -433,7 +416,7 @@ func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	}
 	transport := upstream.NewTransport()
 	s := newServer(dependencies{
-		Config: cfg, Logger: quiet, Ledger: store, Metrics: metrics.New(), Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
+		Config: cfg, Logger: quiet, Ledger: store,
 		Upstream: upstream.New(upstream.Config{Base: target, Key: func() string { return "sk-upstream-canary" }, Transport: panicking{transport}}),
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -446,11 +429,11 @@ func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	address := "http://" + listener.Addr().String()
 	for i := range 4 {
 		where := [...]string{"1", "body"}[i%2]
-		if a, err := try(t.Context(), "POST", address+"/v1/session/s/chat/completions", chat, "X-Panic", where); err == nil {
+		if a, err := sidecartest.Try(t.Context(), "POST", address+"/v1/session/s/chat/completions", sidecartest.Chat, "X-Panic", where); err == nil {
 			t.Errorf("a panic was answered with %d", a.StatusCode)
 		}
-		if a := send(t, "POST", address+"/v1/session/t/chat/completions", chat); a.StatusCode != 200 {
-			t.Errorf("the next request: %d %s", a.StatusCode, a.body)
+		if a := sidecartest.Send(t, "POST", address+"/v1/session/t/chat/completions", sidecartest.Chat); a.StatusCode != 200 {
+			t.Errorf("the next request: %d %s", a.StatusCode, a.Body)
 		}
 	}
 	page, err := store.Requests(t.Context(), "s", ledger.RecordQuery{})
@@ -508,7 +491,7 @@ func TestFault_40_BytesAreUntouched(t *testing.T) {
 		answer = append(answer, "\xf0\x9f\x98\x80\"}}]}\n\n"...)
 	}
 	answer = append(answer, doneEvent...)
-	s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "text/event-stream")
 		for rest := slices.Clone(answer); len(rest) > 0; {
@@ -518,21 +501,21 @@ func TestFault_40_BytesAreUntouched(t *testing.T) {
 			rest = rest[n:]
 		}
 	}))
-	if a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", chatStream); a.body != string(answer) {
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream); a.Body != string(answer) {
 		t.Error("the bytes changed")
 	}
-	s.atRest()
+	s.AtRest()
 }
 
 // TestFault_02_ManyLeaveAtOnce keeps health answering while a hundred streams are given up.
 func TestFault_02_ManyLeaveAtOnce(t *testing.T) {
-	_, base := simulated(t, provider.Config{TokenInterval: time.Millisecond})
+	_, base := sidecartest.Simulated(t, provider.Config{TokenInterval: time.Millisecond})
 	s := start(t, base)
 	ctx, leave := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
 	const clients = 100
 	begun := make(chan struct{}, clients)
-	body := strings.Replace(chatStream, "say 5 words", "say 5000 words", 1)
+	body := strings.Replace(sidecartest.ChatStream, "say 5 words", "say 5000 words", 1)
 	for i := range clients {
 		calls.Go(func() {
 			req, _ := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("%s/v1/session/s%d/chat/completions", s.URL, i), strings.NewReader(body))
@@ -553,12 +536,12 @@ func TestFault_02_ManyLeaveAtOnce(t *testing.T) {
 	}
 	leave()
 	calls.Wait()
-	if a := send(t, "GET", s.URL+"/readyz", ""); a.StatusCode != 200 {
+	if a := sidecartest.Send(t, "GET", s.URL+"/readyz", ""); a.StatusCode != 200 {
 		t.Errorf("readiness: %d", a.StatusCode)
 	}
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight <= clients/10 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight <= clients/10 })
 	// A tenth may be read on; all others are booked by now.
-	if got := len(s.status()); got < clients-clients/10 {
+	if got := len(s.Status()); got < clients-clients/10 {
 		t.Errorf("%d sessions are known, want %d", got, clients-clients/10)
 	}
 }

@@ -15,10 +15,8 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
@@ -33,7 +31,7 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				b := newBubble(t, provider.Config{TTFT: 300 * time.Millisecond, TokenInterval: 20 * time.Millisecond}, "RATE_LIMIT_PER_MIN", "0")
 				defer b.stop()
 				if warm {
-					if status, _, _, err := b.ask(t.Context(), "s", chat); err != nil || status != 200 {
+					if status, _, _, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {
 						t.Fatal(status, err)
 					}
 					<-time.After(5 * time.Minute) // until its connection is closed for idleness
@@ -56,7 +54,7 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				for i := range clients {
 					calls.Go(func() {
 						<-time.After(time.Duration(i) * 10 * time.Millisecond)
-						if status, _, text, err := b.ask(t.Context(), fmt.Sprint(i), chat); err != nil || status != 200 {
+						if status, _, text, err := b.ask(t.Context(), fmt.Sprint(i), sidecartest.Chat); err != nil || status != 200 {
 							t.Errorf("client %d: %d %s %v", i, status, text, err)
 						}
 					})
@@ -83,7 +81,7 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 // of the second attempt, and all books tell of one request.
 func TestHalfOpen_HTTP2RefusalsGoThroughTheQueue(t *testing.T) {
 	for name, deed := range map[string]provider.Deed{"GOAWAY": provider.GoAway, "REFUSED_STREAM": provider.RefuseStream} {
-		for _, body := range []string{chat, chatStream} {
+		for _, body := range []string{sidecartest.Chat, sidecartest.ChatStream} {
 			sim, base := provider.Start(t, provider.Config{})
 			fault, err := provider.NewFaultProxy(strings.TrimSuffix(strings.TrimPrefix(base, "http://"), "/v1"))
 			if err != nil {
@@ -108,27 +106,26 @@ func TestHalfOpen_HTTP2RefusalsGoThroughTheQueue(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := newServer(dependencies{
-				Config: config, Logger: logger, Ledger: store, Metrics: metrics.New(),
-				Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
+				Config: config, Logger: logger, Ledger: store,
 				Upstream: upstream.New(upstream.Config{Base: address, Key: func() string { return "sk-1" }, Transport: transport}),
 			})
 			server := httptest.NewServer(s.handlerFor(httpapi.MainListener))
 
-			a := send(t, "POST", server.URL+"/v1/session/s/chat/completions", body)
-			if a.StatusCode != 200 || !strings.Contains(a.body, "chat.completion") {
-				t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			a := sidecartest.Send(t, "POST", server.URL+"/v1/session/s/chat/completions", body)
+			if a.StatusCode != 200 || !strings.Contains(a.Body, "chat.completion") {
+				t.Errorf("%s: %d %s", name, a.StatusCode, a.Body)
 			}
 			if n := len(sim.Ledger()); n != 1 {
 				t.Errorf("%s: the provider served %d requests", name, n)
 			}
-			metrics := send(t, "GET", server.URL+"/metrics", "").body
+			metrics := sidecartest.Send(t, "GET", server.URL+"/metrics", "").Body
 			for _, line := range []string{`attempts_repeated_total{reason="not_sent"} 1`, `in_flight 0`, `queue_depth 0`} {
 				if !strings.Contains(metrics, "llm_queue_proxy_"+line+"\n") {
 					t.Errorf("%s: no %q in the metrics", name, line)
 				}
 			}
-			side := &sidecar{t: t, URL: server.URL}
-			if rows := side.rows("s"); len(rows) != 1 || rows[0].Attempts != 1 || rows[0].UsageSource != "exact" {
+			side := sidecartest.At(t, server.URL)
+			if rows := side.Rows("s"); len(rows) != 1 || rows[0].Attempts != 1 || rows[0].UsageSource != "exact" {
 				t.Errorf("%s: rows %+v", name, rows)
 			}
 			snapshot := s.limits.Snapshot()

@@ -17,10 +17,8 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
@@ -59,7 +57,7 @@ type network interface {
 // newBubbleOn is newBubbleOver on networks of one's choice: up leads to the provider, down to the sidecar.
 func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
 	t.Helper()
-	env := pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
+	env := sidecartest.Pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
 	config, err := config.Load(nil, func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
@@ -85,8 +83,7 @@ func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop 
 		t.Fatal(err)
 	}
 	b.server = newServer(dependencies{
-		Config: config, Logger: logger, Ledger: store, Metrics: metrics.New(),
-		Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
+		Config: config, Logger: logger, Ledger: store,
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: upTransport}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -133,7 +130,7 @@ func TestLoad_IdleQueueAddsNothing(t *testing.T) {
 		b := newBubble(t, provider.Config{Account: provider.AccountConfig{RPM: 60, TPM: 100_000}}, "RATE_LIMIT_PER_MIN", "60")
 		defer b.stop()
 		for i := range 3 {
-			if status, waited, text, err := b.ask(t.Context(), "s", chat); err != nil || status != 200 || waited > time.Millisecond {
+			if status, waited, text, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 || waited > time.Millisecond {
 				t.Errorf("call %d: %d after %v, %v %s", i+1, status, waited, err, text)
 			}
 		}
@@ -148,7 +145,7 @@ func TestLoad_TwoHundredCallsAtSixtyAMinute(t *testing.T) {
 		var answered atomic.Int64
 		for i := range 200 {
 			calls.Go(func() {
-				if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), chat); err == nil && status == 200 {
+				if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), sidecartest.Chat); err == nil && status == 200 {
 					answered.Add(1)
 				} else {
 					t.Errorf("call %d: %d %v %s", i, status, err, text)
@@ -195,8 +192,8 @@ func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
 	if testing.Short() {
 		requests = rate / 2
 	}
-	sim, base := simulated(t, provider.Config{})
-	s := start(t, base, sqlite(t)...)
+	sim, base := sidecartest.Simulated(t, provider.Config{})
+	s := start(t, base, sidecartest.SQLite(t)...)
 	transport := &http.Transport{MaxIdleConnsPerHost: 512}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
@@ -206,9 +203,9 @@ func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
 	defer pace.Stop()
 	for i := range requests {
 		<-pace.C
-		body := chat
+		body := sidecartest.Chat
 		if i%2 == 1 {
-			body = chatStream
+			body = sidecartest.ChatStream
 		}
 		calls.Go(func() {
 			resp, err := client.Post(s.URL+fmt.Sprintf("/v1/session/s%d/chat/completions", i%20), "application/json", strings.NewReader(body))
@@ -223,7 +220,7 @@ func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
 	}
 	calls.Wait()
 	var booked, completion int64
-	for _, session := range s.status() {
+	for _, session := range s.Status() {
 		booked += session.RequestCount
 		completion += session.CompletionTokens
 	}
@@ -243,7 +240,7 @@ func TestLoad_DownIsWaitedFor(t *testing.T) {
 		defer b.stop()
 		b.down.Store(true)
 		time.AfterFunc(3*time.Minute, func() { b.down.Store(false) })
-		status, waited, text, err := b.ask(t.Context(), "s", chat)
+		status, waited, text, err := b.ask(t.Context(), "s", sidecartest.Chat)
 		if err != nil || status != 200 || waited < 3*time.Minute || waited > 3*time.Minute+10*time.Second {
 			t.Errorf("%d after %v, %v %s", status, waited, err, text)
 		}

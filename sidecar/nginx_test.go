@@ -18,6 +18,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // What docs/deployment.md advises for nginx, and the worst that an nginx may be
@@ -123,7 +124,7 @@ func through(t *testing.T, ctx context.Context, url, body string, headers ...str
 		t.Fatal(err)
 	}
 	req.Host = "llm.example.com"
-	for name, value := range pairs(headers) {
+	for name, value := range sidecartest.Pairs(headers) {
 		req.Header.Set(name, value)
 	}
 	resp, err := http.DefaultClient.Do(req)
@@ -137,36 +138,36 @@ func TestNginx_EventsAreLive(t *testing.T) {
 	for _, front := range fronts {
 		for _, coding := range []string{"identity", "gzip"} {
 			t.Run(front.name+" "+coding, func(t *testing.T) {
-				up, base := newStepwise(t)
+				up, base := sidecartest.NewStepwise(t)
 				s := start(t, base, "ALLOWED_HOSTS", "llm.example.com,127.0.0.1")
 				url := nginx(t, front.sites, s.URL)
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // events that are held back never come
 				defer cancel()
-				resp, err := through(t, ctx, url+"/v1/chat/completions", chatStream, "Accept-Encoding", coding, "X-Session-Id", "behind.nginx:1")
+				resp, err := through(t, ctx, url+"/v1/chat/completions", sidecartest.ChatStream, "Accept-Encoding", coding, "X-Session-Id", "behind.nginx:1")
 				if err != nil {
 					t.Fatal(err)
 				}
 				var body io.Reader = resp.Body
-				up.pieces <- eventA
+				up.Pieces <- eventA
 				if resp.Header.Get("Content-Encoding") == "gzip" {
 					if body, err = gzip.NewReader(resp.Body); err != nil {
 						t.Fatal(err)
 					}
 				}
-				if got := read(t, body, len(eventA)); got != eventA {
+				if got := sidecartest.Read(t, body, len(eventA)); got != eventA {
 					t.Fatalf("first event %q", got)
 				}
-				up.pieces <- eventB
-				if got := read(t, body, len(eventB)); got != eventB {
+				up.Pieces <- eventB
+				if got := sidecartest.Read(t, body, len(eventB)); got != eventB {
 					t.Fatalf("second event %q", got)
 				}
-				up.pieces <- usageEv
-				up.pieces <- doneEvent
-				close(up.pieces)
+				up.Pieces <- usageEv
+				up.Pieces <- doneEvent
+				close(up.Pieces)
 				if rest, err := io.ReadAll(body); err != nil || string(rest) != doneEvent {
 					t.Errorf("end %q, %v", rest, err)
 				}
-				if got := s.status()["behind.nginx:1"]; got != totals("behind.nginx:1", 7, 2, 1) {
+				if got := s.Status()["behind.nginx:1"]; got != totals("behind.nginx:1", 7, 2, 1) {
 					t.Errorf("booked %+v", got)
 				}
 			})
@@ -177,9 +178,9 @@ func TestNginx_EventsAreLive(t *testing.T) {
 func TestNginx_TruncatedAnswersAreCutOff(t *testing.T) {
 	for _, front := range fronts {
 		t.Run(front.name, func(t *testing.T) {
-			_, base := simulated(t, provider.Config{Faults: []provider.Fault{provider.ResetAfterBytes(300)}})
+			_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{provider.ResetAfterBytes(300)}})
 			s := start(t, base, "ALLOWED_HOSTS", "llm.example.com,127.0.0.1")
-			resp, err := through(t, t.Context(), nginx(t, front.sites, s.URL)+"/v1/chat/completions", chatStream, "Accept-Encoding", "identity")
+			resp, err := through(t, t.Context(), nginx(t, front.sites, s.URL)+"/v1/chat/completions", sidecartest.ChatStream, "Accept-Encoding", "identity")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -193,26 +194,26 @@ func TestNginx_TruncatedAnswersAreCutOff(t *testing.T) {
 func TestNginx_ClientThatLeavesTheQueueIsNoticed(t *testing.T) {
 	for _, front := range fronts {
 		t.Run(front.name, func(t *testing.T) {
-			up, base := newStepwise(t)
+			up, base := sidecartest.NewStepwise(t)
 			s := start(t, base, "ALLOWED_HOSTS", "llm.example.com,127.0.0.1", "MAX_CONCURRENT_REQUESTS", "1")
 			url := nginx(t, front.sites, s.URL) + "/v1/chat/completions"
-			first, err := through(t, t.Context(), url, chatStream)
+			first, err := through(t, t.Context(), url, sidecartest.ChatStream)
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, leave := context.WithCancel(t.Context())
 			left := make(chan error, 1)
 			go func() {
-				_, err := through(t, ctx, url, chatStream)
+				_, err := through(t, ctx, url, sidecartest.ChatStream)
 				left <- err
 			}()
-			s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
+			s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 			leave()
 			if err := <-left; !errors.Is(err, context.Canceled) {
 				t.Errorf("the second got %v", err)
 			}
-			s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 && q.InFlight == 1 })
-			close(up.pieces)
+			s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 0 && q.InFlight == 1 })
+			close(up.Pieces)
 			_, _ = io.Copy(io.Discard, first.Body)
 		})
 	}
@@ -224,13 +225,13 @@ func TestNginx_OneRequestIsOne(t *testing.T) {
 	for _, front := range fronts {
 		t.Run(front.name, func(t *testing.T) {
 			requests := make(chan struct{}, 10)
-			base := scripted(t, func(_ http.ResponseWriter, r *http.Request) {
+			base := sidecartest.Scripted(t, func(_ http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				requests <- struct{}{}
 				panic(http.ErrAbortHandler)
 			})
 			s := start(t, base, "ALLOWED_HOSTS", "llm.example.com,127.0.0.1")
-			resp, err := through(t, t.Context(), nginx(t, front.sites, s.URL)+"/v1/chat/completions", chat, "Accept-Encoding", "identity")
+			resp, err := through(t, t.Context(), nginx(t, front.sites, s.URL)+"/v1/chat/completions", sidecartest.Chat, "Accept-Encoding", "identity")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -244,9 +245,9 @@ func TestNginx_OneRequestIsOne(t *testing.T) {
 
 // TestNginx_LargeBodiesPass: nginx's own bound is 1 MiB.
 func TestNginx_LargeBodiesPass(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "ALLOWED_HOSTS", "llm.example.com,127.0.0.1")
-	body := strings.Replace(chat, "say 5 words", strings.Repeat("lorem ", 5<<20/6)+"say 5 words", 1)
+	body := strings.Replace(sidecartest.Chat, "say 5 words", strings.Repeat("lorem ", 5<<20/6)+"say 5 words", 1)
 	resp, err := through(t, t.Context(), nginx(t, documented, s.URL)+"/v1/chat/completions", body)
 	if err != nil || resp.StatusCode != 200 {
 		t.Errorf("%v, %v", resp, err)

@@ -16,10 +16,11 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // raw opens a connection to the sidecar for bytes that no client library sends.
-func raw(t *testing.T, s *sidecar, text string) (net.Conn, *bufio.Reader) {
+func raw(t *testing.T, s *sidecartest.Sidecar, text string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	if err != nil {
@@ -33,7 +34,7 @@ func raw(t *testing.T, s *sidecar, text string) (net.Conn, *bufio.Reader) {
 }
 
 func TestProtocol_InterimAnswersPass(t *testing.T) {
-	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Link", "</x>; rel=preload")
 		w.Header().Set("X-Echo", "Bearer sk-upstream-canary")
 		w.WriteHeader(http.StatusEarlyHints)
@@ -48,7 +49,7 @@ func TestProtocol_InterimAnswersPass(t *testing.T) {
 		seen = append(seen, fmt.Sprint(code, h.Get("Link"), h.Get("X-Echo")))
 		return nil
 	}})
-	a, err := try(ctx, "GET", s.URL+"/v1/models", "")
+	a, err := sidecartest.Try(ctx, "GET", s.URL+"/v1/models", "")
 	if err != nil || a.StatusCode != 200 || a.Header.Get("Link") != "" || a.Header.Get("X-Request-Id") == "" {
 		t.Errorf("answered %v, %v", a.Response, err)
 	}
@@ -64,7 +65,7 @@ func TestProtocol_InterimAnswersPass(t *testing.T) {
 // TestProtocol_NoInterimBesideExpect: the goroutine that reads the body writes the 100
 // that the client waits for, and the provider's 103 would get in between.
 func TestProtocol_NoInterimBesideExpect(t *testing.T) {
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		_, _ = io.Copy(w, r.Body)
 	})
@@ -81,39 +82,39 @@ func TestProtocol_NoInterimBesideExpect(t *testing.T) {
 }
 
 func TestProtocol_TrailersPass(t *testing.T) {
-	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, eventA+usageEv+doneEvent)
 		_ = http.NewResponseController(w).Flush() // a short answer would be sent with its length, and without trailers
 		w.Header().Set(http.TrailerPrefix+"X-Sum", "1")
 		w.Header().Set(http.TrailerPrefix+"X-Echo", "Bearer sk-upstream-canary")
 	})
-	a := send(t, "POST", start(t, base).URL+"/v1/chat/completions", chatStream)
+	a := sidecartest.Send(t, "POST", start(t, base).URL+"/v1/chat/completions", sidecartest.ChatStream)
 	if a.Trailer.Get("X-Sum") != "1" || a.Trailer.Get("X-Echo") != "" {
 		t.Errorf("trailers %v", a.Trailer)
 	}
 }
 
 func TestProtocol_HeadKeepsItsHeaders(t *testing.T) {
-	base := scripted(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "1234") })
-	a := send(t, "HEAD", start(t, base).URL+"/v1/files/x/content", "")
-	if a.StatusCode != 200 || a.ContentLength != 1234 || a.body != "" {
-		t.Errorf("%d, %d bytes declared, body %q", a.StatusCode, a.ContentLength, a.body)
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "1234") })
+	a := sidecartest.Send(t, "HEAD", start(t, base).URL+"/v1/files/x/content", "")
+	if a.StatusCode != 200 || a.ContentLength != 1234 || a.Body != "" {
+		t.Errorf("%d, %d bytes declared, body %q", a.StatusCode, a.ContentLength, a.Body)
 	}
 }
 
 // TestProtocol_ContinueIsSaidWhenTheBodyIsWanted checks that a client which asks
 // first is told no before it sends, and yes only then.
 func TestProtocol_ContinueIsSaidWhenTheBodyIsWanted(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "MAX_BODY_BYTES", "1KiB")
 	head := "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: "
-	conn, reader := raw(t, s, fmt.Sprintf("%s%d\r\n\r\n", head, len(chat)))
+	conn, reader := raw(t, s, fmt.Sprintf("%s%d\r\n\r\n", head, len(sidecartest.Chat)))
 	if line, err := reader.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("got %q, %v", line, err)
 	}
 	_, _ = reader.ReadString('\n')
-	_, _ = io.WriteString(conn, chat)
+	_, _ = io.WriteString(conn, sidecartest.Chat)
 	if resp, err := http.ReadResponse(reader, nil); err != nil || resp.StatusCode != 200 {
 		t.Errorf("got %v, %v", resp, err)
 	}
@@ -125,7 +126,7 @@ func TestProtocol_ContinueIsSaidWhenTheBodyIsWanted(t *testing.T) {
 
 func TestProtocol_HTTP10(t *testing.T) {
 	cut := false
-	s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, eventA)
 		_ = http.NewResponseController(w).Flush()
@@ -134,7 +135,7 @@ func TestProtocol_HTTP10(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, doneEvent)
 	}))
-	request := fmt.Sprintf("POST /v1/chat/completions HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(chatStream), chatStream)
+	request := fmt.Sprintf("POST /v1/chat/completions HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(sidecartest.ChatStream), sidecartest.ChatStream)
 	_, reader := raw(t, s, request)
 	whole, err := io.ReadAll(reader)
 	head, body, _ := strings.Cut(string(whole), "\r\n\r\n")
@@ -149,10 +150,10 @@ func TestProtocol_HTTP10(t *testing.T) {
 }
 
 func TestProtocol_PipelinedRequestsAreAnsweredInOrder(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base)
 	one := "GET /v1/no/such/%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-	post := fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(chat), chat)
+	post := fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(sidecartest.Chat), sidecartest.Chat)
 	_, reader := raw(t, s, fmt.Sprintf(one, 1)+post+fmt.Sprintf(one, 2))
 	for i, want := range []string{"/no/such/1", `"usage"`, "/no/such/2"} {
 		resp, err := http.ReadResponse(reader, nil)
@@ -169,18 +170,18 @@ func TestProtocol_PipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 // the halves of characters and bytes that are none.
 func TestProtocol_SplitBytesStayAsTheyAre(t *testing.T) {
 	text := "data: {\"choices\":[{\"delta\":{\"content\":\"é€😀 \xff\xfe \xe2\x82\"}}]}\r\n\r\n: \xf0\x9f\n\n" + usageEv + doneEvent
-	s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		for i := range len(text) {
 			_, _ = io.WriteString(w, text[i:i+1])
 			_ = http.NewResponseController(w).Flush()
 		}
 	}))
-	a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", strings.Replace(chatStream, `"stream":true`, `"stream":true,"stream_options":{"include_usage":true}`, 1))
-	if a.body != text {
-		t.Errorf("got %q\nwant %q", a.body, text)
+	a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", strings.Replace(sidecartest.ChatStream, `"stream":true`, `"stream":true,"stream_options":{"include_usage":true}`, 1))
+	if a.Body != text {
+		t.Errorf("got %q\nwant %q", a.Body, text)
 	}
-	if rows := s.rows("s"); len(rows) != 1 || rows[0].UsageSource != "exact" {
+	if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "exact" {
 		t.Errorf("rows %+v", rows)
 	}
 }
@@ -253,31 +254,31 @@ func TestUpload_TrickleIsCut(t *testing.T) {
 // bytes, so there is no bomb to defuse.
 func TestBody_EncodedRequestsPassUndecoded(t *testing.T) {
 	var seen, encoding string
-	s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		seen, encoding = string(body), r.Header.Get("Content-Encoding")
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}`)
 	}))
 	packed := "\x1f\x8b\x08 not really"
-	a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", packed, "Content-Encoding", "gzip")
-	if a.StatusCode != 200 || seen != packed || encoding != "gzip" || s.status()["s"].TotalTokens != 3 {
+	a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", packed, "Content-Encoding", "gzip")
+	if a.StatusCode != 200 || seen != packed || encoding != "gzip" || s.Status()["s"].TotalTokens != 3 {
 		t.Errorf("%d, the provider got %q %q", a.StatusCode, seen, encoding)
 	}
 }
 
 func TestLoop_IsBrokenByNameAndByLength(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base)
 	hops := func(n int) string { return strings.Repeat("1.1 llm-queue-proxy-abc, ", n) + "1.1 other" }
-	if a := send(t, "GET", s.URL+"/v1/models", "", "Via", hops(maxHops)); a.StatusCode != 200 {
-		t.Errorf("%d hops: %d %s", maxHops, a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "GET", s.URL+"/v1/models", "", "Via", hops(maxHops)); a.StatusCode != 200 {
+		t.Errorf("%d hops: %d %s", maxHops, a.StatusCode, a.Body)
 	}
-	if a := send(t, "GET", s.URL+"/v1/models", "", "Via", hops(maxHops+1)); a.StatusCode != 508 || errorOf(t, a) != "loop_detected" {
-		t.Errorf("%d hops: %d %s", maxHops+1, a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "GET", s.URL+"/v1/models", "", "Via", hops(maxHops+1)); a.StatusCode != 508 || sidecartest.ErrorOf(t, a) != "loop_detected" {
+		t.Errorf("%d hops: %d %s", maxHops+1, a.StatusCode, a.Body)
 	}
-	var front *sidecar
-	base = scripted(t, func(w http.ResponseWriter, r *http.Request) { // leads back, as a wrong OPENAI_BASE_URL does
+	var front *sidecartest.Sidecar
+	base = sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) { // leads back, as a wrong OPENAI_BASE_URL does
 		req, _ := http.NewRequestWithContext(r.Context(), "GET", front.URL+"/v1/models", nil)
 		req.Header = r.Header
 		resp, err := http.DefaultClient.Do(req)
@@ -289,7 +290,7 @@ func TestLoop_IsBrokenByNameAndByLength(t *testing.T) {
 		_, _ = io.Copy(w, resp.Body)
 	})
 	front = start(t, base)
-	if a := send(t, "GET", front.URL+"/v1/models", ""); a.StatusCode != 508 {
-		t.Errorf("a loop: %d %s", a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "GET", front.URL+"/v1/models", ""); a.StatusCode != 508 {
+		t.Errorf("a loop: %d %s", a.StatusCode, a.Body)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // handlerBubble is a bubble whose provider answers by handle.
@@ -77,7 +78,7 @@ func TestRelay_SilenceBetweenTwoBytesIsBounded(t *testing.T) {
 			b := handlerBubble(t, streamOf(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 			defer b.stop()
 			started := time.Now()
-			resp := b.post(t, t.Context(), chatPath, chatStream)
+			resp := b.post(t, t.Context(), chatPath, sidecartest.ChatStream)
 			body, err := io.ReadAll(resp.Body)
 			if took := time.Since(started); took != idleTimeout || !errors.Is(err, io.ErrUnexpectedEOF) || string(body) != eventA {
 				t.Errorf("%v after %v with %q, want a cut after %v", err, took, body, idleTimeout)
@@ -100,7 +101,7 @@ func TestRelay_SilenceBetweenTwoBytesIsBounded(t *testing.T) {
 			}))
 			defer b.stop()
 			started := time.Now()
-			body, err := io.ReadAll(b.post(t, t.Context(), chatPath, chatStream).Body)
+			body, err := io.ReadAll(b.post(t, t.Context(), chatPath, sidecartest.ChatStream).Body)
 			if took := time.Since(started); err != nil || took < 3*time.Hour || !strings.HasSuffix(string(body), doneEvent) {
 				t.Errorf("%v after %v", err, took)
 			}
@@ -117,7 +118,7 @@ func TestRelay_AnswerThatIsCompleteDoesNotWaitForItsConnection(t *testing.T) {
 		}))
 		defer b.stop()
 		started := time.Now()
-		body, err := io.ReadAll(b.post(t, t.Context(), chatPath, chatStream).Body)
+		body, err := io.ReadAll(b.post(t, t.Context(), chatPath, sidecartest.ChatStream).Body)
 		if took := time.Since(started); err != nil || took != endPatience || !strings.HasSuffix(string(body), doneEvent) {
 			t.Errorf("%v after %v with %q, want a clean end after %v", err, took, body, endPatience)
 		}
@@ -151,7 +152,7 @@ func TestRelay_SlowReader(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		go fmt.Fprintf(conn, "POST "+chatPath+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(chatStream), chatStream)
+		go fmt.Fprintf(conn, "POST "+chatPath+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(sidecartest.ChatStream), sidecartest.ChatStream)
 		if _, err := http.ReadResponse(bufio.NewReaderSize(conn, 16), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -180,8 +181,8 @@ func TestDrain_IsBoundedInTime(t *testing.T) {
 		}))
 		defer b.stop()
 		ctx, leave := context.WithCancel(t.Context())
-		resp := b.post(t, ctx, chatPath, chatStream)
-		read(t, resp.Body, len(eventA))
+		resp := b.post(t, ctx, chatPath, sidecartest.ChatStream)
+		sidecartest.Read(t, resp.Body, len(eventA))
 		leave()
 		time.Sleep(drainTime - time.Millisecond)
 		if b.server.proxy.Load().Drains != 1 || b.server.limits.InFlight() != 1 {
@@ -210,8 +211,8 @@ func TestDrain_IsBoundedInBytes(t *testing.T) {
 		}))
 		defer b.stop()
 		ctx, leave := context.WithCancel(t.Context())
-		resp := b.post(t, ctx, chatPath, chatStream)
-		read(t, resp.Body, len(eventA))
+		resp := b.post(t, ctx, chatPath, sidecartest.ChatStream)
+		sidecartest.Read(t, resp.Body, len(eventA))
 		leave()
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -233,7 +234,7 @@ func TestDrain_TakesATenthOfThePlaces(t *testing.T) {
 			if i >= 30 {
 				of = stay
 			}
-			read(t, b.post(t, of, chatPath, chatStream).Body, len(eventA))
+			sidecartest.Read(t, b.post(t, of, chatPath, sidecartest.ChatStream).Body, len(eventA))
 		}
 		leave()
 		synctest.Wait()

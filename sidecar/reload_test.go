@@ -16,22 +16,8 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
-
-// hangup sends SIGHUP and waits until the program says what became of it.
-func (s *sidecar) hangup(fine bool) map[string]any {
-	s.t.Helper()
-	msg := "settings reloaded"
-	if !fine {
-		msg = "settings not reloaded, the old ones stay"
-	}
-	before := len(s.log.lines(msg))
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
-		s.t.Fatal(err)
-	}
-	lines := s.log.await(s.t, msg, before+1)
-	return lines[len(lines)-1]
-}
 
 func rewrite(t *testing.T, path, text string) {
 	t.Helper()
@@ -40,29 +26,18 @@ func rewrite(t *testing.T, path, text string) {
 	}
 }
 
-func (s *sidecar) metric(name string) string {
-	s.t.Helper()
-	for line := range strings.Lines(send(s.t, "GET", s.URL+"/metrics", "", "Authorization", "Bearer key-a").body) {
-		if value, ok := strings.CutPrefix(line, "llm_queue_proxy_"+name+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	s.t.Fatalf("no metric %s", name)
-	return ""
-}
-
 func TestReload_RaisesALimitAndKeepsTheQueue(t *testing.T) {
 	arrived, leave := make(chan string, 9), make(chan struct{})
-	upstream := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	upstream := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		arrived <- r.Header.Get("X-Test")
 		<-leave
 		fmt.Fprint(w, `{}`)
 	})
-	file := writeFile(t, "config.yaml", "settings: {MAX_CONCURRENT_REQUESTS: 1}\n")
+	file := sidecartest.WriteFile(t, "config.yaml", "settings: {MAX_CONCURRENT_REQUESTS: 1}\n")
 	s := start(t, upstream, "CONFIG_FILE", file)
 	answers := make(chan int, 3)
 	ask := func(name string) {
-		a, err := try(t.Context(), "POST", s.URL+"/v1/chat/completions", chat, "X-Test", name)
+		a, err := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/chat/completions", sidecartest.Chat, "X-Test", name)
 		if err != nil {
 			t.Error(err)
 			answers <- 0
@@ -75,27 +50,27 @@ func TestReload_RaisesALimitAndKeepsTheQueue(t *testing.T) {
 		t.Fatalf("%s arrived", got)
 	}
 	go ask("second")
-	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
 	go ask("third")
-	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 2 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 2 })
 
 	rewrite(t, file, "settings: {MAX_CONCURRENT_REQUESTS: -1}\n")
-	line := s.hangup(false)
+	line := s.Hangup(false)
 	if text := fmt.Sprint(line["faults"]); !strings.Contains(text, "MAX_CONCURRENT_REQUESTS") || !strings.Contains(text, "want") {
 		t.Errorf("the log says %v", line)
 	}
-	if got := s.waiting(); got != 2 {
+	if got := s.Waiting(); got != 2 {
 		t.Errorf("%d wait after a bad file, want 2", got)
 	}
 
 	rewrite(t, file, "settings: {MAX_CONCURRENT_REQUESTS: 2}\n")
-	if line := s.hangup(true); fmt.Sprint(line["changed"]) != "[MAX_CONCURRENT_REQUESTS]" {
+	if line := s.Hangup(true); fmt.Sprint(line["changed"]) != "[MAX_CONCURRENT_REQUESTS]" {
 		t.Errorf("the log says %v", line)
 	}
 	if got := <-arrived; got != "second" {
 		t.Errorf("%s was sent next", got)
 	}
-	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 && q.InFlight == 2 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 && q.InFlight == 2 })
 	close(leave)
 	for range 3 {
 		if status := <-answers; status != 200 {
@@ -104,18 +79,13 @@ func TestReload_RaisesALimitAndKeepsTheQueue(t *testing.T) {
 	}
 }
 
-func (s *sidecar) waiting() (n int) {
-	s.waitFor(func(q admin.QueueStatus) bool { n = q.Waiting; return true })
-	return n
-}
-
 func TestReload_TakesAllOrNothing(t *testing.T) {
-	upstream := scripted(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
-	keys := writeFile(t, "keys", "a=key-a\n")
-	file := writeFile(t, "config.yaml", "clients: {a: {weight: 2}}\n")
+	upstream := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
+	keys := sidecartest.WriteFile(t, "keys", "a=key-a\n")
+	file := sidecartest.WriteFile(t, "config.yaml", "clients: {a: {weight: 2}}\n")
 	s := start(t, upstream, "CONFIG_FILE", file, "CLIENT_API_KEYS_FILE", keys)
 	let := func(key string) int {
-		return send(t, "POST", s.URL+"/v1/chat/completions", chat, "Authorization", "Bearer "+key).StatusCode
+		return sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", sidecartest.Chat, "Authorization", "Bearer "+key).StatusCode
 	}
 	for name, spoil := range map[string]func(){
 		"a key file that is being written": func() { rewrite(t, keys, "") },
@@ -128,11 +98,11 @@ func TestReload_TakesAllOrNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			spoil()
-			line := s.hangup(false)
+			line := s.Hangup(false)
 			if faults, _ := line["faults"].([]any); len(faults) == 0 {
 				t.Errorf("the log says %v", line)
 			}
-			if got := s.metric("config_last_reload_successful"); got != "0" {
+			if got := s.Metric("config_last_reload_successful"); got != "0" {
 				t.Errorf("config_last_reload_successful is %s", got)
 			}
 			if let("key-a") != 200 || let("key-b") != 401 || let("") != 401 {
@@ -140,7 +110,7 @@ func TestReload_TakesAllOrNothing(t *testing.T) {
 			}
 			rewrite(t, keys, "a=key-a\n")
 			rewrite(t, file, "clients: {a: {weight: 2}}\n")
-			if s.hangup(true); s.metric("config_last_reload_successful") != "1" {
+			if s.Hangup(true); s.Metric("config_last_reload_successful") != "1" {
 				t.Error("mended settings are not taken")
 			}
 		})
@@ -148,12 +118,12 @@ func TestReload_TakesAllOrNothing(t *testing.T) {
 }
 
 func TestReload_KeysRulesAndLogLevel(t *testing.T) {
-	upstream := scripted(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
-	keys := writeFile(t, "keys", "a=key-a\nold=key-old\n")
-	file := writeFile(t, "config.yaml", "")
+	upstream := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
+	keys := sidecartest.WriteFile(t, "keys", "a=key-a\nold=key-old\n")
+	file := sidecartest.WriteFile(t, "config.yaml", "")
 	s := start(t, upstream, "CONFIG_FILE", file, "CLIENT_API_KEYS_FILE", keys)
 	let := func(key string) int {
-		return send(t, "POST", s.URL+"/v1/chat/completions", chat, "Authorization", "Bearer "+key).StatusCode
+		return sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", sidecartest.Chat, "Authorization", "Bearer "+key).StatusCode
 	}
 	rewrite(t, keys, "a=key-a\nnew=key-new\n")
 	if let("key-old") != 200 || let("key-new") != 401 {
@@ -168,23 +138,23 @@ func TestReload_KeysRulesAndLogLevel(t *testing.T) {
 	if let("key-old") != 401 {
 		t.Error("a key that is no longer in the file is let in")
 	}
-	requests := len(s.log.lines("request"))
-	if let("key-new"); len(s.log.lines("request")) != requests {
+	requests := len(s.Log.Lines("request"))
+	if let("key-new"); len(s.Log.Lines("request")) != requests {
 		t.Error("LOG_LEVEL=error still logs requests")
 	}
 
 	rewrite(t, file, "settings: {SESSION_HEADER: X-Other, LISTEN_ADDR: \"127.0.0.1:1\"}\nclients: {new: {weight: 2}}\n")
-	line := s.hangup(true)
+	line := s.Hangup(true)
 	if got := fmt.Sprint(line["changed"]); got != "[LOG_LEVEL prices]" {
 		t.Errorf("changed: %s", got)
 	}
-	pending := s.log.await(t, "some changed settings need a restart, their old values stay", 1)[0]
+	pending := s.Log.Await(t, "some changed settings need a restart, their old values stay", 1)[0]
 	if got := fmt.Sprint(pending["settings"]); got != "[LISTEN_ADDR SESSION_HEADER]" {
 		t.Errorf("settings that need a restart: %s", got)
 	}
-	send(t, "POST", s.URL+"/v1/chat/completions", chat, "Authorization", "Bearer key-new", "X-Other", "x", "X-Session-Id", "y")
-	if status := send(t, "GET", s.URL+"/sessions/status", "", "Authorization", "Bearer key-a"); strings.Contains(status.body, `"x"`) || !strings.Contains(status.body, `"y"`) {
-		t.Errorf("SESSION_HEADER changed without a restart: %s", status.body)
+	sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", sidecartest.Chat, "Authorization", "Bearer key-new", "X-Other", "x", "X-Session-Id", "y")
+	if status := sidecartest.Send(t, "GET", s.URL+"/sessions/status", "", "Authorization", "Bearer key-a"); strings.Contains(status.Body, `"x"`) || !strings.Contains(status.Body, `"y"`) {
+		t.Errorf("SESSION_HEADER changed without a restart: %s", status.Body)
 	}
 }
 
@@ -232,10 +202,10 @@ func TestKeyFile_IsReadWhenARequestLeaves(t *testing.T) {
 	if err := os.Symlink("..data/key", path); err != nil {
 		t.Fatal(err)
 	}
-	s := start(t, scripted(t, up.serve), "OPENAI_API_KEY", "", "OPENAI_API_KEY_FILE", path)
+	s := start(t, sidecartest.Scripted(t, up.serve), "OPENAI_API_KEY", "", "OPENAI_API_KEY_FILE", path)
 	ask := func(status int, keys ...string) {
 		t.Helper()
-		a := send(t, "POST", s.URL+"/v1/chat/completions", chat)
+		a := sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", sidecartest.Chat)
 		if a.StatusCode != status {
 			t.Errorf("status %d, want %d", a.StatusCode, status)
 		}
@@ -291,7 +261,7 @@ func TestKeyFile_IsReadWhenARequestLeaves(t *testing.T) {
 	put("..7", "")
 	ask(200, "sk-canary-6x")
 	ask(200, "sk-canary-6x")
-	if n := len(s.log.lines("the provider's key cannot be read, the old one stays")); n != 1 {
+	if n := len(s.Log.Lines("the provider's key cannot be read, the old one stays")); n != 1 {
 		t.Errorf("%d warnings, want one", n)
 	}
 	put("..8", "sk-canary-8")
@@ -300,31 +270,33 @@ func TestKeyFile_IsReadWhenARequestLeaves(t *testing.T) {
 }
 
 func TestReload_BudgetsAndPricesAct(t *testing.T) {
-	_, upstream := simulated(t, provider.Config{})
-	file := writeFile(t, "config.yaml", "sessions: [{match: \"agent-*\", budget: {tokens: 1, per: ever}}]\n")
+	_, upstream := sidecartest.Simulated(t, provider.Config{})
+	file := sidecartest.WriteFile(t, "config.yaml", "sessions: [{match: \"agent-*\", budget: {tokens: 1, per: ever}}]\n")
 	s := start(t, upstream, "CONFIG_FILE", file)
-	ask := func() answer { return send(t, "POST", s.URL+"/v1/session/agent-1/chat/completions", chat) }
+	ask := func() sidecartest.Answer {
+		return sidecartest.Send(t, "POST", s.URL+"/v1/session/agent-1/chat/completions", sidecartest.Chat)
+	}
 	for range 2 { // the first may use it up, the next finds nothing left
-		if a := ask(); a.StatusCode == 402 && errorOf(t, a) != "budget_exceeded" {
-			t.Fatalf("refused with %s", a.body)
+		if a := ask(); a.StatusCode == 402 && sidecartest.ErrorOf(t, a) != "budget_exceeded" {
+			t.Fatalf("refused with %s", a.Body)
 		}
 	}
 	if a := ask(); a.StatusCode != 402 {
 		t.Fatalf("a used up budget answers %d", a.StatusCode)
 	}
-	costs := func() string { return send(t, "GET", s.URL+"/usage?by=model", "").body }
+	costs := func() string { return sidecartest.Send(t, "GET", s.URL+"/usage?by=model", "").Body }
 	rewrite(t, file, "sessions: [{match: \"agent-*\", budget: {tokens: 1000000, per: ever}}]\n")
-	if line := s.hangup(true); fmt.Sprint(line["changed"]) != "[sessions]" {
+	if line := s.Hangup(true); fmt.Sprint(line["changed"]) != "[sessions]" {
 		t.Errorf("the log says %v", line)
 	}
 	if a := ask(); a.StatusCode != 200 {
-		t.Errorf("a raised budget answers %d: %s", a.StatusCode, a.body)
+		t.Errorf("a raised budget answers %d: %s", a.StatusCode, a.Body)
 	}
 	if got := costs(); strings.Contains(got, `"EUR"`) {
 		t.Errorf("there are no prices yet: %s", got)
 	}
 	rewrite(t, file, "currency: EUR\nprices: [{model: \"gpt-*\", input: \"1000\", output: \"2000\"}]\n")
-	s.hangup(true)
+	s.Hangup(true)
 	if got := costs(); !strings.Contains(got, `"EUR"`) {
 		t.Errorf("the new prices are not applied: %s", got)
 	}
@@ -334,7 +306,7 @@ func TestReload_BudgetsAndPricesAct(t *testing.T) {
 // in virtual time.
 func TestReload_ChangesTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		file := writeFile(t, "config.yaml", "settings: {RATE_LIMIT_PER_MIN: 60}\n")
+		file := sidecartest.WriteFile(t, "config.yaml", "settings: {RATE_LIMIT_PER_MIN: 60}\n")
 		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "LEARN_LIMITS", "false")
 		defer b.stop()
 		b.server.level = new(slog.LevelVar)
@@ -343,7 +315,7 @@ func TestReload_ChangesTheRate(t *testing.T) {
 			var calls sync.WaitGroup
 			for i := range n {
 				calls.Go(func() {
-					if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), chat); err != nil || status != 200 {
+					if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), sidecartest.Chat); err != nil || status != 200 {
 						t.Errorf("call %d: %d %v %s", i, status, err, text)
 					}
 				})
@@ -374,7 +346,7 @@ func TestReload_ChangesTheRate(t *testing.T) {
 }
 
 func TestReload_TellsSystemd(t *testing.T) {
-	path, conn := notifySocket(t)
+	path, conn := sidecartest.NotifySocket(t)
 	next := func(want string) {
 		t.Helper()
 		buf := make([]byte, 4096)
@@ -391,12 +363,12 @@ func TestReload_TellsSystemd(t *testing.T) {
 			}
 		}
 	}
-	s := start(t, scripted(t, func(http.ResponseWriter, *http.Request) {}), "NOTIFY_SOCKET", path)
+	s := start(t, sidecartest.Scripted(t, func(http.ResponseWriter, *http.Request) {}), "NOTIFY_SOCKET", path)
 	next("READY=1")
-	s.hangup(true)
+	s.Hangup(true)
 	next("RELOADING=1")
 	next("READY=1")
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	next("STOPPING=1")

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // TestRepeats_AProviderThatFailsIsNotFlooded sends a thousand requests at once
@@ -28,7 +30,7 @@ func TestRepeats_AProviderThatFailsIsNotFlooded(t *testing.T) {
 		started := time.Now()
 		for range n {
 			calls.Go(func() {
-				switch status, _, text, err := b.ask(t.Context(), "s", chat); {
+				switch status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat); {
 				case err != nil || status != 503:
 					t.Errorf("%d %s %v", status, text, err)
 				case text == "":

@@ -21,11 +21,9 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
@@ -55,13 +53,13 @@ func TestRequirement_11_HostsAndOrigins(t *testing.T) {
 	s := start(t, base, "ADMIN_ADDR", admin)
 	for _, url := range []string{s.URL + "/v1/models", s.URL + "/v1/session/s/status", s.URL + "/", "http://" + admin + "/metrics", "http://" + admin + "/sessions/status", "http://" + admin + "/usage"} {
 		for _, host := range []string{"evil.test", "evil.test:8080", "127.0.0.1.evil.test", "localhost.evil.test", "192.0.2.1", "[::ffff:192.0.2.1]", "0.0.0.0"} {
-			if a := send(t, "GET", url, "", "Host", host); a.StatusCode != 421 {
+			if a := sidecartest.Send(t, "GET", url, "", "Host", host); a.StatusCode != 421 {
 				t.Errorf("%s as %s: %d", url, host, a.StatusCode)
 			}
 		}
 		for _, origin := range []string{"http://evil.test", "null", "https://localhost.evil.test", "file://", "chrome-extension://x"} {
 			for _, method := range []string{"GET", "POST", "OPTIONS"} {
-				a := send(t, method, url, "", "Origin", origin, "Access-Control-Request-Method", "POST")
+				a := sidecartest.Send(t, method, url, "", "Origin", origin, "Access-Control-Request-Method", "POST")
 				if a.StatusCode != 403 || a.Header.Get("Access-Control-Allow-Origin") != "" {
 					t.Errorf("%s %s from %s: %d %v", method, url, origin, a.StatusCode, a.Header)
 				}
@@ -72,11 +70,11 @@ func TestRequirement_11_HostsAndOrigins(t *testing.T) {
 		t.Errorf("%d such requests went up", n)
 	}
 	for _, host := range []string{"localhost", "127.0.0.1:1", "[::1]", "LOCALHOST:8080"} {
-		if a := send(t, "GET", s.URL+"/v1/models", "", "Host", host); a.StatusCode != 200 {
+		if a := sidecartest.Send(t, "GET", s.URL+"/v1/models", "", "Host", host); a.StatusCode != 200 {
 			t.Errorf("as %s: %d", host, a.StatusCode)
 		}
 	}
-	if a := send(t, "GET", s.URL+"/livez", "", "Host", "10.0.0.7:8080"); a.StatusCode != 200 || a.Header.Get("Access-Control-Allow-Origin") != "" {
+	if a := sidecartest.Send(t, "GET", s.URL+"/livez", "", "Host", "10.0.0.7:8080"); a.StatusCode != 200 || a.Header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("health: %d", a.StatusCode)
 	}
 }
@@ -121,12 +119,12 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 					{"X-Original-Url", "/livez"},
 				} {
 					asked++
-					body := map[string]string{"POST": chat}[method]
-					if a := send(t, method, url+path, body, headers...); a.StatusCode != 401 && !route.Open {
+					body := map[string]string{"POST": sidecartest.Chat}[method]
+					if a := sidecartest.Send(t, method, url+path, body, headers...); a.StatusCode != 401 && !route.Open {
 						t.Errorf("%s %s with %v: %d", method, url+path, headers, a.StatusCode)
 					}
 				}
-				if a := send(t, method, url+path+"?api_key=key-canary-1&key=key-canary-1", ""); a.StatusCode != 401 && !route.Open {
+				if a := sidecartest.Send(t, method, url+path+"?api_key=key-canary-1&key=key-canary-1", ""); a.StatusCode != 401 && !route.Open {
 					t.Errorf("%s %s with a key in the query: %d", method, url+path, a.StatusCode)
 				}
 			}
@@ -156,23 +154,23 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 // A bound on connections is the operator's (LimitNOFILE): one connection holds no
 // body, no place and no more than some kilobytes.
 func TestRequirement_15_SlowAndLargeRequestsAreBounded(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "MAX_BODY_BYTES", "1MiB")
 	t.Run("headers above 32 KiB", func(t *testing.T) {
-		statuses, _ := s.rawly("GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + strings.Repeat("x", 48<<10) + "\r\n\r\n")
+		statuses, _ := s.Rawly("GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + strings.Repeat("x", 48<<10) + "\r\n\r\n")
 		if len(statuses) != 1 || statuses[0] != 431 {
 			t.Errorf("%v", statuses)
 		}
 	})
 	t.Run("a large body is refused before it comes", func(t *testing.T) {
-		statuses, _ := s.rawly("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n")
+		statuses, _ := s.Rawly("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n")
 		if len(statuses) != 1 || statuses[0] != 413 {
 			t.Errorf("%v", statuses)
 		}
 	})
 	t.Run("a large body without a length is refused when it is too large", func(t *testing.T) {
 		chunk := fmt.Sprintf("%x\r\n%s\r\n", 64<<10, strings.Repeat("x", 64<<10))
-		statuses, _ := s.rawly("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat(chunk, 20))
+		statuses, _ := s.Rawly("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat(chunk, 20))
 		if len(statuses) != 1 || statuses[0] != 413 {
 			t.Errorf("%v", statuses)
 		}
@@ -180,7 +178,7 @@ func TestRequirement_15_SlowAndLargeRequestsAreBounded(t *testing.T) {
 	// The clocks, in virtual time: after how long is a connection closed?
 	closedAfter := func(t *testing.T, text string, trickle time.Duration) (after time.Duration, answer string) {
 		synctest.Test(t, func(t *testing.T) {
-			st := &stage{t: t, plan: &plan{}, dir: t.TempDir(), up: newCable(), sim: provider.New(provider.Config{})}
+			st := &stage{t: t, plan: &plan{}, dir: t.TempDir(), up: sidecartest.NewCable(), sim: provider.New(provider.Config{})}
 			stopSim := st.sim.Serve(st.up)
 			st.start()
 			conn, err := st.dial(t.Context(), "", "")
@@ -274,7 +272,7 @@ func TestRequirement_18_OddJSONHasADefinedResult(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before, start := len(rec.seen()), allocated()
-			a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", c.body)
+			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", c.body)
 			if grown := allocated() - start; grown > 64<<20 {
 				t.Errorf("%d bytes were allocated for %d", grown, len(c.body))
 			}
@@ -282,8 +280,8 @@ func TestRequirement_18_OddJSONHasADefinedResult(t *testing.T) {
 			switch {
 			case c.up && (a.StatusCode != 200 || came != 1 || string(rec.body) != c.body):
 				t.Errorf("%d, %d went up, %.100q", a.StatusCode, came, rec.body)
-			case !c.up && (a.StatusCode != 400 || errorOf(t, a) != "duplicate_field" || came != 0):
-				t.Errorf("%d %s, %d went up", a.StatusCode, a.body, came)
+			case !c.up && (a.StatusCode != 400 || sidecartest.ErrorOf(t, a) != "duplicate_field" || came != 0):
+				t.Errorf("%d %s, %d went up", a.StatusCode, a.Body, came)
 			}
 		})
 	}
@@ -323,8 +321,7 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newServer(dependencies{
-		Config: cfg, Logger: quiet, Ledger: store, Metrics: metrics.New(),
-		Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}),
+		Config: cfg, Logger: quiet, Ledger: store,
 		Upstream: upstream.New(upstream.Config{Base: cfg.BaseURL, Key: func() string { return "sk-1" }, Transport: canned{}, Private: session.Headers()}),
 	})
 	handler := s.handlerFor(httpapi.MainListener)
@@ -367,17 +364,17 @@ func TestRequirement_20_NamesCannotFillTheMemory(t *testing.T) {
 // A weight shares out only what its client has; a priority goes no higher than
 // the file grants.
 func TestRequirement_26_WeightsAreNotTaken(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base)
 	for header, values := range map[string][]string{
 		"X-Queue-Weight": {"0", "-1", "NaN", "Inf", "1e999", "x", "", " 1"}, "X-Queue-Priority": {"highest", "HIGH", "1", "0"}, "X-Queue-Timeout": {"-1s", "0s", "soon", "1e9h"},
 	} {
 		for _, value := range values {
-			a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat, header, value)
+			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.Chat, header, value)
 			if strings.TrimSpace(value) == "" || value == " 1" || value == "Inf" || value == "1e999" {
 				continue // none, one, and the most there is
 			}
-			if a.StatusCode != 400 || errorOf(t, a) != "invalid_hint" {
+			if a.StatusCode != 400 || sidecartest.ErrorOf(t, a) != "invalid_hint" {
 				t.Errorf("%s %q: %d", header, value, a.StatusCode)
 			}
 		}

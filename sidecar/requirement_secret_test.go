@@ -19,14 +19,15 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // everything sends requests that end in every way this program knows, and returns
 // whatever it said: answers, log, metrics.
-func everything(t *testing.T, settings ...string) (said string, s *sidecar) {
+func everything(t *testing.T, settings ...string) (said string, s *sidecartest.Sidecar) {
 	t.Helper()
 	var text strings.Builder
-	_, base := simulated(t, provider.Config{Faults: []provider.Fault{
+	_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{
 		provider.Sound(), provider.ServerError(500), provider.Hangup(), provider.CutAfterBytes(30), provider.Garbage(), provider.Throttle(1e6), provider.Quota(),
 		provider.WithHeader(http.Header{"X-Echo": {"sk-upstream-canary"}}), provider.Status(401, nil, ""),
 	}})
@@ -37,8 +38,8 @@ func everything(t *testing.T, settings ...string) (said string, s *sidecar) {
 		{"POST", "/v1/session/s/responses", `{"model":"gpt-4o","input":"prompt-canary"}`},
 		{"POST", "/v1/session/s/completions", `{"model":"gpt-4o","stream":true,"prompt":"prompt-canary"}`},
 		{"POST", "/v1/session/s/embeddings", `{"model":"text-embedding-3-small","input":"prompt-canary"}`},
-		{"POST", "/v1/session/s/chat/completions", strings.Replace(chat, "say", "prompt-canary say", 1)},
-		{"POST", "/v1/session/s/chat/completions", strings.Replace(chatStream, "say", "prompt-canary say", 1)},
+		{"POST", "/v1/session/s/chat/completions", strings.Replace(sidecartest.Chat, "say", "prompt-canary say", 1)},
+		{"POST", "/v1/session/s/chat/completions", strings.Replace(sidecartest.ChatStream, "say", "prompt-canary say", 1)},
 		{"POST", "/v1/moderations", `{"input":"prompt-canary"}`},
 		{"POST", "/v1/session/s/chat/completions", `{"model":"gpt-4o","messages":[{"role":"user","content":"prompt-canary"}],"model":"twice"}`},
 		{"POST", "/v1/session/s/chat/completions", strings.Repeat("prompt-canary", 100_000)},
@@ -54,8 +55,8 @@ func everything(t *testing.T, settings ...string) (said string, s *sidecar) {
 		{"GET", "/readyz", ""},
 	} {
 		for range 2 {
-			a, err := try(t.Context(), c.method, s.URL+c.path, c.body, auth...)
-			body := a.body
+			a, err := sidecartest.Try(t.Context(), c.method, s.URL+c.path, c.body, auth...)
+			body := a.Body
 			if strings.HasPrefix(c.path, "/v1/") && a.Response != nil && a.StatusCode == 200 {
 				body = "" // the provider's words to its client
 			}
@@ -64,9 +65,9 @@ func everything(t *testing.T, settings ...string) (said string, s *sidecar) {
 			}
 			_ = err
 		}
-		try(t.Context(), c.method, s.URL+c.path, c.body, "Authorization", "Bearer wrong-key-canary") // its log line matters
+		sidecartest.Try(t.Context(), c.method, s.URL+c.path, c.body, "Authorization", "Bearer wrong-key-canary") // its log line matters
 	}
-	fmt.Fprintln(&text, s.log.String())
+	fmt.Fprintln(&text, s.Log.String())
 	return text.String(), s
 }
 
@@ -77,7 +78,7 @@ func TestRequirement_05_KeysAreNowhere(t *testing.T) {
 			t.Errorf("%s is in …%s…", key, said[max(0, i-200):min(len(said), i+100)])
 		}
 	}
-	if len(s.log.lines("request")) < 10 {
+	if len(s.Log.Lines("request")) < 10 {
 		t.Error("too little was logged to prove anything")
 	}
 	env := map[string]string{
@@ -124,54 +125,54 @@ func TestRequirement_06_PromptsAreNowhere(t *testing.T) {
 				t.Errorf("a canary is in %s %s", filepath.Base(file), when)
 			}
 		}
-		if err := s.stop(); err != nil {
+		if err := s.Stop(); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
 func TestRequirement_07_LogLinesCannotBeForged(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "LOG_LEVEL", "debug")
 	forged := "x\n{\"level\":\"INFO\",\"msg\":\"forged\"}\r\n\x1b[31mred\u2028\u2029\u0085" + strings.Repeat("long", 250_000)
 	model, err := json.Marshal(forged)
 	if err != nil {
 		t.Fatal(err)
 	}
-	send(t, "POST", s.URL+"/v1/session/s/chat/completions", `{"model":`+string(model)+`,"messages":[]}`)
-	send(t, "GET", s.URL+"/v1/models/%0a%7b%22msg%22:%22forged%22%7d%1b", "", "X-Queue-Priority", "forged")
-	send(t, "GET", s.URL+"/sessions/x%0aforged/status", "")
-	for line := range strings.Lines(s.log.String()) {
+	sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", `{"model":`+string(model)+`,"messages":[]}`)
+	sidecartest.Send(t, "GET", s.URL+"/v1/models/%0a%7b%22msg%22:%22forged%22%7d%1b", "", "X-Queue-Priority", "forged")
+	sidecartest.Send(t, "GET", s.URL+"/sessions/x%0aforged/status", "")
+	for line := range strings.Lines(s.Log.String()) {
 		if !json.Valid([]byte(line)) || len(line) > 4096 || strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\n\r\x1b\u2028\u2029") {
 			t.Errorf("a line of %d bytes: %.200q", len(line), line)
 		}
 	}
-	if len(s.log.lines("forged")) > 0 {
+	if len(s.Log.Lines("forged")) > 0 {
 		t.Error("a client wrote a line of its own")
 	}
 }
 
 // The set is A–Z a–z 0–9 . _ : @ - and anything else is 400 (contract, Routes).
 func TestRequirement_08_SessionIDsAreOpaque(t *testing.T) {
-	sim, base := simulated(t, provider.Config{})
+	sim, base := sidecartest.Simulated(t, provider.Config{})
 	dir := t.TempDir()
 	s := start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(dir, "sessions.db"))
 	for _, id := range []string{"..%2Fx", "%00", "a%00b", "'%20OR%201=1", "%22;DROP%20TABLE", "%F0%9F%98%80", "%ff", "a%2Fb", "a%5Cb", "a%0ab", ".", "..", "%2e", strings.Repeat("a", 129), "%C3%A9", "a%20", "$(x)", "a*b"} {
-		a := send(t, "POST", s.URL+"/v1/session/"+id+"/chat/completions", chat)
+		a := sidecartest.Send(t, "POST", s.URL+"/v1/session/"+id+"/chat/completions", sidecartest.Chat)
 		if a.StatusCode != 400 {
 			t.Errorf("%s: %d", id, a.StatusCode)
 		}
-		errorOf(t, a)
+		sidecartest.ErrorOf(t, a)
 	}
 	for _, id := range []string{"a", strings.Repeat("a", 128), "A-1.b_c:d@e", "...", "status"} {
-		if a := send(t, "POST", s.URL+"/v1/session/"+id+"/chat/completions", chat); a.StatusCode != 200 || s.status()[id].RequestCount != 1 {
+		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/"+id+"/chat/completions", sidecartest.Chat); a.StatusCode != 200 || s.Status()[id].RequestCount != 1 {
 			t.Errorf("%s: %d", id, a.StatusCode)
 		}
 	}
 	if n := len(sim.Ledger()); n != 5 {
 		t.Errorf("%d requests went up, want 5", n)
 	}
-	if metrics := send(t, "GET", s.URL+"/metrics", "").body; strings.Contains(metrics, "A-1.b_c") {
+	if metrics := sidecartest.Send(t, "GET", s.URL+"/metrics", "").Body; strings.Contains(metrics, "A-1.b_c") {
 		t.Error("a session is in the metrics")
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
@@ -186,16 +187,16 @@ func TestRequirement_08_SessionIDsAreOpaque(t *testing.T) {
 }
 
 func TestRequirement_09_SQLIsBound(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
-	s := start(t, base, append(sqlite(t), "CLIENT_API_KEYS", "web=key-canary-1")...)
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	s := start(t, base, append(sidecartest.SQLite(t), "CLIENT_API_KEYS", "web=key-canary-1")...)
 	auth := []string{"Authorization", "Bearer key-canary-1"}
-	send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat, auth...)
-	before := send(t, "GET", s.URL+"/sessions", "", auth...).body
+	sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.Chat, auth...)
+	before := sidecartest.Send(t, "GET", s.URL+"/sessions", "", auth...).Body
 	for _, evil := range []string{"'", "' OR '1'='1", "1; DROP TABLE sessions", "\" OR 1=1 --", "') UNION SELECT 1 --", "0x27", "%27", "\\'", "\x00", "1 OR 1=1", "s' --"} {
 		query := fmt.Sprintf("limit=%[1]s&cursor=%[1]s&from=%[1]s&to=%[1]s&by=%[1]s", escape(evil))
 		for _, path := range []string{"/sessions", "/sessions/" + escape(evil) + "/requests", "/sessions/s/requests", "/usage", "/sessions/" + escape(evil) + "/status"} {
-			if a := send(t, "GET", s.URL+path+"?"+query, "", auth...); a.StatusCode >= 500 || a.StatusCode == 200 && strings.Contains(path, escape(evil)) {
-				t.Errorf("%s with %q: %d %s", path, evil, a.StatusCode, a.body)
+			if a := sidecartest.Send(t, "GET", s.URL+path+"?"+query, "", auth...); a.StatusCode >= 500 || a.StatusCode == 200 && strings.Contains(path, escape(evil)) {
+				t.Errorf("%s with %q: %d %s", path, evil, a.StatusCode, a.Body)
 			}
 		}
 		if !strings.ContainsAny(evil, "\x00") {
@@ -205,16 +206,16 @@ func TestRequirement_09_SQLIsBound(t *testing.T) {
 				if header == "Authorization" {
 					value = "Bearer " + evil
 				}
-				if a := send(t, "GET", s.URL+"/sessions", "", header, value); a.StatusCode != 401 {
+				if a := sidecartest.Send(t, "GET", s.URL+"/sessions", "", header, value); a.StatusCode != 401 {
 					t.Errorf("%s %q: %d", header, evil, a.StatusCode)
 				}
 			}
-			send(t, "POST", s.URL+"/v1/session/s2/chat/completions", `{"model":"`+strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(evil)+`","messages":[]}`, auth...)
+			sidecartest.Send(t, "POST", s.URL+"/v1/session/s2/chat/completions", `{"model":"`+strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(evil)+`","messages":[]}`, auth...)
 		}
-		send(t, "DELETE", s.URL+"/sessions/"+escape(evil), "", auth...)
+		sidecartest.Send(t, "DELETE", s.URL+"/sessions/"+escape(evil), "", auth...)
 	}
-	send(t, "DELETE", s.URL+"/sessions/s2", "", auth...)
-	if after := send(t, "GET", s.URL+"/sessions", "", auth...).body; after != before {
+	sidecartest.Send(t, "DELETE", s.URL+"/sessions/s2", "", auth...)
+	if after := sidecartest.Send(t, "GET", s.URL+"/sessions", "", auth...).Body; after != before {
 		t.Errorf("before %s, after %s", before, after)
 	}
 	// And by reading: no value is printed into a query.
@@ -273,13 +274,13 @@ func programText(t *testing.T, dirs ...string) []string {
 }
 
 func TestRequirement_13_KeysAreComparedWithoutTellingThem(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "CLIENT_API_KEYS", "web=key-canary-1")
 	var first string
 	for _, key := range []string{"", "k", "key-canary-", "key-canary-2", "key-canary-1x", strings.Repeat("k", 8000), "KEY-CANARY-1", " key-canary-1", "web=key-canary-1", "web"} {
-		a := send(t, "GET", s.URL+"/v1/models", "", "Authorization", "Bearer "+key)
+		a := sidecartest.Send(t, "GET", s.URL+"/v1/models", "", "Authorization", "Bearer "+key)
 		a.Header.Del("Date")
-		answer := fmt.Sprint(a.StatusCode, a.Header, a.body)
+		answer := fmt.Sprint(a.StatusCode, a.Header, a.Body)
 		if first == "" {
 			first = answer
 		}
@@ -297,7 +298,7 @@ func TestRequirement_13_KeysAreComparedWithoutTellingThem(t *testing.T) {
 }
 
 func TestRequirement_21_FailsClosed(t *testing.T) {
-	empty := writeFile(t, "keys", "\n")
+	empty := sidecartest.WriteFile(t, "keys", "\n")
 	for name, settings := range map[string][]string{
 		"a list without a key":      {"CLIENT_API_KEYS", " , "},
 		"a key without a text":      {"CLIENT_API_KEYS", "web="},
@@ -330,9 +331,9 @@ func TestRequirement_21_FailsClosed(t *testing.T) {
 
 func TestRequirement_22_FilesArePrivate(t *testing.T) {
 	dir := t.TempDir()
-	_, base := simulated(t, provider.Config{})
-	p := child(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(dir, "sessions.db"))
-	send(t, "POST", p.URL+"/v1/session/s/chat/completions", chat)
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	p := sidecartest.Child(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(dir, "sessions.db"))
+	sidecartest.Send(t, "POST", p.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(files) < 3 {
 		t.Fatalf("%v %v", files, err)
@@ -343,12 +344,12 @@ func TestRequirement_22_FilesArePrivate(t *testing.T) {
 		}
 	}
 	// A core dump would hold keys and prompts.
-	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.cmd.Process.Pid))
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.Cmd.Process.Pid))
 	if err != nil || !regexp.MustCompile(`Max core file size +0 +0 `).Match(limits) {
 		t.Errorf("core dumps are possible: %v\n%s", err, limits)
 	}
 	// Nothing secret is on the command line, for ps to see.
-	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.cmd.Process.Pid)); err != nil || bytes.Contains(line, []byte("canary")) {
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Cmd.Process.Pid)); err != nil || bytes.Contains(line, []byte("canary")) {
 		t.Errorf("command line %q, %v", line, err)
 	}
 }

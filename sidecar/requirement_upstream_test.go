@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // The security requirements, each with the test that holds it. SECURITY.md lists
@@ -50,7 +48,7 @@ type recorder struct {
 
 func record(t *testing.T) (*recorder, string) {
 	rec := &recorder{}
-	return rec, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	return rec, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		rec.mu.Lock()
 		defer rec.mu.Unlock()
@@ -67,34 +65,6 @@ func (r *recorder) seen() []string {
 	return slices.Clone(r.lines)
 }
 
-// rawly writes text to the sidecar's socket and reads every answer.
-func (s *sidecar) rawly(text string) (statuses []int, rest string) {
-	s.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, text); err != nil && !errors.Is(err, net.ErrClosed) {
-		s.t.Log(err) // refused before it was read whole
-	}
-	reader := bufio.NewReader(conn)
-	for {
-		resp, err := http.ReadResponse(reader, nil)
-		if err != nil {
-			left, _ := io.ReadAll(reader)
-			return statuses, string(left)
-		}
-		statuses = append(statuses, resp.StatusCode)
-		body, _ := io.ReadAll(resp.Body)
-		rest = string(body)
-		resp.Body.Close()
-		if resp.Close || len(statuses) == 2 {
-			return statuses, rest
-		}
-	}
-}
-
 func TestRequirement_01_UpstreamOnlyFromConfig(t *testing.T) {
 	bad := decoy(t)
 	rec, base := record(t)
@@ -106,19 +76,19 @@ func TestRequirement_01_UpstreamOnlyFromConfig(t *testing.T) {
 	}
 	body := fmt.Sprintf(`{"model":"gpt-4o","api_base":%q,"base_url":%q,"api_key":"sk-theirs","litellm_params":{"api_base":%q},"extra_body":{"api_base":%q},"messages":[]}`, evil, evil, evil, evil)
 	query := "?api_base=" + evil + "&base_url=" + evil + "&url=" + evil
-	if a := send(t, "POST", s.URL+"/v1/session/s/chat/completions"+query, body, headers...); a.StatusCode != 200 {
-		t.Fatalf("%d %s", a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions"+query, body, headers...); a.StatusCode != 200 {
+		t.Fatalf("%d %s", a.StatusCode, a.Body)
 	}
 	host := strings.TrimPrefix(strings.TrimSuffix(base, "/v1"), "http://")
 	if rec.last.Host != host || !strings.HasPrefix(rec.last.RequestURI, "/v1/chat/completions?") || rec.last.Header.Get("Authorization") != "Bearer sk-upstream-canary" || rec.last.Header.Get("Api-Key") != "" {
 		t.Errorf("up went %s to %s with %v", rec.last.RequestURI, rec.last.Host, rec.last.Header)
 	}
 	// A request target with a host of its own names no other host either.
-	statuses, _ := s.rawly(fmt.Sprintf("POST %s/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", evil, len(chat), chat))
+	statuses, _ := s.Rawly(fmt.Sprintf("POST %s/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", evil, len(sidecartest.Chat), sidecartest.Chat))
 	if lines := rec.seen(); len(statuses) != 1 || statuses[0] == 200 && lines[len(lines)-1] != "POST /v1/chat/completions" {
 		t.Errorf("absolute form: %v, upstream saw %v", statuses, lines)
 	}
-	statuses, _ = s.rawly("CONNECT " + bad + " HTTP/1.1\r\nHost: " + bad + "\r\nConnection: close\r\n\r\n")
+	statuses, _ = s.Rawly("CONNECT " + bad + " HTTP/1.1\r\nHost: " + bad + "\r\nConnection: close\r\n\r\n")
 	if len(statuses) != 1 || statuses[0] < 400 {
 		t.Errorf("CONNECT: %v", statuses)
 	}
@@ -127,11 +97,11 @@ func TestRequirement_01_UpstreamOnlyFromConfig(t *testing.T) {
 func TestRequirement_02_RedirectsAreNotFollowed(t *testing.T) {
 	bad := decoy(t)
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+		s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "http://"+bad+"/v1/x")
 			w.WriteHeader(status)
 		}))
-		resp := openRaw(t, s.URL+"/v1/session/s/chat/completions", chat)
+		resp := openRaw(t, s.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
 		if resp.StatusCode != status || resp.Header.Get("Location") == "" {
 			t.Errorf("%d became %d", status, resp.StatusCode)
 		}
@@ -151,7 +121,7 @@ func TestRequirement_03_PathsStayBelowTheBase(t *testing.T) {
 		"/v1/session/%2e%2e/models": "", "/admin": "", "*": "", "/v1": "", "/": "",
 	} {
 		before := len(rec.seen())
-		statuses, _ := s.rawly("GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+		statuses, _ := s.Rawly("GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 		now := rec.seen()
 		switch {
 		case want == "" && (len(now) != before || len(statuses) == 1 && statuses[0] < 300):
@@ -168,7 +138,7 @@ func TestRequirement_03_PathsStayBelowTheBase(t *testing.T) {
 func TestRequirement_04_HeadersCarryNoKey(t *testing.T) {
 	const key = "sk-upstream-canary"
 	var up http.Header
-	s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		up = r.Header
 		h := w.Header()
@@ -186,7 +156,7 @@ func TestRequirement_04_HeadersCarryNoKey(t *testing.T) {
 		h.Set("X-Late-Key", key)
 	}), "CLIENT_API_KEYS", "web=key-canary-1")
 	for _, method := range []string{"POST", "GET"} {
-		a := send(t, method, s.URL+"/v1/models", map[string]string{"POST": "{}"}[method],
+		a := sidecartest.Send(t, method, s.URL+"/v1/models", map[string]string{"POST": "{}"}[method],
 			"Authorization", "Bearer key-canary-1", "Api-Key", "key-canary-1", "Proxy-Authorization", "Basic key-canary-1", "Connection", "X-Hop", "X-Hop", "1", "Te", "trailers", "Cookie", "c=1")
 		if text := fmt.Sprint(a.Header, a.Trailer); strings.Contains(text, key) || a.Header.Get("X-Vendor") != "kept" || a.Header.Get("Keep-Alive") != "" || a.Header.Get("Proxy-Authenticate") != "" {
 			t.Errorf("down came %s", text)
@@ -198,20 +168,20 @@ func TestRequirement_04_HeadersCarryNoKey(t *testing.T) {
 }
 
 func TestRequirement_14_SpeaksToTheProviderOnly(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
-	p := child(t, base, append(sqlite(t), "HTTP_PROXY", "http://127.0.0.1:9", "HTTPS_PROXY", "http://127.0.0.1:9")...)
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	p := sidecartest.Child(t, base, append(sidecartest.SQLite(t), "HTTP_PROXY", "http://127.0.0.1:9", "HTTPS_PROXY", "http://127.0.0.1:9")...)
 	for range 3 {
-		send(t, "POST", p.URL+"/v1/session/s/chat/completions", chat)
+		sidecartest.Send(t, "POST", p.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
 	}
 	provider := hexAddress(t, strings.TrimPrefix(strings.TrimSuffix(base, "/v1"), "http://"))
 	own := hexAddress(t, strings.TrimPrefix(p.URL, "http://"))
-	sockets := p.sockets()
+	sockets := p.Sockets()
 	if len(sockets) < 2 {
 		t.Fatalf("too few sockets to prove anything: %v", sockets)
 	}
 	for _, socket := range sockets {
-		if socket.local != own && socket.remote != provider {
-			t.Errorf("a %s socket from %s to %s", socket.network, socket.local, socket.remote)
+		if socket.Local != own && socket.Remote != provider {
+			t.Errorf("a %s socket from %s to %s", socket.Network, socket.Local, socket.Remote)
 		}
 	}
 	// What would let a request choose code to run is not linked in.
@@ -234,14 +204,14 @@ func TestRequirement_16_NothingIsUnpackedWithoutBound(t *testing.T) {
 	t.Run("a coded request", func(t *testing.T) {
 		rec, base := record(t)
 		s := start(t, base)
-		if a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", bomb.String(), "Content-Encoding", "gzip"); a.StatusCode != 200 || !bytes.Equal(rec.body, bomb.Bytes()) || rec.last.Header.Get("Content-Encoding") != "gzip" {
+		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", bomb.String(), "Content-Encoding", "gzip"); a.StatusCode != 200 || !bytes.Equal(rec.body, bomb.Bytes()) || rec.last.Header.Get("Content-Encoding") != "gzip" {
 			t.Errorf("%d, %d of %d bytes went up", a.StatusCode, len(rec.body), bomb.Len())
 		}
 	})
 	for _, status := range []int{200, 400, 429} {
 		t.Run(fmt.Sprintf("a bomb as the answer %d", status), func(t *testing.T) {
 			var tries atomic.Int64
-			s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+			s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				if tries.Add(1) > 1 {
 					_, _ = io.WriteString(w, "{}")
@@ -253,12 +223,12 @@ func TestRequirement_16_NothingIsUnpackedWithoutBound(t *testing.T) {
 				_, _ = w.Write(bomb.Bytes())
 			}))
 			before := allocated()
-			a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat, "Accept-Encoding", "gzip")
+			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.Chat, "Accept-Encoding", "gzip")
 			if grown := allocated() - before; grown > 16<<20 {
 				t.Errorf("%d bytes were allocated for a bomb of %d", grown, bomb.Len())
 			}
-			if want := map[int]int{200: 200, 400: 400, 429: 200}[status]; a.StatusCode != want || status != 429 && a.body != bomb.String() {
-				t.Errorf("%d and %d bytes", a.StatusCode, len(a.body))
+			if want := map[int]int{200: 200, 400: 400, 429: 200}[status]; a.StatusCode != want || status != 429 && a.Body != bomb.String() {
+				t.Errorf("%d and %d bytes", a.StatusCode, len(a.Body))
 			}
 		})
 	}
@@ -292,7 +262,7 @@ func TestRequirement_17_RequestsCannotBeSmuggled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			rec, base := record(t)
 			s := start(t, base)
-			statuses, _ := s.rawly(text + "GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+			statuses, _ := s.Rawly(text + "GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 			came := rec.seen()
 			for _, line := range came {
 				if strings.Contains(line, "smuggled") {
@@ -329,11 +299,11 @@ func TestRequirement_19_LoopsEnd(t *testing.T) {
 		w.WriteHeader(resp.StatusCode)
 		_, _ = io.Copy(w, resp.Body)
 	}
-	first := start(t, scripted(t, back))
+	first := start(t, sidecartest.Scripted(t, back))
 	second := start(t, first.URL+"/v1")
 	self.Store(&second.URL)
-	if a := send(t, "POST", second.URL+"/v1/chat/completions", chat); a.StatusCode != 508 || errorOf(t, a) != "loop_detected" {
-		t.Errorf("%d %s after %d hops", a.StatusCode, a.body, hops.Load())
+	if a := sidecartest.Send(t, "POST", second.URL+"/v1/chat/completions", sidecartest.Chat); a.StatusCode != 508 || sidecartest.ErrorOf(t, a) != "loop_detected" {
+		t.Errorf("%d %s after %d hops", a.StatusCode, a.Body, hops.Load())
 	}
 	if hops.Load() > 2 {
 		t.Errorf("%d hops", hops.Load())
@@ -364,11 +334,11 @@ func TestRequirement_25_TLSIsVerified(t *testing.T) {
 			server.StartTLS()
 			defer server.Close()
 			s := start(t, server.URL+"/v1", "QUEUE_MAX_WAIT", "1s")
-			a := send(t, "POST", s.URL+"/v1/session/s/chat/completions", chat)
+			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
 			if a.StatusCode != 503 || got.Load() != 0 {
 				t.Errorf("%d, the server got %d requests", a.StatusCode, got.Load())
 			}
-			errorOf(t, a)
+			sidecartest.ErrorOf(t, a)
 		})
 	}
 	if _, err := os.Stat(keyLog); err == nil {

@@ -18,6 +18,7 @@ import (
 	goopenai "github.com/sashabaranov/go-openai"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // A replayer answers every request with a recorded answer, as bytes on the wire,
@@ -79,24 +80,24 @@ func (p *replayer) serve(conn *net.TCPConn) {
 // recording is the answer of the simulated provider to one call, framed anew.
 func recording(t *testing.T, path, body string, chunked bool) []byte {
 	t.Helper()
-	_, base := simulated(t, provider.Config{Seed: 5})
-	a := send(t, "POST", base+path, body, "Authorization", "Bearer sk-upstream-canary")
+	_, base := sidecartest.Simulated(t, provider.Config{Seed: 5})
+	a := sidecartest.Send(t, "POST", base+path, body, "Authorization", "Bearer sk-upstream-canary")
 	if a.StatusCode != 200 {
-		t.Fatalf("%d %s", a.StatusCode, a.body)
+		t.Fatalf("%d %s", a.StatusCode, a.Body)
 	}
 	var wire bytes.Buffer
 	fmt.Fprintf(&wire, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\n", a.Header.Get("Content-Type"))
 	if !chunked {
-		fmt.Fprintf(&wire, "Content-Length: %d\r\n\r\n%s", len(a.body), a.body)
+		fmt.Fprintf(&wire, "Content-Length: %d\r\n\r\n%s", len(a.Body), a.Body)
 		return wire.Bytes()
 	}
 	wire.WriteString("Transfer-Encoding: chunked\r\n\r\n")
-	for rest := a.body; rest != ""; {
+	for rest := a.Body; rest != ""; {
 		event, after, _ := strings.Cut(rest, "\n\n")
 		if rest = after; strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream") {
 			event += "\n\n"
 		} else {
-			event, rest = a.body, ""
+			event, rest = a.Body, ""
 		}
 		fmt.Fprintf(&wire, "%x\r\n%s\r\n", len(event), event)
 	}
@@ -220,7 +221,7 @@ func TestReset_AtEveryByteNoSDKSeesSuccess(t *testing.T) {
 					t.Errorf("only %d of %d offsets were errors", truncated, len(p.wire)/step)
 				}
 				http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-				s.atRest()
+				s.AtRest()
 			})
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // What the program needs, measured from outside, on the real binary. .ci/resources
@@ -35,58 +36,6 @@ func measured(t *testing.T, variable string) string {
 		t.Skip("run by a script: .ci/resources, .ci/soak")
 	}
 	return value
-}
-
-// resident is the process's memory that is its own, in bytes.
-func (p *process) resident() int64 {
-	p.t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	_, after, _ := strings.Cut(string(text), "RssAnon:")
-	kB, err := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return kB << 10
-}
-
-func (p *process) descriptors() int {
-	p.t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return len(entries)
-}
-
-// series reads one series of the process's metrics.
-func (p *process) series(name string) float64 {
-	p.t.Helper()
-	for line := range strings.Lines(send(p.t, "GET", p.URL+"/metrics", "").body) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				p.t.Fatal(err)
-			}
-			return n
-		}
-	}
-	p.t.Fatalf("no series %s", name)
-	return 0
-}
-
-// until polls a condition of the process.
-func (p *process) until(what string, ok func() bool) {
-	p.t.Helper()
-	for range 1200 {
-		if ok() {
-			return
-		}
-		<-time.After(50 * time.Millisecond)
-	}
-	p.t.Fatalf("never: %s", what)
 }
 
 // plainProxyEnv makes the test binary a plain proxy instead.
@@ -121,9 +70,9 @@ func plainProxy() int {
 // 59 to 67 kB; the bounds keep ours from growing away from it.
 func TestResources_Streams(t *testing.T) {
 	measured(t, "RESOURCES")
-	_, base := simulated(t, provider.Config{TokenInterval: 200 * time.Millisecond})
-	plain := streamCost(t, launch{wrapper: []string{os.Args[0]}}.child(t, base, plainProxyEnv, "1"), "/chat/completions")
-	p := child(t, base)
+	_, base := sidecartest.Simulated(t, provider.Config{TokenInterval: 200 * time.Millisecond})
+	plain := streamCost(t, sidecartest.Launch{Wrapper: []string{os.Args[0]}}.Child(t, base, plainProxyEnv, "1"), "/chat/completions")
+	p := sidecartest.Child(t, base)
 	ours := streamCost(t, p, "/v1/session/s-%d/chat/completions")
 	t.Logf("%d streams: %d bytes each, %.2f times the plain proxy's %d", openStreams, ours, float64(ours)/float64(plain), plain)
 	if ours > 80_000 || float64(ours) > 1.4*float64(plain) {
@@ -135,13 +84,13 @@ const openStreams = 500
 
 // streamCost is what one of openStreams slow streams adds to the memory of p: the
 // median of ten samples.
-func streamCost(t *testing.T, p *process, path string) int64 {
+func streamCost(t *testing.T, p *sidecartest.Process, path string) int64 {
 	t.Helper()
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
 	transport := &http.Transport{MaxIdleConnsPerHost: openStreams}
 	defer transport.CloseIdleConnections()
-	body := strings.Replace(chatStream, "say 5 words", "say 500 words", 1)
+	body := strings.Replace(sidecartest.ChatStream, "say 5 words", "say 500 words", 1)
 	var calls sync.WaitGroup
 	streaming := make(chan struct{}, openStreams+1)
 	open := func(i int) {
@@ -161,7 +110,7 @@ func streamCost(t *testing.T, p *process, path string) int64 {
 	}
 	open(openStreams) // what the first costs is not the others'
 	<-streaming
-	before := p.resident()
+	before := p.Resident()
 	for i := range openStreams {
 		open(i)
 	}
@@ -171,7 +120,7 @@ func streamCost(t *testing.T, p *process, path string) int64 {
 	var samples []int64
 	for range 10 {
 		<-time.After(500 * time.Millisecond)
-		samples = append(samples, (p.resident()-before)/openStreams)
+		samples = append(samples, (p.Resident()-before)/openStreams)
 	}
 	slices.Sort(samples)
 	leave()
@@ -184,14 +133,14 @@ func streamCost(t *testing.T, p *process, path string) int64 {
 func TestResources_Bodies(t *testing.T) {
 	cgroup := measured(t, "CGROUP")
 	const requests, size = 100, 20 << 20
-	_, base := simulated(t, provider.Config{TTFT: time.Second})
+	_, base := sidecartest.Simulated(t, provider.Config{TTFT: time.Second})
 	mounted := "/sys/fs/cgroup/memory"
 	if _, err := os.Stat(mounted); err != nil {
 		mounted = "/sys/fs/cgroup"
 	}
 	script := fmt.Sprintf(`mount --make-rprivate / && echo $$ >%[1]s/cgroup.procs && mount --bind %[1]s %[2]s && exec "$@"`, cgroup, mounted)
-	p := launch{wrapper: []string{"unshare", "-m", "sh", "-c", script, "sh"}}.child(t, base)
-	body := strings.Replace(chat, "say 5 words", strings.Repeat("lorem ", size/6)+"say 5 words", 1)
+	p := sidecartest.Launch{Wrapper: []string{"unshare", "-m", "sh", "-c", script, "sh"}}.Child(t, base)
+	body := strings.Replace(sidecartest.Chat, "say 5 words", strings.Repeat("lorem ", size/6)+"say 5 words", 1)
 	var served, full, broken atomic.Int64
 	var calls sync.WaitGroup
 	transport := &http.Transport{MaxIdleConnsPerHost: requests}
@@ -223,15 +172,15 @@ func TestResources_Bodies(t *testing.T) {
 			peak = strings.TrimSpace(string(text))
 		}
 	}
-	refused := p.series(`llm_queue_proxy_refused_total{code="queue_full"}`)
+	refused := p.Series(`llm_queue_proxy_refused_total{code="queue_full"}`)
 	t.Logf("%d served, %d answered queue_full, %d broken off while sending, %v refused in all; peak %s bytes", served.Load(), full.Load(), broken.Load(), refused, peak)
 	if served.Load() < 4 || int64(refused)+served.Load() != requests {
 		t.Errorf("%d served and %v refused of %d", served.Load(), refused, requests)
 	}
-	if n := p.series("llm_queue_proxy_body_bytes"); n != 0 {
+	if n := p.Series("llm_queue_proxy_body_bytes"); n != 0 {
 		t.Errorf("%v bytes are still held", n)
 	}
-	if a := send(t, "POST", p.URL+"/v1/session/after/chat/completions", chat); a.StatusCode != 200 {
+	if a := sidecartest.Send(t, "POST", p.URL+"/v1/session/after/chat/completions", sidecartest.Chat); a.StatusCode != 200 {
 		t.Errorf("the next request: %d", a.StatusCode)
 	}
 	for _, name := range []string{"memory.oom_control", "memory.events"} {
@@ -247,9 +196,9 @@ func TestResources_Bodies(t *testing.T) {
 func TestResources_HalfOpen(t *testing.T) {
 	measured(t, "RESOURCES")
 	const connections = 5000
-	_, base := simulated(t, provider.Config{})
-	p := child(t, base)
-	before := p.resident()
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	p := sidecartest.Child(t, base)
+	before := p.Resident()
 	var open []net.Conn
 	defer func() {
 		for _, conn := range open {
@@ -264,7 +213,7 @@ func TestResources_HalfOpen(t *testing.T) {
 		open = append(open, conn)
 		_, _ = io.WriteString(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nX")
 	}
-	p.until("5,000 connections", func() bool { return p.descriptors() > connections })
+	p.Until("5,000 connections", func() bool { return p.Descriptors() > connections })
 	var took []time.Duration
 	for range 100 {
 		begun := time.Now()
@@ -276,12 +225,12 @@ func TestResources_HalfOpen(t *testing.T) {
 		took = append(took, time.Since(begun))
 	}
 	slices.Sort(took)
-	held := p.descriptors()
-	t.Logf("%d descriptors open, health answers in %v (median), %v (worst); %d bytes a connection", held, took[50], took[99], (p.resident()-before)/connections)
+	held := p.Descriptors()
+	t.Logf("%d descriptors open, health answers in %v (median), %v (worst); %d bytes a connection", held, took[50], took[99], (p.Resident()-before)/connections)
 	if took[50] > 50*time.Millisecond {
 		t.Errorf("health took %v", took[50])
 	}
-	p.until("they are closed after ten seconds", func() bool { return p.descriptors() < 50 })
+	p.Until("they are closed after ten seconds", func() bool { return p.Descriptors() < 50 })
 }
 
 // TestResources_Full: a thousand half-open connections at a process that may open
@@ -289,14 +238,14 @@ func TestResources_HalfOpen(t *testing.T) {
 // as soon as those before it have given way, and a request goes through.
 func TestResources_Full(t *testing.T) {
 	measured(t, "RESOURCES")
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	admin := free.Addr().String()
 	free.Close()
-	p := launch{wrapper: []string{"prlimit", "--nofile=256:256"}}.child(t, base, "ADMIN_ADDR", admin)
+	p := sidecartest.Launch{Wrapper: []string{"prlimit", "--nofile=256:256"}}.Child(t, base, "ADMIN_ADDR", admin)
 	for range 1000 {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
 		if err != nil {
@@ -319,12 +268,12 @@ func TestResources_Full(t *testing.T) {
 		took = append(took, health("http://"+admin))
 	}
 	slices.Sort(took)
-	held, main := p.descriptors(), health(p.URL)
+	held, main := p.Descriptors(), health(p.URL)
 	t.Logf("%d descriptors open; health answers in %v (median) on the admin listener, in %v on the main one", held, took[10], main)
 	if took[10] > 50*time.Millisecond || main > 6*time.Second {
 		t.Errorf("health took %v and %v", took[10], main)
 	}
-	if a := send(t, "POST", p.URL+"/v1/session/after/chat/completions", chat); a.StatusCode != 200 {
+	if a := sidecartest.Send(t, "POST", p.URL+"/v1/session/after/chat/completions", sidecartest.Chat); a.StatusCode != 200 {
 		t.Errorf("the next request: %d", a.StatusCode)
 	}
 }
@@ -334,14 +283,14 @@ func TestResources_Full(t *testing.T) {
 func TestResources_Descriptors(t *testing.T) {
 	measured(t, "RESOURCES")
 	const clients = 400
-	_, base := simulated(t, provider.Config{TTFT: 50 * time.Millisecond})
-	p := launch{wrapper: []string{"prlimit", "--nofile=256:256"}}.child(t, base)
+	_, base := sidecartest.Simulated(t, provider.Config{TTFT: 50 * time.Millisecond})
+	p := sidecartest.Launch{Wrapper: []string{"prlimit", "--nofile=256:256"}}.Child(t, base)
 	var calls sync.WaitGroup
 	var answered, refused, failed atomic.Int64
 	for i := range clients {
 		calls.Go(func() {
 			transport := &http.Transport{DisableKeepAlives: true}
-			req, _ := http.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i), strings.NewReader(chat))
+			req, _ := http.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i), strings.NewReader(sidecartest.Chat))
 			resp, err := transport.RoundTrip(req)
 			switch {
 			case err != nil:
@@ -360,7 +309,7 @@ func TestResources_Descriptors(t *testing.T) {
 	if answered.Load() < clients*9/10 || failed.Load() > 0 {
 		t.Errorf("%d of %d answered, %d broken", answered.Load(), clients, failed.Load())
 	}
-	if a := send(t, "POST", p.URL+"/v1/session/after/chat/completions", chat); a.StatusCode != 200 {
+	if a := sidecartest.Send(t, "POST", p.URL+"/v1/session/after/chat/completions", sidecartest.Chat); a.StatusCode != 200 {
 		t.Errorf("the next request: %d", a.StatusCode)
 	}
 }
@@ -374,14 +323,14 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	const streaming, queued = 200, 2000
-	sim, base := simulated(t, provider.Config{TTFT: 100 * time.Millisecond, TokenInterval: 20 * time.Millisecond, Jitter: 0.5, MaxEntries: 1000})
-	p := child(t, base, append(sqlite(t), "MAX_CONCURRENT_REQUESTS", fmt.Sprint(streaming), "QUEUE_MAX_WAIT", "1h")...)
+	sim, base := sidecartest.Simulated(t, provider.Config{TTFT: 100 * time.Millisecond, TokenInterval: 20 * time.Millisecond, Jitter: 0.5, MaxEntries: 1000})
+	p := sidecartest.Child(t, base, append(sidecartest.SQLite(t), "MAX_CONCURRENT_REQUESTS", fmt.Sprint(streaming), "QUEUE_MAX_WAIT", "1h")...)
 	ctx, cancel := context.WithCancel(t.Context())
 	transport := &http.Transport{MaxIdleConnsPerHost: streaming + queued}
 	defer transport.CloseIdleConnections()
 	var calls sync.WaitGroup
 	var complete, cut, other, tooMany atomic.Int64
-	body := strings.Replace(chatStream, "say 5 words", "say 60 words", 1)
+	body := strings.Replace(sidecartest.ChatStream, "say 5 words", "say 60 words", 1)
 	for i := range streaming + queued {
 		calls.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
@@ -418,13 +367,13 @@ func TestSoak(t *testing.T) {
 	defer pace.Stop()
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		<-pace.C
-		samples = append(samples, sample{float64(p.resident()), float64(p.descriptors()), p.series("go_goroutines")})
+		samples = append(samples, sample{float64(p.Resident()), float64(p.Descriptors()), p.Series("go_goroutines")})
 	}
-	depth := p.series("llm_queue_proxy_queue_depth")
+	depth := p.Series("llm_queue_proxy_queue_depth")
 	cancel()
 	calls.Wait()
-	p.until("rest", func() bool {
-		return p.series("llm_queue_proxy_in_flight") == 0 && p.series("llm_queue_proxy_queue_depth") == 0 && p.series("llm_queue_proxy_drains") == 0
+	p.Until("rest", func() bool {
+		return p.Series("llm_queue_proxy_in_flight") == 0 && p.Series("llm_queue_proxy_queue_depth") == 0 && p.Series("llm_queue_proxy_drains") == 0
 	})
 	samples = samples[len(samples)/4:] // the warm-up: pools and caches fill
 	part := len(samples) / 3
@@ -461,10 +410,10 @@ func TestSoak(t *testing.T) {
 	if other.Load() > 0 || tooMany.Load() > 0 || complete.Load() == 0 || depth < queued/2 {
 		t.Error("the load was not what it should be, or clients saw refusals")
 	}
-	if n := p.series("llm_queue_proxy_records_failed_total"); n != 0 {
+	if n := p.Series("llm_queue_proxy_records_failed_total"); n != 0 {
 		t.Errorf("%v records failed", n)
 	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	p.until("goroutines at rest", func() bool { return p.series("go_goroutines") < 60 })
-	t.Logf("at rest: %.0f goroutines, %d descriptors, %d resident bytes", p.series("go_goroutines"), p.descriptors(), p.resident())
+	p.Until("goroutines at rest", func() bool { return p.Series("go_goroutines") < 60 })
+	t.Logf("at rest: %.0f goroutines, %d descriptors, %d resident bytes", p.Series("go_goroutines"), p.Descriptors(), p.Resident())
 }

@@ -15,10 +15,8 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
@@ -35,7 +33,7 @@ type lives struct {
 
 func newLives(t *testing.T, settings ...string) *lives {
 	t.Helper()
-	env := pairs(append([]string{
+	env := sidecartest.Pairs(append([]string{
 		"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1", "LEARN_LIMITS", "false", "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s",
 	}, settings...))
 	config, err := config.Load(nil, func(name string) string { return env[name] })
@@ -69,8 +67,7 @@ func (l *lives) live(restored bool, use func(b *bubble)) {
 	transport := upstream.NewTransport()
 	transport.DialContext = l.up.DialContext
 	s := newServer(dependencies{
-		Config: l.config, Logger: logger, Ledger: l.store, Metrics: metrics.New(),
-		Limits: limit.New(l.config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
+		Config: l.config, Logger: logger, Ledger: l.store,
 		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: transport}),
 	})
 	if restored {
@@ -102,7 +99,7 @@ func crashLoop(t *testing.T, n int, life time.Duration, restored bool) provider.
 			calling, hangUp := context.WithCancel(t.Context())
 			var calls sync.WaitGroup
 			for i := range 30 {
-				calls.Go(func() { _, _, _, _ = b.ask(calling, fmt.Sprint("s", i), chat) })
+				calls.Go(func() { _, _, _, _ = b.ask(calling, fmt.Sprint("s", i), sidecartest.Chat) })
 			}
 			<-time.After(life)
 			hangUp()
@@ -139,12 +136,12 @@ func TestRestore_ACrashLoopKeepsWithinTheLimit(t *testing.T) {
 }
 
 func TestRestore_TheDayIsNotForgotten(t *testing.T) {
-	file := writeFile(t, "limits.yaml", "limits: [{model: gpt-4o, requests_per_minute: 5, requests_per_day: 5}]")
+	file := sidecartest.WriteFile(t, "limits.yaml", "limits: [{model: gpt-4o, requests_per_minute: 5, requests_per_day: 5}]")
 	synctest.Test(t, func(t *testing.T) {
 		l := newLives(t, "CONFIG_FILE", file)
 		defer l.close()
 		ask := func(b *bubble, want int, code string) {
-			if status, _, text, err := b.ask(t.Context(), "s", chat); err != nil || status != want || !strings.Contains(text, code) {
+			if status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != want || !strings.Contains(text, code) {
 				t.Errorf("%d %v %s, want %d %s", status, err, text, want, code)
 			}
 		}

@@ -3,38 +3,26 @@ package main
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"net"
 	"sync"
 	"testing"
 
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
-
-// sessionsOf reads the first page of GET /sessions.
-func (s *sidecar) sessionsPage() (rows []admin.SessionRow) {
-	s.t.Helper()
-	var page struct{ Sessions []admin.SessionRow }
-	a := send(s.t, "GET", s.URL+"/sessions", "")
-	if err := json.Unmarshal([]byte(a.body), &page); err != nil {
-		s.t.Fatalf("%v: %s", err, a.body)
-	}
-	return page.Sessions
-}
 
 // A request of which nothing was sent has cost nothing: it has no row.
 func TestRows_NotSentNoRow(t *testing.T) {
 	t.Run("the provider is down until the wait is over", func(t *testing.T) {
-		settings := sqlite(t)
+		settings := sidecartest.SQLite(t)
 		s := start(t, closedPort(t), append(settings, "QUEUE_MAX_WAIT", "1500ms")...) // long enough to be noted as in flight
-		if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat); a.StatusCode != 503 {
-			t.Errorf("status %d %s; want 503", a.StatusCode, a.body)
+		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat); a.StatusCode != 503 {
+			t.Errorf("status %d %s; want 503", a.StatusCode, a.Body)
 		}
-		if lines := s.log.lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
+		if lines := s.Log.Lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
 			t.Errorf("the log does not say how long it waited: %v", lines)
 		}
-		if rows := s.sessionsPage(); len(rows) != 0 {
+		if rows := s.SessionsPage(); len(rows) != 0 {
 			t.Errorf("sessions %+v; want none", rows)
 		}
 		db, err := sql.Open("sqlite", "file:"+settings[3])
@@ -48,18 +36,18 @@ func TestRows_NotSentNoRow(t *testing.T) {
 		})
 	})
 	t.Run("the client leaves before there is a connection", func(t *testing.T) {
-		s := start(t, stuckPort(t), append(sqlite(t), "DISCONNECT_POLICY", "cancel")...)
+		s := start(t, stuckPort(t), append(sidecartest.SQLite(t), "DISCONNECT_POLICY", "cancel")...)
 		ctx, cancel := context.WithCancel(t.Context())
 		result := make(chan error, 1)
 		go func() {
-			_, err := try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", chat)
+			_, err := sidecartest.Try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat)
 			result <- err
 		}()
 		eventually(t, "the request is on its way", func() bool { return metric(t, s.URL, "llm_queue_proxy_in_flight") == "1" })
 		cancel()
 		<-result
-		eventually(t, "the request is over", func() bool { return len(s.log.lines("request")) == 1 })
-		if rows := s.sessionsPage(); len(rows) != 0 {
+		eventually(t, "the request is over", func() bool { return len(s.Log.Lines("request")) == 1 })
+		if rows := s.SessionsPage(); len(rows) != 0 {
 			t.Errorf("sessions %+v; want none", rows)
 		}
 	})
@@ -107,18 +95,18 @@ func stuckPort(t *testing.T) string {
 
 // One that was sent and never answered may have cost something: its row has no status, and its session counts it.
 func TestRows_SentAndBrokenIsUnknown(t *testing.T) {
-	_, upstream := simulated(t, provider.Config{Faults: []provider.Fault{provider.Hangup(), provider.ServerError(500)}})
-	s := start(t, upstream, sqlite(t)...)
+	_, upstream := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{provider.Hangup(), provider.ServerError(500)}})
+	s := start(t, upstream, sidecartest.SQLite(t)...)
 	for _, want := range []int{502, 500} {
-		if a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat); a.StatusCode != want {
-			t.Fatalf("status %d %s; want %d", a.StatusCode, a.body, want)
+		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat); a.StatusCode != want {
+			t.Fatalf("status %d %s; want %d", a.StatusCode, a.Body, want)
 		}
 	}
-	rows := s.rows("a")
+	rows := s.Rows("a")
 	if len(rows) != 2 || rows[1].Status != 0 || rows[0].Status != 500 || rows[1].Outcome != "upstream_error" || rows[0].Outcome != "upstream_error" {
 		t.Errorf("rows %+v; want one without status, one of 500", rows)
 	}
-	if page := s.sessionsPage(); len(page) != 1 || page[0].UnknownUsageCount != 1 || page[0].RequestCount != 0 {
+	if page := s.SessionsPage(); len(page) != 1 || page[0].UnknownUsageCount != 1 || page[0].RequestCount != 0 {
 		t.Errorf("sessions %+v; want one request of unknown usage: the provider bills no refusal", page)
 	}
 }

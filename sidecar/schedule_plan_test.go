@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // A plan is a schedule before it is played: everything random is drawn here, from
@@ -184,15 +185,15 @@ func randomFault(r *rand.Rand, between func(low, high time.Duration) time.Durati
 	return all[r.IntN(len(all))]()
 }
 
-func (p *plan) breakage(r *rand.Rand) breakage {
+func (p *plan) breakage(r *rand.Rand) sidecartest.Breakage {
 	if r.Float64() >= p.brittle {
-		return breakage{}
+		return sidecartest.Breakage{}
 	}
-	b := breakage{rst: r.IntN(2) == 0}
+	b := sidecartest.Breakage{RST: r.IntN(2) == 0}
 	if r.IntN(2) == 0 {
-		b.read = 1 + r.Int64N(3000)
+		b.AfterRead = 1 + r.Int64N(3000)
 	} else {
-		b.written = 1 + r.Int64N(6000)
+		b.AfterWritten = 1 + r.Int64N(6000)
 	}
 	return b
 }

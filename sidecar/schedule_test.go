@@ -24,11 +24,9 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
@@ -142,11 +140,11 @@ type stage struct {
 	log  lockedBuffer
 
 	sim      *provider.Server
-	up       *cable
+	up       *sidecartest.Cable
 	faultsMu sync.Mutex // of what is drawn and counted as requests arrive
 
 	mu   sync.Mutex
-	down *cable // of the sidecar that runs now
+	down *sidecartest.Cable // of the sidecar that runs now
 	srv  *server
 	end  func()
 
@@ -172,14 +170,14 @@ func (b *lockedBuffer) String() string {
 }
 
 func (s *stage) run() {
-	s.up = newCable()
+	s.up = sidecartest.NewCable()
 	cfg := s.plan.provider
 	cfg.FaultOf = s.faultOf
 	cfg.Keys = []string{upstreamCanary}
 	s.sim = provider.New(cfg)
 	stopSim := s.sim.Serve(s.up)
 	damage := rand.New(rand.NewPCG(s.plan.seed, 2))
-	s.up.damage = func() breakage {
+	s.up.Damage = func() sidecartest.Breakage {
 		if s.plan.dialled != nil {
 			s.plan.dialled()
 		}
@@ -218,7 +216,7 @@ func (s *stage) start() {
 		"REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(s.dir, "sessions.db"),
 		"CLIENT_API_KEYS", "web=" + clientCanary,
 	}, s.plan.settings...)
-	env := pairs(settings)
+	env := sidecartest.Pairs(settings)
 	config, err := config.Load(nil, func(name string) string { return env[name] })
 	if err != nil {
 		s.t.Fatal(err)
@@ -235,15 +233,14 @@ func (s *stage) start() {
 		s.t.Fatal(err)
 	}
 	srv := newServer(dependencies{
-		Config: config, Logger: logger, Ledger: store, Metrics: metrics.New(),
-		Limits: limit.New(config.Limiter(logger)), Tokens: tokens.New(tokens.Config{}),
+		Config: config, Logger: logger, Ledger: store,
 		Upstream: upstream.New(upstream.Config{
 			Base: base, Key: func() string { return upstreamCanary }, Transport: transport,
 			Private: append(session.Headers(), config.SessionHeader), Via: "1.1 schedule",
 		}),
 	})
 	srv.restore(s.t.Context())
-	down := newCable()
+	down := sidecartest.NewCable()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- srv.serve(ctx, down, nil) }()
@@ -263,7 +260,7 @@ func (s *stage) start() {
 }
 
 // dial connects to the sidecar that runs at the moment.
-func (s *stage) dial(ctx context.Context, network, address string) (down *cableEnd, err error) {
+func (s *stage) dial(ctx context.Context, network, address string) (down *sidecartest.CableEnd, err error) {
 	s.mu.Lock()
 	c := s.down
 	s.mu.Unlock()
@@ -271,7 +268,7 @@ func (s *stage) dial(ctx context.Context, network, address string) (down *cableE
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*cableEnd), nil
+	return conn.(*sidecartest.CableEnd), nil
 }
 
 // faultOf gives a call's attempts their faults, in order.

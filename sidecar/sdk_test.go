@@ -14,6 +14,7 @@ import (
 	goopenai "github.com/sashabaranov/go-openai"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // seen is what an SDK's user gets to see of one call.
@@ -97,9 +98,9 @@ func failure(err error) string {
 }
 
 func TestSDK_OpenAIGoSeesTheSameAsDirectly(t *testing.T) {
-	_, base := simulated(t, provider.Config{Seed: 7})
+	_, base := sidecartest.Simulated(t, provider.Config{Seed: 7})
 	direct := official(t, base)
-	s := start(t, base, sqlite(t)...)
+	s := start(t, base, sidecartest.SQLite(t)...)
 	through := official(t, s.URL+"/v1/session/agent")
 	if diff := cmp.Diff(direct, through, cmp.AllowUnexported(seen{})); diff != "" {
 		t.Errorf("direct (-) and through the sidecar (+) differ:\n%s", diff)
@@ -112,14 +113,14 @@ func TestSDK_OpenAIGoSeesTheSameAsDirectly(t *testing.T) {
 		total += call.tokens
 	}
 	total += through["chat stream with usage"].tokens // the stream without usage cost the same
-	got := s.status()["agent"]
+	got := s.Status()["agent"]
 	if got.TotalTokens != total || got.RequestCount != 7 {
 		t.Errorf("booked %+v, the SDK saw %d tokens in 7 calls", got, total)
 	}
 }
 
 func TestSDK_GoOpenAISeesTheSameAsDirectly(t *testing.T) {
-	_, base := simulated(t, provider.Config{Seed: 7})
+	_, base := sidecartest.Simulated(t, provider.Config{Seed: 7})
 	calls := func(baseURL string) map[string]seen {
 		cfg := goopenai.DefaultConfig("sk-upstream-canary")
 		cfg.BaseURL = baseURL
@@ -157,7 +158,7 @@ func TestSDK_GoOpenAISeesTheSameAsDirectly(t *testing.T) {
 	if diff := cmp.Diff(direct, through, cmp.AllowUnexported(seen{})); diff != "" {
 		t.Errorf("direct (-) and through the sidecar (+) differ:\n%s", diff)
 	}
-	if got := s.status()["agent"]; got.TotalTokens != 2*through["chat"].tokens || got.RequestCount != 2 {
+	if got := s.Status()["agent"]; got.TotalTokens != 2*through["chat"].tokens || got.RequestCount != 2 {
 		t.Errorf("booked %+v, the SDK saw %+v", got, through)
 	}
 }
@@ -169,7 +170,7 @@ func TestSDK_NeverSees429(t *testing.T) {
 	for range 5 {
 		faults = append(faults, provider.Throttle(20*time.Millisecond), provider.Sound())
 	}
-	sim, base := simulated(t, provider.Config{Faults: faults})
+	sim, base := sidecartest.Simulated(t, provider.Config{Faults: faults})
 	s := start(t, base)
 	c := openai.NewClient(option.WithBaseURL(s.URL+"/v1"), option.WithMaxRetries(0))
 	for range 5 {

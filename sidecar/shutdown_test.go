@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
@@ -50,7 +51,7 @@ func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
 			if status, closes := get("/readyz"); status != 503 || !closes {
 				t.Errorf("readiness while draining: %d, closes: %v", status, closes)
 			}
-			if status, _, _, err := b.ask(t.Context(), "s", chat); status != 200 {
+			if status, _, _, err := b.ask(t.Context(), "s", sidecartest.Chat); status != 200 {
 				t.Errorf("a request while draining: %d, %v", status, err)
 			}
 		}
@@ -101,7 +102,7 @@ func TestShutdown_QueueIsServedWhileItCanFinish(t *testing.T) {
 		var statuses [4]int
 		var calls sync.WaitGroup
 		for i := range statuses {
-			calls.Go(func() { statuses[i], _, _, _ = b.ask(t.Context(), "s", chat) })
+			calls.Go(func() { statuses[i], _, _, _ = b.ask(t.Context(), "s", sidecartest.Chat) })
 		}
 		synctest.Wait()
 		b.cancel()
@@ -140,20 +141,20 @@ func passedSocket(t *testing.T) (*os.File, string) {
 // TestSocketActivation_RestartRefusesNobody keeps connecting while processes
 // take the socket over, overlapping and with a gap between them.
 func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	main, address := passedSocket(t)
 	admin, adminAddress := passedSocket(t)
 	sockets := []*os.File{admin, main}
 	names := []string{"LISTEN_FDNAMES", "admin:api"}
 
-	first := launch{sockets: sockets}.start(t, base, names...)
-	if got := first.serving(t); got != address {
+	first := sidecartest.Launch{Sockets: sockets}.Start(t, base, names...)
+	if got := first.Serving(t); got != address {
 		t.Fatalf("serving on %s, the socket is %s", got, address)
 	}
-	if a := send(t, "GET", "http://"+adminAddress+"/sessions/status", ""); a.StatusCode != 200 {
+	if a := sidecartest.Send(t, "GET", "http://"+adminAddress+"/sessions/status", ""); a.StatusCode != 200 {
 		t.Errorf("the admin socket answers %d", a.StatusCode)
 	}
-	if a := send(t, "GET", "http://"+address+"/sessions/status", ""); a.StatusCode != 404 {
+	if a := sidecartest.Send(t, "GET", "http://"+address+"/sessions/status", ""); a.StatusCode != 404 {
 		t.Errorf("the API's socket answers %d for an admin route", a.StatusCode)
 	}
 
@@ -164,7 +165,7 @@ func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 	for range 4 {
 		callers.Go(func() {
 			for ctx.Err() == nil {
-				resp, err := client.Post("http://"+address+"/v1/chat/completions", "application/json", strings.NewReader(chat))
+				resp, err := client.Post("http://"+address+"/v1/chat/completions", "application/json", strings.NewReader(sidecartest.Chat))
 				if err != nil {
 					t.Errorf("after %d answers: %v", answered.Load(), err)
 					return
@@ -184,21 +185,21 @@ func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 			<-time.After(time.Millisecond)
 		}
 	}
-	end := func(p *process) {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		if err := p.wait(); err != nil {
-			t.Errorf("ended with %v\n%s", err, p.log)
+	end := func(p *sidecartest.Process) {
+		_ = p.Cmd.Process.Signal(syscall.SIGTERM)
+		if err := p.Wait(); err != nil {
+			t.Errorf("ended with %v\n%s", err, p.Log)
 		}
 	}
 	more()
-	second := launch{sockets: sockets}.start(t, base, names...)
-	second.serving(t)
+	second := sidecartest.Launch{Sockets: sockets}.Start(t, base, names...)
+	second.Serving(t)
 	more()
 	end(first) // the second has the socket already
 	more()
 	end(second) // nobody has it but its holder: connections wait in its backlog
-	third := launch{sockets: sockets}.start(t, base, names...)
-	third.serving(t)
+	third := sidecartest.Launch{Sockets: sockets}.Start(t, base, names...)
+	third.Serving(t)
 	more()
 	cancel()
 	callers.Wait()
@@ -207,7 +208,7 @@ func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
 }
 
 func TestSocketActivation_KeepsTheRules(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	l, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
@@ -218,16 +219,16 @@ func TestSocketActivation_KeepsTheRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	p := launch{sockets: []*os.File{file}}.start(t, base)
+	p := sidecartest.Launch{Sockets: []*os.File{file}}.Start(t, base)
 	var exit *exec.ExitError
-	if err := p.wait(); !errors.As(err, &exit) || exit.ExitCode() != exitConfig || !strings.Contains(p.log.String(), "not a loopback address") {
-		t.Errorf("a socket open to all, without keys: %v\n%s", err, p.log)
+	if err := p.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitConfig || !strings.Contains(p.Log.String(), "not a loopback address") {
+		t.Errorf("a socket open to all, without keys: %v\n%s", err, p.Log)
 	}
 }
 
 func TestSystemd_IsTold(t *testing.T) {
-	up, base := newStepwise(t)
-	name, conn := notifySocket(t)
+	up, base := sidecartest.NewStepwise(t)
+	name, conn := sidecartest.NotifySocket(t)
 	told := func() string {
 		t.Helper()
 		b := make([]byte, 4096)
@@ -238,17 +239,17 @@ func TestSystemd_IsTold(t *testing.T) {
 		}
 		return string(b[:n])
 	}
-	p := launch{}.start(t, base, "NOTIFY_SOCKET", name, "WATCHDOG_USEC", "20000", "SHUTDOWN_GRACE", "7s")
+	p := sidecartest.Launch{}.Start(t, base, "NOTIFY_SOCKET", name, "WATCHDOG_USEC", "20000", "SHUTDOWN_GRACE", "7s")
 	if got := told(); got != "READY=1\nSTATUS=serving: 0 waiting, 0 in flight" {
 		t.Errorf("told %q", got)
 	}
-	url := "http://" + p.serving(t)
-	resp := open(t, t.Context(), url+"/v1/chat/completions", chatStream)
-	up.pieces <- eventA
-	read(t, resp.Body, len(eventA))
+	url := "http://" + p.Serving(t)
+	resp := sidecartest.Open(t, t.Context(), url+"/v1/chat/completions", sidecartest.ChatStream)
+	up.Pieces <- eventA
+	sidecartest.Read(t, resp.Body, len(eventA))
 	for !strings.Contains(told(), "1 in flight\nWATCHDOG=1") {
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.Cmd.Process.Signal(syscall.SIGTERM)
 	for text := told(); text != "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=17000000"; text = told() {
 		if !strings.Contains(text, "WATCHDOG=1") {
 			t.Fatalf("told %q", text)
@@ -257,15 +258,15 @@ func TestSystemd_IsTold(t *testing.T) {
 	for !strings.Contains(told(), "STATUS=draining: 0 waiting, 1 in flight\nWATCHDOG=1") {
 	}
 	// A second signal does not wait for the stream.
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.Cmd.Process.Signal(syscall.SIGTERM)
 	var exit *exec.ExitError
-	if err := p.wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+	if err := p.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("after the second signal: %v", err)
 	}
 }
 
 func TestSystemd_Reload(t *testing.T) {
-	name, conn := notifySocket(t)
+	name, conn := sidecartest.NotifySocket(t)
 	n, err := newSystemd(func(key string) string { return map[string]string{"NOTIFY_SOCKET": name}[key] })
 	if err != nil {
 		t.Fatal(err)
@@ -285,12 +286,12 @@ func TestSystemd_Reload(t *testing.T) {
 }
 
 func TestProcess_FilesAreItsUsers(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
+	_, base := sidecartest.Simulated(t, provider.Config{})
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sub.db")
-	p := launch{}.start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file)
-	address := p.serving(t)
-	send(t, "POST", "http://"+address+"/v1/session/s/chat/completions", chat)
+	p := sidecartest.Launch{}.Start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file)
+	address := p.Serving(t)
+	sidecartest.Send(t, "POST", "http://"+address+"/v1/session/s/chat/completions", sidecartest.Chat)
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) == 0 {
 		t.Fatalf("%v, %v", entries, err)
@@ -301,13 +302,13 @@ func TestProcess_FilesAreItsUsers(t *testing.T) {
 		}
 	}
 	if runtime.GOOS == "linux" {
-		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.cmd.Process.Pid))
+		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.Cmd.Process.Pid))
 		if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max core file size 0 0") {
 			t.Errorf("core dumps are allowed: %v", err)
 		}
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
+	_ = p.Cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.Wait(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
 }

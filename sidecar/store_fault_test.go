@@ -22,6 +22,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // eventually waits for what other processes, or the program's own timers, bring about.
@@ -85,9 +86,9 @@ func lockedByOther(t *testing.T, path string) (release func()) {
 // readiness is what /readyz says.
 func readiness(t *testing.T, url string) (code int, status string) {
 	t.Helper()
-	a := send(t, "GET", url+"/readyz", "")
+	a := sidecartest.Send(t, "GET", url+"/readyz", "")
 	var shape struct{ Status string }
-	_ = json.Unmarshal([]byte(a.body), &shape)
+	_ = json.Unmarshal([]byte(a.Body), &shape)
 	return a.StatusCode, shape.Status
 }
 
@@ -100,9 +101,9 @@ func booking(t *testing.T, url, session string, n int) {
 	for range 10 {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
-				a, err := try(t.Context(), "POST", url+"/v1/session/"+session+"/chat/completions", []string{chat, chatStream}[i%2])
+				a, err := sidecartest.Try(t.Context(), "POST", url+"/v1/session/"+session+"/chat/completions", []string{sidecartest.Chat, sidecartest.ChatStream}[i%2])
 				if err != nil || a.StatusCode != http.StatusOK {
-					t.Errorf("request failed: %v %s", err, a.body)
+					t.Errorf("request failed: %v %s", err, a.Body)
 				}
 			}
 		})
@@ -115,15 +116,15 @@ func booked(t *testing.T, url, session string, sim *provider.Server) {
 	t.Helper()
 	want := sim.Totals()
 	var got admin.SessionStatus
-	var a answer
+	var a sidecartest.Answer
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the provider: %+v; the sidecar: %s", want, a.body)
+			t.Logf("the provider: %+v; the sidecar: %s", want, a.Body)
 		}
 	})
 	eventually(t, "every answer is booked", func() bool {
-		a = send(t, "GET", url+"/sessions/"+session+"/status", "")
-		return json.Unmarshal([]byte(a.body), &got) == nil && got.RequestCount >= want.Delivered
+		a = sidecartest.Send(t, "GET", url+"/sessions/"+session+"/status", "")
+		return json.Unmarshal([]byte(a.Body), &got) == nil && got.RequestCount >= want.Delivered
 	})
 	if got.RequestCount != want.Delivered || got.PromptTokens != want.PromptTokens || got.CompletionTokens != want.CompletionTokens {
 		t.Errorf("booked %+v; the provider delivered %d, %d + %d tokens", got, want.Delivered, want.PromptTokens, want.CompletionTokens)
@@ -134,9 +135,9 @@ func booked(t *testing.T, url, session string, sim *provider.Server) {
 			Requests   []admin.RequestRow
 			NextCursor *string `json:"next_cursor"`
 		}
-		a := send(t, "GET", url+"/sessions/"+session+"/requests?limit=500&cursor="+cursor, "")
-		if err := json.Unmarshal([]byte(a.body), &page); err != nil {
-			t.Fatalf("%v: %s", err, a.body)
+		a := sidecartest.Send(t, "GET", url+"/sessions/"+session+"/requests?limit=500&cursor="+cursor, "")
+		if err := json.Unmarshal([]byte(a.Body), &page); err != nil {
+			t.Fatalf("%v: %s", err, a.Body)
 		}
 		rows += len(page.Requests)
 		if page.NextCursor == nil {
@@ -151,7 +152,7 @@ func booked(t *testing.T, url, session string, sim *provider.Server) {
 
 func metric(t *testing.T, url, name string) string {
 	t.Helper()
-	for line := range strings.Lines(send(t, "GET", url+"/metrics", "").body) {
+	for line := range strings.Lines(sidecartest.Send(t, "GET", url+"/metrics", "").Body) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			return strings.TrimSpace(value)
 		}
@@ -160,8 +161,8 @@ func metric(t *testing.T, url, name string) string {
 }
 
 func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
-	sim, upstream := simulated(t, provider.Config{})
-	settings := append(sqlite(t), "LEDGER_ON_FAILURE", "refuse")
+	sim, upstream := sidecartest.Simulated(t, provider.Config{})
+	settings := append(sidecartest.SQLite(t), "LEDGER_ON_FAILURE", "refuse")
 	s := start(t, upstream, settings...)
 	booking(t, s.URL, "a", 10)
 	release := lockedByOther(t, settings[3])
@@ -172,8 +173,8 @@ func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
 	if got := metric(t, s.URL, "llm_queue_proxy_ledger_journaled"); got != "40" {
 		t.Errorf("%s records in the journal; want 40", got)
 	}
-	if a := send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != 503 || errorOf(t, a) != "ledger_unavailable" {
-		t.Errorf("delete meanwhile: %d %s", a.StatusCode, a.body)
+	if a := sidecartest.Send(t, "DELETE", s.URL+"/sessions/a", ""); a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "ledger_unavailable" {
+		t.Errorf("delete meanwhile: %d %s", a.StatusCode, a.Body)
 	}
 	release()
 	booked(t, s.URL, "a", sim)
@@ -185,25 +186,25 @@ func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
 
 // What is in the journal survives kill -9, and is booked once, however often the process dies over it.
 func TestStoreFault_KilledWithAJournal(t *testing.T) {
-	sim, upstream := simulated(t, provider.Config{})
-	settings := sqlite(t)
-	p := startProcess(t, upstream, settings...)
+	sim, upstream := sidecartest.Simulated(t, provider.Config{})
+	settings := sidecartest.SQLite(t)
+	p := sidecartest.StartProcess(t, upstream, settings...)
 	booking(t, p.URL, "a", 10)
 	release := lockedByOther(t, settings[3])
 	booking(t, p.URL, "a", 30)
-	_ = p.signal(t, syscall.SIGKILL)
+	_ = p.Signal(t, syscall.SIGKILL)
 	release()
 	for range 2 {
-		p = startProcess(t, upstream, settings...)
+		p = sidecartest.StartProcess(t, upstream, settings...)
 		booked(t, p.URL, "a", sim)
-		_ = p.signal(t, syscall.SIGKILL)
+		_ = p.Signal(t, syscall.SIGKILL)
 	}
 }
 
 func TestStoreFault_DiskFull(t *testing.T) {
 	const mebibyte = 1 << 20
 	t.Run("the journal has room", func(t *testing.T) {
-		sim, upstream := simulated(t, provider.Config{})
+		sim, upstream := sidecartest.Simulated(t, provider.Config{})
 		dir := smallDisk(t, mebibyte)
 		s := start(t, upstream, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(dir, "sessions.db"))
 		booking(t, s.URL, "a", 20)
@@ -217,29 +218,29 @@ func TestStoreFault_DiskFull(t *testing.T) {
 		}
 		booked(t, s.URL, "a", sim)
 		eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })
-		if lines := s.log.lines("usage not recorded"); len(lines) > 0 {
+		if lines := s.Log.Lines("usage not recorded"); len(lines) > 0 {
 			t.Errorf("%d records were given up: %v", len(lines), lines[0])
 		}
 	})
 	t.Run("the process is killed", func(t *testing.T) {
-		sim, upstream := simulated(t, provider.Config{})
+		sim, upstream := sidecartest.Simulated(t, provider.Config{})
 		dir := smallDisk(t, mebibyte)
 		settings := []string{"REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(dir, "sessions.db")}
-		p := startProcess(t, upstream, settings...)
+		p := sidecartest.StartProcess(t, upstream, settings...)
 		booking(t, p.URL, "a", 20)
 		ballast := fill(t, dir)
 		booking(t, p.URL, "a", 200)
-		_ = p.signal(t, syscall.SIGKILL)
+		_ = p.Signal(t, syscall.SIGKILL)
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
-		p = startProcess(t, upstream, settings...)
+		p = sidecartest.StartProcess(t, upstream, settings...)
 		booked(t, p.URL, "a", sim)
 	})
 	t.Run("neither store nor journal has room", func(t *testing.T) {
 		for _, onFailure := range []string{"serve", "refuse"} {
 			t.Run(onFailure, func(t *testing.T) {
-				sim, upstream := simulated(t, provider.Config{})
+				sim, upstream := sidecartest.Simulated(t, provider.Config{})
 				dir := smallDisk(t, mebibyte)
 				keep := filepath.Join(dir, "keep") // so that the journal can reserve but little
 				if err := os.WriteFile(keep, make([]byte, mebibyte*6/10), 0o600); err != nil {
@@ -250,33 +251,33 @@ func TestStoreFault_DiskFull(t *testing.T) {
 				ballast := fill(t, dir)
 				var refused atomic.Int64
 				var wg sync.WaitGroup
-				full := func() bool { return len(s.log.lines("usage not recorded")) > 0 }
+				full := func() bool { return len(s.Log.Lines("usage not recorded")) > 0 }
 				for range 20 {
 					wg.Go(func() {
 						for !full() {
-							a, err := try(t.Context(), "POST", s.URL+"/v1/session/a/chat/completions", chat)
+							a, err := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat)
 							switch {
 							case err != nil:
 								t.Error(err)
-							case a.StatusCode == http.StatusServiceUnavailable && errorOf(t, a) == "ledger_unavailable":
+							case a.StatusCode == http.StatusServiceUnavailable && sidecartest.ErrorOf(t, a) == "ledger_unavailable":
 								refused.Add(1)
 							case a.StatusCode != http.StatusOK:
-								t.Errorf("answer: %d %s", a.StatusCode, a.body)
+								t.Errorf("answer: %d %s", a.StatusCode, a.Body)
 							}
 						}
 					})
 				}
 				wg.Wait()
-				a := send(t, "POST", s.URL+"/v1/session/a/chat/completions", chat)
+				a := sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat)
 				code, status := readiness(t, s.URL)
 				if onFailure == "refuse" {
-					if a.StatusCode != http.StatusServiceUnavailable || errorOf(t, a) != "ledger_unavailable" || code != http.StatusServiceUnavailable {
-						t.Errorf("answer %d %s, ready %d; want that the sidecar refuses", a.StatusCode, a.body, code)
+					if a.StatusCode != http.StatusServiceUnavailable || sidecartest.ErrorOf(t, a) != "ledger_unavailable" || code != http.StatusServiceUnavailable {
+						t.Errorf("answer %d %s, ready %d; want that the sidecar refuses", a.StatusCode, a.Body, code)
 					}
 				} else if a.StatusCode != http.StatusOK || code != 200 || status != "degraded" || refused.Load() > 0 {
 					t.Errorf("answer %d, ready %d %s, %d refused; want that the sidecar serves", a.StatusCode, code, status, refused.Load())
 				}
-				lost := s.log.lines("usage not recorded")
+				lost := s.Log.Lines("usage not recorded")
 				if record, _ := json.Marshal(lost[0]["record"]); !strings.Contains(string(record), `"prompt_tokens":`) {
 					t.Errorf("the log does not hold the record: %s", record)
 				}
@@ -333,7 +334,7 @@ func fill(t *testing.T, dir string) (ballast string) {
 
 // A usage that no store can hold is no usage. Its request is booked all the same, and its neighbours do not notice.
 func TestStoreFault_Poison(t *testing.T) {
-	upstream := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	upstream := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		prompt := "7"
 		if strings.Contains(string(body), "poison") {
@@ -342,28 +343,28 @@ func TestStoreFault_Poison(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"id":"x","model":"m","choices":[],"usage":{"prompt_tokens":%s,"completion_tokens":1,"total_tokens":8}}`, prompt)
 	})
-	s := start(t, upstream, append(sqlite(t), "LEDGER_ON_FAILURE", "refuse")...)
+	s := start(t, upstream, append(sidecartest.SQLite(t), "LEDGER_ON_FAILURE", "refuse")...)
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			body := chat
+			body := sidecartest.Chat
 			if i%5 == 0 {
-				body = strings.Replace(chat, "say 5 words", "poison", 1)
+				body = strings.Replace(sidecartest.Chat, "say 5 words", "poison", 1)
 			}
-			if a, err := try(t.Context(), "POST", s.URL+"/v1/session/a/chat/completions", body); err != nil || a.StatusCode != 200 {
-				t.Errorf("%v %d %s", err, a.StatusCode, a.body)
+			if a, err := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/session/a/chat/completions", body); err != nil || a.StatusCode != 200 {
+				t.Errorf("%v %d %s", err, a.StatusCode, a.Body)
 			}
 		})
 	}
 	wg.Wait()
 	unknown := 0
-	rows := s.rows("a")
+	rows := s.Rows("a")
 	for _, row := range rows {
 		if row.UsageSource == "none" {
 			unknown++
 		}
 	}
-	if got := s.status()["a"]; len(rows) != 20 || unknown != 4 || got.RequestCount != 20 || got.PromptTokens != 16*7 {
+	if got := s.Status()["a"]; len(rows) != 20 || unknown != 4 || got.RequestCount != 20 || got.PromptTokens != 16*7 {
 		t.Errorf("%d rows, %d of unknown usage, %+v; want 20, 4, and 112 prompt tokens", len(rows), unknown, got)
 	}
 }
@@ -372,18 +373,18 @@ func TestStoreFault_RefusesToStart(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no modes")
 	}
-	path, err := programPath()
+	path, err := sidecartest.ProgramPath()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(programDir, 0o755); err != nil { // for the user below
+	if err := os.Chmod(sidecartest.ProgramDir, 0o755); err != nil { // for the user below
 		t.Fatal(err)
 	}
-	_, upstream := simulated(t, provider.Config{})
-	settings := sqlite(t)
+	_, upstream := sidecartest.Simulated(t, provider.Config{})
+	settings := sidecartest.SQLite(t)
 	s := start(t, upstream, settings...)
 	booking(t, s.URL, "a", 100)
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(settings[3])

@@ -14,36 +14,8 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
-
-// stepwise is an upstream that sends one piece of its answer each time the
-// test says so.
-type stepwise struct {
-	pieces chan string
-	closed chan struct{} // the sidecar gave the answer up
-}
-
-func newStepwise(t *testing.T) (*stepwise, string) {
-	up := &stepwise{pieces: make(chan string), closed: make(chan struct{}, 1)}
-	return up, scripted(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "text/event-stream")
-		_ = http.NewResponseController(w).Flush()
-		for {
-			select {
-			case <-r.Context().Done():
-				up.closed <- struct{}{}
-				return
-			case piece, more := <-up.pieces:
-				if !more {
-					return
-				}
-				_, _ = io.WriteString(w, piece)
-				_ = http.NewResponseController(w).Flush()
-			}
-		}
-	})
-}
 
 const (
 	eventA    = "data: {\"id\":\"x\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n"
@@ -52,56 +24,32 @@ const (
 	doneEvent = "data: [DONE]\n\n"
 )
 
-// open starts a request and returns its answer with the body still open.
-func open(t *testing.T, ctx context.Context, url, body string) *http.Response {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { resp.Body.Close() })
-	return resp
-}
-
-func read(t *testing.T, r io.Reader, n int) string {
-	t.Helper()
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
-		t.Fatalf("read %d bytes: %v", n, err)
-	}
-	return string(b)
-}
-
 func TestStream_IsLiveAndItsEndWaitsForTheLedger(t *testing.T) {
 	for _, wants := range []bool{false, true} {
 		t.Run(fmt.Sprintf("client asked for usage: %v", wants), func(t *testing.T) {
-			up, base := newStepwise(t)
-			s := start(t, base, sqlite(t)...)
-			body := chatStream
+			up, base := sidecartest.NewStepwise(t)
+			s := start(t, base, sidecartest.SQLite(t)...)
+			body := sidecartest.ChatStream
 			if wants {
 				body = strings.Replace(body, `"stream":true`, `"stream":true,"stream_options":{"include_usage":true}`, 1)
 			}
-			resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", body)
+			resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", body)
 			// The answer's headers are there before its first byte, and each event before the next is made.
-			up.pieces <- eventA
-			if got := read(t, resp.Body, len(eventA)); got != eventA {
+			up.Pieces <- eventA
+			if got := sidecartest.Read(t, resp.Body, len(eventA)); got != eventA {
 				t.Fatalf("first event %q", got)
 			}
-			up.pieces <- eventB[:20]
-			up.pieces <- eventB[20:]
-			if got := read(t, resp.Body, len(eventB)); got != eventB {
+			up.Pieces <- eventB[:20]
+			up.Pieces <- eventB[20:]
+			if got := sidecartest.Read(t, resp.Body, len(eventB)); got != eventB {
 				t.Fatalf("second event %q", got)
 			}
-			up.pieces <- usageEv
-			up.pieces <- doneEvent
-			if got := s.status()["s"]; got.RequestCount != 0 {
+			up.Pieces <- usageEv
+			up.Pieces <- doneEvent
+			if got := s.Status()["s"]; got.RequestCount != 0 {
 				t.Fatalf("booked before the end: %+v", got)
 			}
-			close(up.pieces)
+			close(up.Pieces)
 			rest, err := io.ReadAll(resp.Body)
 			want := doneEvent
 			if wants {
@@ -110,7 +58,7 @@ func TestStream_IsLiveAndItsEndWaitsForTheLedger(t *testing.T) {
 			if err != nil || string(rest) != want {
 				t.Errorf("end %q, %v; want %q", rest, err, want)
 			}
-			if got := s.status()["s"]; got != totals("s", 7, 2, 1) {
+			if got := s.Status()["s"]; got != totals("s", 7, 2, 1) {
 				t.Errorf("booked %+v", got)
 			}
 		})
@@ -120,14 +68,14 @@ func TestStream_IsLiveAndItsEndWaitsForTheLedger(t *testing.T) {
 // TestStream_EndIsNotSentBeforeTheRecord reads the ledger at the very moment the
 // last byte arrives.
 func TestStream_EndIsNotSentBeforeTheRecord(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
-	s := start(t, base, sqlite(t)...)
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	s := start(t, base, sidecartest.SQLite(t)...)
 	for i := range 20 {
-		resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
+		resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
 		lines := bufio.NewScanner(resp.Body)
 		for lines.Scan() {
 			if lines.Text() == "data: [DONE]" {
-				if got := s.status()["s"].RequestCount; got != int64(i+1) {
+				if got := s.Status()["s"].RequestCount; got != int64(i+1) {
 					t.Fatalf("%d answers are out, %d are booked", i+1, got)
 				}
 			}
@@ -140,26 +88,26 @@ func TestStream_ClientThatLeavesMidAnswer(t *testing.T) {
 		"drain": {"client_gone", "exact"}, "cancel": {"client_gone", "none"},
 	} {
 		t.Run(policy, func(t *testing.T) {
-			up, base := newStepwise(t)
+			up, base := sidecartest.NewStepwise(t)
 			s := start(t, base, "DISCONNECT_POLICY", policy)
 			ctx, leave := context.WithCancel(t.Context())
-			resp := open(t, ctx, s.URL+"/v1/session/s/chat/completions", chatStream)
-			up.pieces <- eventA
-			read(t, resp.Body, len(eventA))
+			resp := sidecartest.Open(t, ctx, s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
+			up.Pieces <- eventA
+			sidecartest.Read(t, resp.Body, len(eventA))
 			leave()
 			if policy == "drain" {
-				for !strings.Contains(send(t, "GET", s.URL+"/metrics", "").body, "llm_queue_proxy_drains 1") {
+				for !strings.Contains(sidecartest.Send(t, "GET", s.URL+"/metrics", "").Body, "llm_queue_proxy_drains 1") {
 					<-time.After(time.Millisecond)
 				}
 				for _, piece := range []string{eventB, usageEv, doneEvent} {
-					up.pieces <- piece
+					up.Pieces <- piece
 				}
-				close(up.pieces)
+				close(up.Pieces)
 			} else {
-				<-up.closed
+				<-up.Closed
 			}
-			s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
-			rows := s.rows("s")
+			s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
+			rows := s.Rows("s")
 			if len(rows) != 1 || rows[0].Outcome != want.outcome || rows[0].UsageSource != want.source {
 				t.Errorf("rows %+v, want %+v", rows, want)
 			}
@@ -172,23 +120,23 @@ func TestStream_TruncatedAnswersAreCutOff(t *testing.T) {
 		"cut": provider.CutAfterBytes(300), "reset": provider.ResetAfterBytes(300),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, base := simulated(t, provider.Config{Faults: []provider.Fault{fault}})
+			_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{fault}})
 			s := start(t, base)
-			resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
+			resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
 			body, err := io.ReadAll(resp.Body)
 			if !errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(string(body), "[DONE]") {
 				t.Errorf("read %q, %v; want an unexpected end", body, err)
 			}
-			s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
-			if rows := s.rows("s"); len(rows) != 1 || rows[0].Outcome != "truncated" || rows[0].UsageSource != "none" {
+			s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
+			if rows := s.Rows("s"); len(rows) != 1 || rows[0].Outcome != "truncated" || rows[0].UsageSource != "none" {
 				t.Errorf("rows %+v", rows)
 			}
 		})
 	}
 	t.Run("a clean end without [DONE] stays as it is", func(t *testing.T) {
-		_, base := simulated(t, provider.Config{Faults: []provider.Fault{provider.NoDone()}})
+		_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{provider.NoDone()}})
 		s := start(t, base)
-		resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
+		resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
 		body, err := io.ReadAll(resp.Body)
 		if err != nil || strings.Contains(string(body), "[DONE]") {
 			t.Errorf("read %q, %v", body, err)
@@ -198,7 +146,7 @@ func TestStream_TruncatedAnswersAreCutOff(t *testing.T) {
 
 func TestStream_UpstreamThatKnowsNoStreamOptions(t *testing.T) {
 	asked := 0
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if strings.Contains(string(body), "stream_options") {
 			asked++
@@ -211,7 +159,7 @@ func TestStream_UpstreamThatKnowsNoStreamOptions(t *testing.T) {
 	})
 	s := start(t, base)
 	for range 3 {
-		resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
+		resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
 		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != eventA+doneEvent {
 			t.Errorf("read %q, %v", body, err)
 		}
@@ -219,24 +167,24 @@ func TestStream_UpstreamThatKnowsNoStreamOptions(t *testing.T) {
 	if asked != 1 {
 		t.Errorf("asked with stream_options %d times, want once", asked)
 	}
-	if rows := s.rows("s"); len(rows) != 3 || rows[0].UsageSource != "none" || rows[0].Outcome != "complete" {
+	if rows := s.Rows("s"); len(rows) != 3 || rows[0].UsageSource != "none" || rows[0].Outcome != "complete" {
 		t.Errorf("rows %+v", rows)
 	}
 }
 
 func TestStream_HeartbeatWhileItWaits(t *testing.T) {
-	up, base := newStepwise(t)
+	up, base := sidecartest.NewStepwise(t)
 	s := start(t, base, "MAX_CONCURRENT_REQUESTS", "1", "QUEUE_HEARTBEAT", "1s")
-	resp := open(t, t.Context(), s.URL+"/v1/session/a/chat/completions", chatStream)
-	up.pieces <- eventA
-	read(t, resp.Body, len(eventA))
+	resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/a/chat/completions", sidecartest.ChatStream)
+	up.Pieces <- eventA
+	sidecartest.Read(t, resp.Body, len(eventA))
 
-	waiting := open(t, t.Context(), s.URL+"/v1/session/b/chat/completions", chatStream) // 200 at once: the headers come with the first beat
-	if got := read(t, waiting.Body, 2); got != " \n" || waiting.Header.Get("Content-Type") != "text/event-stream; charset=utf-8" || waiting.Header.Get("X-Accel-Buffering") != "no" {
+	waiting := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/b/chat/completions", sidecartest.ChatStream) // 200 at once: the headers come with the first beat
+	if got := sidecartest.Read(t, waiting.Body, 2); got != " \n" || waiting.Header.Get("Content-Type") != "text/event-stream; charset=utf-8" || waiting.Header.Get("X-Accel-Buffering") != "no" {
 		t.Errorf("beat %q, headers %v", got, waiting.Header)
 	}
-	up.pieces <- usageEv + doneEvent
-	close(up.pieces)
+	up.Pieces <- usageEv + doneEvent
+	close(up.Pieces)
 	rest, err := io.ReadAll(waiting.Body)
 	if err != nil {
 		t.Errorf("read %q, %v", rest, err)
@@ -244,55 +192,55 @@ func TestStream_HeartbeatWhileItWaits(t *testing.T) {
 }
 
 func TestShutdown_FinishesStreamsAndExitsWith0(t *testing.T) {
-	up, base := newStepwise(t)
+	up, base := sidecartest.NewStepwise(t)
 	file := filepath.Join(t.TempDir(), "sessions.db")
 	s := start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file)
-	resp := open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", chatStream)
-	up.pieces <- eventA
-	read(t, resp.Body, len(eventA))
+	resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
+	up.Pieces <- eventA
+	sidecartest.Read(t, resp.Body, len(eventA))
 
 	stopped := make(chan error, 1)
-	go func() { stopped <- s.stop() }()
-	for len(s.log.lines("draining")) == 0 {
+	go func() { stopped <- s.Stop() }()
+	for len(s.Log.Lines("draining")) == 0 {
 		<-time.After(time.Millisecond)
 	}
-	up.pieces <- eventB
-	if got := read(t, resp.Body, len(eventB)); got != eventB {
+	up.Pieces <- eventB
+	if got := sidecartest.Read(t, resp.Body, len(eventB)); got != eventB {
 		t.Errorf("after the signal: %q", got)
 	}
-	up.pieces <- usageEv + doneEvent
-	close(up.pieces)
+	up.Pieces <- usageEv + doneEvent
+	close(up.Pieces)
 	if rest, err := io.ReadAll(resp.Body); err != nil || string(rest) != doneEvent {
 		t.Errorf("end %q, %v", rest, err)
 	}
 	if err := <-stopped; err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	_, base = simulated(t, provider.Config{})
-	if got := start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file).status()["s"]; got.TotalTokens != 9 {
+	_, base = sidecartest.Simulated(t, provider.Config{})
+	if got := start(t, base, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", file).Status()["s"]; got.TotalTokens != 9 {
 		t.Errorf("after the restart: %+v", got)
 	}
 }
 
 func TestShutdown_RefusesWhatCannotFinish(t *testing.T) {
-	up, base := newStepwise(t)
+	up, base := sidecartest.NewStepwise(t)
 	s := start(t, base, "MAX_CONCURRENT_REQUESTS", "1", "SHUTDOWN_GRACE", "1s")
-	resp := open(t, t.Context(), s.URL+"/v1/session/a/chat/completions", chatStream)
-	up.pieces <- eventA
-	read(t, resp.Body, len(eventA))
-	queued := make(chan answer, 1)
+	resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/a/chat/completions", sidecartest.ChatStream)
+	up.Pieces <- eventA
+	sidecartest.Read(t, resp.Body, len(eventA))
+	queued := make(chan sidecartest.Answer, 1)
 	go func() {
-		a, err := try(t.Context(), "POST", s.URL+"/v1/session/b/chat/completions", chat)
+		a, err := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/session/b/chat/completions", sidecartest.Chat)
 		if err == nil {
 			queued <- a
 		}
 		close(queued)
 	}()
-	s.waitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
-	if err := s.stop(); err != nil {
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.Waiting == 1 })
+	if err := s.Stop(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	if a := <-queued; a.Response == nil || a.StatusCode != 503 || errorOf(t, a) != "shutting_down" || a.Header.Get("Retry-After") == "" {
+	if a := <-queued; a.Response == nil || a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "shutting_down" || a.Header.Get("Retry-After") == "" {
 		t.Errorf("the queued request got %+v", a)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // echo is a provider that sends every message of a websocket back.
@@ -46,7 +47,7 @@ func echo(t *testing.T, seen func(r *http.Request)) http.HandlerFunc {
 	}
 }
 
-func realtime(t *testing.T, s *sidecar, o *websocket.DialOptions) (*websocket.Conn, *http.Response, error) {
+func realtime(t *testing.T, s *sidecartest.Sidecar, o *websocket.DialOptions) (*websocket.Conn, *http.Response, error) {
 	t.Helper()
 	c, resp, err := websocket.Dial(t.Context(), strings.Replace(s.URL, "http", "ws", 1)+"/v1/session/s/realtime?model=gpt-realtime", o)
 	if err == nil {
@@ -58,7 +59,7 @@ func realtime(t *testing.T, s *sidecar, o *websocket.DialOptions) (*websocket.Co
 func TestTunnel_CarriesAWebsocket(t *testing.T) {
 	var up http.Header
 	var target string
-	s := start(t, scripted(t, echo(t, func(r *http.Request) { up, target = r.Header.Clone(), r.RequestURI })), "MAX_CONCURRENT_REQUESTS", "1")
+	s := start(t, sidecartest.Scripted(t, echo(t, func(r *http.Request) { up, target = r.Header.Clone(), r.RequestURI })), "MAX_CONCURRENT_REQUESTS", "1")
 	c, resp, err := realtime(t, s, &websocket.DialOptions{
 		Subprotocols: []string{"realtime", "openai-insecure-api-key.sk-client-canary", "openai-beta.realtime-v1"},
 		HTTPHeader:   http.Header{"Openai-Beta": {"realtime=v1"}, "Authorization": {"Bearer sk-client-canary"}},
@@ -83,25 +84,25 @@ func TestTunnel_CarriesAWebsocket(t *testing.T) {
 		}
 	}
 	// It holds its place for its life.
-	queued := make(chan answer, 1)
+	queued := make(chan sidecartest.Answer, 1)
 	go func() {
-		a, _ := try(t.Context(), "GET", s.URL+"/v1/models", "")
+		a, _ := sidecartest.Try(t.Context(), "GET", s.URL+"/v1/models", "")
 		queued <- a
 	}()
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 && q.Waiting == 1 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 && q.Waiting == 1 })
 	if err := c.Close(websocket.StatusNormalClosure, "bye"); err != nil {
 		t.Errorf("close: %v", err)
 	}
 	<-queued
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
-	if rows := s.rows("s"); len(rows) != 1 || rows[0].Status != 101 || rows[0].Outcome != "complete" || rows[0].Metered || rows[0].UsageSource != "none" || rows[0].Attempts != 1 {
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 && q.Waiting == 0 })
+	if rows := s.Rows("s"); len(rows) != 1 || rows[0].Status != 101 || rows[0].Outcome != "complete" || rows[0].Metered || rows[0].UsageSource != "none" || rows[0].Attempts != 1 {
 		t.Errorf("rows %+v", rows)
 	}
 }
 
 func TestTunnel_HandshakeMayWaitAndMayBeRefused(t *testing.T) {
 	refusals := []int{429, 429}
-	s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		if len(refusals) == 0 {
 			echo(t, func(*http.Request) {})(w, r)
 			return
@@ -128,7 +129,7 @@ func TestTunnel_HandshakeMayWaitAndMayBeRefused(t *testing.T) {
 // whatever it is asked.
 func TestTunnel_OpensOnlyForAWebsocket(t *testing.T) {
 	var asked atomic.Value
-	s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		asked.Store(r.Header.Get("Upgrade"))
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -140,7 +141,7 @@ func TestTunnel_OpensOnlyForAWebsocket(t *testing.T) {
 	}))
 	for _, request := range []struct{ name, head, body, upgrade string }{
 		{"another protocol", "GET /v1/realtime HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", "", ""},
-		{"a metered request", fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n", len(chat)), chat, ""},
+		{"a metered request", fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n", len(sidecartest.Chat)), sidecartest.Chat, ""},
 		{"no Connection header", "GET /v1/realtime HTTP/1.1\r\nUpgrade: websocket\r\n", "", ""},
 		{"another protocol in the answer", "GET /v1/realtime HTTP/1.1\r\nConnection: keep-alive, upgrade\r\nUpgrade: WebSocket\r\n", "", "websocket"},
 	} {
@@ -155,7 +156,7 @@ func TestTunnel_OpensOnlyForAWebsocket(t *testing.T) {
 }
 
 func TestTunnel_KeysAndOrigins(t *testing.T) {
-	s := start(t, scripted(t, echo(t, func(*http.Request) {})), "CLIENT_API_KEYS", "web=sk-client-canary")
+	s := start(t, sidecartest.Scripted(t, echo(t, func(*http.Request) {})), "CLIENT_API_KEYS", "web=sk-client-canary")
 	for _, c := range []struct {
 		name      string
 		protocols []string
@@ -175,14 +176,14 @@ func TestTunnel_KeysAndOrigins(t *testing.T) {
 			}
 		})
 	}
-	if a := send(t, "GET", s.URL+"/v1/models", "", "Sec-WebSocket-Protocol", "openai-insecure-api-key.sk-client-canary"); a.StatusCode != 401 {
+	if a := sidecartest.Send(t, "GET", s.URL+"/v1/models", "", "Sec-WebSocket-Protocol", "openai-insecure-api-key.sk-client-canary"); a.StatusCode != 401 {
 		t.Errorf("a subprotocol lets a plain request in: %d", a.StatusCode)
 	}
 }
 
 // TestTunnel_HalfCloseReachesTheOtherSide speaks bytes, not frames.
 func TestTunnel_HalfCloseReachesTheOtherSide(t *testing.T) {
-	s := start(t, scripted(t, func(w http.ResponseWriter, _ *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -204,13 +205,13 @@ func TestTunnel_HalfCloseReachesTheOtherSide(t *testing.T) {
 	if all, err := io.ReadAll(reader); err != nil || string(all) != "hello early late, <nil>" {
 		t.Errorf("got %q, %v", all, err)
 	}
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 }
 
 func TestTunnel_BreaksOnBothSidesWithEither(t *testing.T) {
 	closed := make(chan error, 1)
 	var breakIt atomic.Bool
-	s := start(t, scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			t.Error(err)
@@ -240,18 +241,18 @@ func TestTunnel_BreaksOnBothSidesWithEither(t *testing.T) {
 		t.Error("the client does not see that the provider has gone")
 	}
 	_ = c.CloseNow()
-	s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
+	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
 }
 
 func TestTunnel_EndsWithTheGrace(t *testing.T) {
-	s := start(t, scripted(t, echo(t, func(*http.Request) {})), "SHUTDOWN_GRACE", "1s")
+	s := start(t, sidecartest.Scripted(t, echo(t, func(*http.Request) {})), "SHUTDOWN_GRACE", "1s")
 	c, _, err := realtime(t, s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- s.stop() }()
-	for len(s.log.lines("draining")) == 0 {
+	go func() { stopped <- s.Stop() }()
+	for len(s.Log.Lines("draining")) == 0 {
 		<-time.After(time.Millisecond)
 	}
 	if err := c.Write(t.Context(), websocket.MessageText, []byte("still there")); err != nil {
@@ -266,7 +267,7 @@ func TestTunnel_EndsWithTheGrace(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	if lines := s.log.lines("request"); len(lines) != 1 || lines[0]["status"] != 101.0 || lines[0]["outcome"] != "truncated" {
+	if lines := s.Log.Lines("request"); len(lines) != 1 || lines[0]["status"] != 101.0 || lines[0]["outcome"] != "truncated" {
 		t.Errorf("logged %v", lines)
 	}
 }
@@ -344,7 +345,7 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				over := make(chan struct{})
-				b := newBubbleOn(t, newCable(), newCable(), serving(func(w http.ResponseWriter, _ *http.Request) {
+				b := newBubbleOn(t, sidecartest.NewCable(), sidecartest.NewCable(), serving(func(w http.ResponseWriter, _ *http.Request) {
 					conn, _, err := http.NewResponseController(w).Hijack()
 					if err != nil {
 						t.Error(err)
@@ -366,7 +367,7 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 					_, _ = io.WriteString(conn, "GET /v1/session/s/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 					if c.half > 0 {
 						<-time.After(c.half)
-						_ = conn.(*cableEnd).CloseWrite()
+						_ = conn.(*sidecartest.CableEnd).CloseWrite()
 					}
 				}()
 				_, _ = io.Copy(io.Discard, bufio.NewReader(conn))

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // impatient is a provider that answers each request as soon as it has its head,
@@ -92,7 +94,7 @@ func TestUpload_EarlyAnswerReachesAClientThatSendsOn(t *testing.T) {
 
 // An upload and its answer may go side by side.
 func TestUpload_AnswerFlowsWhileItIsSent(t *testing.T) {
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		_ = rc.EnableFullDuplex()
 		_ = rc.Flush()
@@ -118,7 +120,7 @@ func TestUpload_AnswerFlowsWhileItIsSent(t *testing.T) {
 		if _, err := io.WriteString(upload, word); err != nil {
 			t.Fatal(err)
 		}
-		if got := read(t, resp.Body, len(word)); got != word {
+		if got := sidecartest.Read(t, resp.Body, len(word)); got != word {
 			t.Errorf("got %q for %q", got, word)
 		}
 	}
@@ -130,7 +132,7 @@ func TestUpload_AnswerFlowsWhileItIsSent(t *testing.T) {
 
 // Who sent all of an upload keeps the connection.
 func TestUpload_ConnectionIsKeptBehindIt(t *testing.T) {
-	base := scripted(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	base := sidecartest.Scripted(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	s := start(t, base)
 	_, reader := raw(t, s, "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 300000\r\n\r\n"+strings.Repeat("x", 300000)+
 		"GET /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")

@@ -14,12 +14,13 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // command runs the program once.
 func command(t *testing.T, env []string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	settings := pairs(env)
+	settings := sidecartest.Pairs(env)
 	var out, errs bytes.Buffer
 	err = run(t.Context(), args, func(name string) string { return settings[name] }, &out, &errs)
 	return out.String(), errs.String(), err
@@ -33,13 +34,13 @@ prices:
 
 // The store and the running sidecar answer alike, in every grouping and format.
 func TestUsageCommand(t *testing.T) {
-	_, base := simulated(t, provider.Config{})
-	settings := append(append(sqlite(t), withFile(t, twoPrices)...), "CLIENT_API_KEYS", "a=k1,b=k2")
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	settings := append(append(sidecartest.SQLite(t), withFile(t, twoPrices)...), "CLIENT_API_KEYS", "a=k1,b=k2")
 	s := start(t, base, settings...)
 	day := time.Now().UTC().Format(time.DateOnly)
 	for i, model := range []string{"gpt-4o", "=1+1", "org/x", "gpt-4o"} {
 		key := [...]string{"k1", "k2"}[i%2]
-		wantAnswered(t, send(t, "POST", fmt.Sprintf("%s/v1/session/-s%d/chat/completions", s.URL, i%3), strings.Replace(chat, "gpt-4o", model, 1), "Authorization", "Bearer "+key))
+		wantAnswered(t, sidecartest.Send(t, "POST", fmt.Sprintf("%s/v1/session/-s%d/chat/completions", s.URL, i%3), strings.Replace(sidecartest.Chat, "gpt-4o", model, 1), "Authorization", "Bearer "+key))
 	}
 	env := append(settings, "OPENAI_API_KEY", "sk-1", "LISTEN_ADDR", strings.TrimPrefix(s.URL, "http://"))
 	if day != time.Now().UTC().Format(time.DateOnly) {
@@ -147,7 +148,7 @@ func TestPricesImport(t *testing.T) {
 	const list = `{"gpt-made-up":{"input_cost_per_token":2.5e-06,"cache_read_input_token_cost":1.25e-06,"output_cost_per_token":1e-05,"litellm_provider":"openai"},
 		"o\"dd: {name} # x":{"input_cost_per_token":1e-6,"output_cost_per_token":0,"litellm_provider":"other"},
 		"long":{"input_cost_per_token":1e-6,"input_cost_per_token_above_128k_tokens":2e-6,"output_cost_per_token":1e-6,"litellm_provider":"other"}}`
-	path := writeFile(t, "list.json", list)
+	path := sidecartest.WriteFile(t, "list.json", list)
 	out, errs, err := command(t, nil, "prices", "import", path, "--from", "2026-01-01")
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +156,7 @@ func TestPricesImport(t *testing.T) {
 	if !strings.Contains(errs, `"long": taken over without input_cost_per_token_above_128k_tokens`) || !strings.Contains(out, "# without input_cost") {
 		t.Errorf("out:\n%s\nerr:\n%s", out, errs)
 	}
-	c, err := configOf("OPENAI_API_KEY", "sk-1", "CONFIG_FILE", writeFile(t, "c.yaml", out))
+	c, err := configOf("OPENAI_API_KEY", "sk-1", "CONFIG_FILE", sidecartest.WriteFile(t, "c.yaml", out))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func TestPricesImport(t *testing.T) {
 	if err != nil || strings.Count(out, "{model:") != 1 || strings.Contains(out, "from:") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	out, _, err = command(t, nil, "prices", "import", writeFile(t, "api.json", `{"p":{"models":{"m":{"cost":{"input":3,"output":15}}}}}`))
+	out, _, err = command(t, nil, "prices", "import", sidecartest.WriteFile(t, "api.json", `{"p":{"models":{"m":{"cost":{"input":3,"output":15}}}}}`))
 	if err != nil || !strings.Contains(out, `{model: "m", input: "3", output: "15"}`) {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -180,7 +181,7 @@ func TestPricesImport(t *testing.T) {
 		status int
 	}{
 		"no file": {nil, 2}, "two files": {[]string{path, path}, 2}, "pattern": {[]string{path, "--model=["}, 2}, "date": {[]string{path, "--from=today"}, 2}, "format": {[]string{path, "--format=csv"}, 2},
-		"missing": {[]string{path + "x"}, 1}, "no list": {[]string{writeFile(t, "x", "[]")}, 1}, "nothing fits": {[]string{path, "--model=none"}, 1},
+		"missing": {[]string{path + "x"}, 1}, "no list": {[]string{sidecartest.WriteFile(t, "x", "[]")}, 1}, "nothing fits": {[]string{path, "--model=none"}, 1},
 	} {
 		if out, _, err := command(t, nil, append([]string{"prices", "import"}, c.args...)...); err == nil || exitStatus(err) != c.status || out != "" {
 			t.Errorf("%s: %v, %q", name, err, out)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // TestVariants_NoClientSeesA429 offers 1.3 times the limit to a provider of each
@@ -113,7 +114,7 @@ func TestVariants_AutoFollowsTheDialect(t *testing.T) {
 func (b *bubble) profileAfter(t *testing.T, calls int) string {
 	t.Helper()
 	for range calls {
-		if status, _, text, err := b.ask(t.Context(), "s", chat); err != nil || status != 200 {
+		if status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {
 			t.Fatalf("%d %s %v", status, text, err)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	goopenai "github.com/sashabaranov/go-openai"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
 // An oddStream is an answer of a kind that upstreams really send.
@@ -150,7 +151,7 @@ func TestWire_OddStreamsLookAsWithoutTheSidecar(t *testing.T) {
 	sdks := map[string]func(context.Context, string, bool) seen{"openai-go": officialStream, "go-openai": communityStream}
 	for _, odd := range oddStreams() {
 		t.Run(odd.name, func(t *testing.T) {
-			base := scripted(t, odd.serve)
+			base := sidecartest.Scripted(t, odd.serve)
 			s := start(t, base)
 			var want []admin.SessionStatus
 			for name, call := range sdks {
@@ -169,18 +170,18 @@ func TestWire_OddStreamsLookAsWithoutTheSidecar(t *testing.T) {
 				}
 			}
 			for _, usage := range []bool{true, false} {
-				body, sent := chatStream, cmp.Or(odd.left, odd.unasked, odd.body)
+				body, sent := sidecartest.ChatStream, cmp.Or(odd.left, odd.unasked, odd.body)
 				if usage {
 					body, sent = strings.Replace(body, `"stream":true`, `"stream":true,"stream_options":{"include_usage":true}`, 1), odd.body
 				}
-				got, err := io.ReadAll(open(t, t.Context(), s.URL+"/v1/chat/completions", body).Body)
+				got, err := io.ReadAll(sidecartest.Open(t, t.Context(), s.URL+"/v1/chat/completions", body).Body)
 				if diff := gocmp.Diff(sent, string(got)); diff != "" || (err != nil) != odd.cut {
 					t.Errorf("usage %v: %v, bytes differ (-want +got):\n%s", usage, err, diff)
 				}
 			}
 			// An SDK may stop at an error in the stream; the rest is booked when it is over.
-			s.waitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
-			status := s.status()
+			s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
+			status := s.Status()
 			for _, booked := range want {
 				if got := status[booked.SessionID]; got != booked {
 					t.Errorf("booked %+v, want %+v", got, booked)
@@ -189,7 +190,7 @@ func TestWire_OddStreamsLookAsWithoutTheSidecar(t *testing.T) {
 				if odd.cut {
 					source = "none"
 				}
-				if rows := s.rows(booked.SessionID); len(rows) != 1 || rows[0].UsageSource != source {
+				if rows := s.Rows(booked.SessionID); len(rows) != 1 || rows[0].UsageSource != source {
 					t.Errorf("%s: rows %+v, want one of source %s", booked.SessionID, rows, source)
 				}
 			}
@@ -201,7 +202,7 @@ func TestWire_OddStreamsLookAsWithoutTheSidecar(t *testing.T) {
 func TestWire_SplitsAtEveryByte(t *testing.T) {
 	body := eventA + strings.ReplaceAll(eventB, "\n", "\r\n") + usageEv + doneEvent
 	var at atomic.Int64
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, body[:at.Load()])
@@ -218,7 +219,7 @@ func TestWire_SplitsAtEveryByte(t *testing.T) {
 		}
 		calls++
 	}
-	if got := s.status()["s"]; got != totals("s", 7*calls, 2*calls, calls) {
+	if got := s.Status()["s"]; got != totals("s", 7*calls, 2*calls, calls) {
 		t.Errorf("booked %+v of %d calls", got, calls)
 	}
 }
@@ -226,7 +227,7 @@ func TestWire_SplitsAtEveryByte(t *testing.T) {
 // TestWire_GrowingUsageDoesNotHoldTheStreamBack reads each event before the next
 // is made, though any of them might be the last that carries usage.
 func TestWire_GrowingUsageDoesNotHoldTheStreamBack(t *testing.T) {
-	up, base := newStepwise(t)
+	up, base := sidecartest.NewStepwise(t)
 	s := start(t, base)
 	c := openai.NewClient(option.WithBaseURL(s.URL+"/v1/session/s"), option.WithMaxRetries(0))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // a stream that is held back fails, instead of hanging
@@ -236,17 +237,17 @@ func TestWire_GrowingUsageDoesNotHoldTheStreamBack(t *testing.T) {
 	})
 	defer stream.Close()
 	for i, event := range []string{growingA, growingB} {
-		up.pieces <- event
+		up.Pieces <- event
 		if !stream.Next() || stream.Current().Usage.CompletionTokens != int64(i+1) {
 			t.Fatalf("event %d: %+v, %v", i, stream.Current(), stream.Err())
 		}
 	}
-	up.pieces <- doneEvent
-	close(up.pieces)
+	up.Pieces <- doneEvent
+	close(up.Pieces)
 	if stream.Next() || stream.Err() != nil {
 		t.Errorf("behind the end: %+v, %v", stream.Current(), stream.Err())
 	}
-	if got := s.status()["s"]; got != totals("s", 7, 2, 1) {
+	if got := s.Status()["s"]; got != totals("s", 7, 2, 1) {
 		t.Errorf("booked %+v", got)
 	}
 }
@@ -257,7 +258,7 @@ func TestWire_SuccessIsNotSentAgain(t *testing.T) {
 	for name, stream := range map[string]bool{"answer": false, "stream": true} {
 		t.Run(name, func(t *testing.T) {
 			var posts atomic.Int64
-			base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+			base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 				posts.Add(1)
 				_, _ = io.Copy(io.Discard, r.Body)
 				w.Header().Set("X-Should-Retry", "true")
@@ -289,7 +290,7 @@ func TestWire_SuccessIsNotSentAgain(t *testing.T) {
 			if n := call(s.URL + "/v1/session/s"); n != 1 {
 				t.Errorf("through the sidecar, the SDK sends %d times, want once", n)
 			}
-			if got := s.status()["s"]; got != totals("s", 7, 2, 1) {
+			if got := s.Status()["s"]; got != totals("s", 7, 2, 1) {
 				t.Errorf("booked %+v", got)
 			}
 		})
@@ -300,7 +301,7 @@ func TestWire_SuccessIsNotSentAgain(t *testing.T) {
 // been paid for, so neither the sidecar nor the SDK's own retries ask again.
 func TestWire_TruncatedJSONIsOneErrorAndOneRequest(t *testing.T) {
 	var posts atomic.Int64
-	base := scripted(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		posts.Add(1)
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "application/json")
@@ -316,7 +317,7 @@ func TestWire_TruncatedJSONIsOneErrorAndOneRequest(t *testing.T) {
 	if !errors.As(err, &api) || api.StatusCode != http.StatusBadGateway || api.Code != "upstream_truncated" || posts.Load() != 1 {
 		t.Errorf("%d requests, error %v; want one, and upstream_truncated", posts.Load(), err)
 	}
-	if rows := s.rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
+	if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
 		t.Errorf("rows %+v", rows)
 	}
 }
