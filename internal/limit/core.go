@@ -120,7 +120,7 @@ func (c *core) lift(l *lane.Lane, now llm.Instant) {
 // cost is the dominant share of a charge: the longest time that m's lanes, or the
 // caps over all models, need to make up for it, in seconds. Where nothing limits, a
 // thousand tokens are one.
-func (c *core) cost(m *model, v *llm.Vector) float64 {
+func (c *core) cost(m *model, v llm.Vector) float64 {
 	if s := max(m.share(v), share(v, c.caps.Rate())); s > 0 {
 		return s
 	}
@@ -148,10 +148,10 @@ func (c *core) prime(r Recent, now llm.Instant) {
 	used := lane.Exact(llm.Usage{Input: r.Input, Output: r.Output})
 	used[llm.Requests] = float64(r.Requests)
 	used[llm.RequestsDay], used[llm.TokensDay] = float64(r.RequestsDay), float64(r.TokensDay)
-	c.caps.Prime(now, &used)
+	c.caps.Prime(now, used)
 	if r.Model != "" {
 		m := c.confirm(c.model(r.Model, now), r.Model, now)
-		m.lanes[0].Prime(now, &used)
+		m.lanes[0].Prime(now, used)
 	}
 }
 

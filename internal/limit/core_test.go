@@ -13,7 +13,7 @@ func TestCore_AliasesOfOneLimitShareALane(t *testing.T) {
 	c := newCore(limitedTo(Limits{TokensPerMinute: 60_000}), 0)
 	a, b := answered(c, "gpt-4o", 0), answered(c, "gpt-4o-2024-08-06", 0)
 	le := take(t, c, ask("gpt-4o-2024-08-06", "s"), 0)
-	b.Prime(0, &llm.Vector{llm.Tokens: 5000}) // of the 6,000 that a cold start may use
+	b.Prime(0, llm.Vector{llm.Tokens: 5000}) // of the 6,000 that a cold start may use
 	refused := take(t, c, ask("gpt-4o-2024-08-06", "s"), 0)
 	c.throttled(refused, &llm.Signal{Dimension: llm.Tokens, HasRetryAfter: true, RetryAfter: 5 * time.Second}, 0)
 	queue := enter(t, c, ask("gpt-4o-2024-08-06", "s"), 0)

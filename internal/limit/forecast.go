@@ -31,8 +31,8 @@ func (c *core) fluid(m *model, w *queue.Waiter, own llm.Load, now llm.Instant) (
 	first := true
 	for _, l := range m.lanes {
 		charge, before, all := l.Charge(w.Load), l.Charge(ahead), l.Charge(less(total, ahead))
-		there, d := l.Wait(now, &before, &charge)
-		if t, e := c.caps.Wait(now, &all, &charge); t > there {
+		there, d := l.Wait(now, before, charge)
+		if t, e := c.caps.Wait(now, all, charge); t > there {
 			there, d = t, e
 		}
 		if first || there < wait {

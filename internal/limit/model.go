@@ -291,7 +291,7 @@ func (m *model) soonest(w *queue.Waiter, now llm.Instant) (best *lane.Lane, char
 	v.At, v.ThisAsker = llm.Never, true
 	for _, l := range m.lanes {
 		c := l.Charge(w.Load)
-		at := l.When(now, w.Session.Client(), &c)
+		at := l.When(now, w.Session.Client(), c)
 		only := v.ThisAsker && at.ThisAsker
 		if best == nil || at.At < v.At {
 			best, charge, v = l, c, at
@@ -306,8 +306,8 @@ func (m *model) soonest(w *queue.Waiter, now llm.Instant) (best *lane.Lane, char
 // share is the dominant share of v (Ghodsi et al., Dominant Resource Fair Queueing,
 // SIGCOMM 2012): the longest time that one of the limits of all lanes together
 // needs to make up for it, in seconds; 0 where nothing limits.
-func (m *model) share(v *llm.Vector) float64 {
-	rates := *m.lanes[0].Rate()
+func (m *model) share(v llm.Vector) float64 {
+	rates := m.lanes[0].Rate()
 	for _, l := range m.lanes[1:] {
 		for d, r := range l.Rate() {
 			if r == 0 || rates[d] == 0 { // one of them has no limit of this kind
@@ -317,10 +317,10 @@ func (m *model) share(v *llm.Vector) float64 {
 			rates[d] += r
 		}
 	}
-	return share(v, &rates)
+	return share(v, rates)
 }
 
-func share(v, rates *llm.Vector) float64 {
+func share(v, rates llm.Vector) float64 {
 	longest := 0.0
 	for d, r := range rates {
 		if r > 0 {

@@ -224,7 +224,7 @@ func (h *history) free() llm.Instant {
 		return llm.Never
 	}
 	charge := m.lanes[0].Charge(w.Load)
-	return max(m.lanes[0].When(h.now, 0, &charge).At, h.core.caps.When(h.now, 0, &charge).At)
+	return max(m.lanes[0].When(h.now, 0, charge).At, h.core.caps.When(h.now, 0, charge).At)
 }
 
 // A counting is a clock whose ledger can be read.
@@ -233,12 +233,12 @@ type counting struct {
 	spent llm.Vector
 }
 
-func (s *counting) Take(now llm.Instant, client uint64, charge *llm.Vector) {
+func (s *counting) Take(now llm.Instant, client uint64, charge llm.Vector) {
 	s.spent.Add(charge, 1)
 	s.Clock.Take(now, client, charge)
 }
 
-func (s *counting) Return(now llm.Instant, client uint64, amount *llm.Vector, taken llm.Instant) {
+func (s *counting) Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant) {
 	s.spent.Add(amount, -1)
 	s.Clock.Return(now, client, amount, taken)
 }

@@ -32,8 +32,8 @@ func (c *core) verdict(le *Lease, now llm.Instant) *Rejected {
 	l := m.lanes[0]
 	charge, before, all := l.Charge(w.Load), l.Charge(m.queue.Ahead(w.Session, llm.Load{})), l.Charge(c.sum)
 	before[llm.Requests], before[llm.RequestsDay] = 0, 0
-	wait, d := l.Wait(now, &before, &charge)
-	if t, e := c.caps.Wait(now, &all, &charge); t > wait {
+	wait, d := l.Wait(now, before, charge)
+	if t, e := c.caps.Wait(now, all, charge); t > wait {
 		wait, d = t, e
 	}
 	return c.refuse(le.reason, wait, d.String(), 0, wait)

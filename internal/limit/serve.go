@@ -211,7 +211,7 @@ func (c *core) pick(now llm.Instant) choice {
 			return choice{at: at}
 		}
 		w := &best.lease.queued
-		v := c.caps.When(now, w.Session.Client(), &best.charge)
+		v := c.caps.When(now, w.Session.Client(), best.charge)
 		switch {
 		case v.At <= now:
 			return best
@@ -255,7 +255,7 @@ func (c *core) head(m *model, now llm.Instant) choice {
 			return choice{at: at}
 		}
 		l, charge, v := m.soonest(w, now)
-		next := choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, &charge)}
+		next := choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, charge)}
 		if v.At <= now {
 			return next
 		}
@@ -276,7 +276,7 @@ func (c *core) head(m *model, now llm.Instant) choice {
 // costOf is what w would cost if it went now, for the floors of bands.
 func (c *core) costOf(m *model, w *queue.Waiter) float64 {
 	charge := m.lanes[0].Charge(w.Load)
-	return c.cost(m, &charge)
+	return c.cost(m, charge)
 }
 
 // tell lets the sources that want to know hear who waits.
@@ -317,8 +317,8 @@ func (c *core) dispatch(next *choice, now llm.Instant) {
 	c.unlisted(le)
 	le.state = granted
 	le.held = &held{
-		place: next.lane.Take(now, w.Session.Client(), w.Load, &next.charge),
-		caps:  c.caps.Take(now, w.Session.Client(), w.Load, &next.charge),
+		place: next.lane.Take(now, w.Session.Client(), w.Load, next.charge),
+		caps:  c.caps.Take(now, w.Session.Client(), w.Load, next.charge),
 		cost:  next.cost,
 	}
 	m.inflight++

@@ -42,10 +42,10 @@ func (c *core) observe(le *Lease, s *llm.Signal, now llm.Instant) {
 func (c *core) settle(le *Lease, u llm.Usage, now llm.Instant) {
 	h, used := le.held, lane.Exact(u)
 	back := h.place.Settle(now, u)
-	h.caps.Return(now, &back)
-	if charge := h.place.Charge(); used != *charge { // in units of what was paid: limits may have changed
+	h.caps.Return(now, back)
+	if charge := h.place.Charge(); used != charge { // in units of what was paid: limits may have changed
 		m := le.model
-		c.correct(le, h.cost*(1-c.cost(m, &used)/c.cost(m, charge)))
+		c.correct(le, h.cost*(1-c.cost(m, used)/c.cost(m, charge)))
 	}
 	c.started(le, now)
 	c.end(le, now)

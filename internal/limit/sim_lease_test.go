@@ -31,7 +31,7 @@ type engineConfig struct {
 // A vector is requests and tokens.
 type vector [2]float64
 
-func of(v *llm.Vector) vector { return vector{v[llm.Requests], v[llm.Tokens]} }
+func of(v llm.Vector) vector { return vector{v[llm.Requests], v[llm.Tokens]} }
 
 func (v *vector) add(o vector, by float64) {
 	for i := range v {
@@ -93,7 +93,7 @@ type wallet struct {
 	weight       float64
 	asking       bool
 	alone        bool                        // the engine did not answer
-	borrowed     map[llm.Instant]*llm.Vector // what was taken of the clock, by time
+	borrowed     map[llm.Instant]llm.Vector // what was taken of the clock, by time
 	closed       bool
 }
 
@@ -104,7 +104,7 @@ var (
 
 // wallet is Config.Source.
 func (e *engine) wallet(_ llm.Model, wake func()) lane.Source {
-	m := &wallet{Clock: lane.NewClock(), e: e, wake: wake, weight: 1, borrowed: map[llm.Instant]*llm.Vector{}}
+	m := &wallet{Clock: lane.NewClock(), e: e, wake: wake, weight: 1, borrowed: map[llm.Instant]llm.Vector{}}
 	e.members = append(e.members, m)
 	return m
 }
@@ -114,7 +114,7 @@ func (m *wallet) SetLimit(now llm.Instant, d llm.Dimension, l lane.Limit) {
 	m.Clock.SetLimit(now, d, l)
 }
 
-func (m *wallet) Ready(now llm.Instant, client uint64, charge *llm.Vector) lane.Verdict {
+func (m *wallet) Ready(now llm.Instant, client uint64, charge llm.Vector) lane.Verdict {
 	switch {
 	case m.unspent.covers(of(charge)):
 		return lane.Verdict{At: now}
@@ -124,7 +124,7 @@ func (m *wallet) Ready(now llm.Instant, client uint64, charge *llm.Vector) lane.
 	return lane.Verdict{At: llm.Never, Limit: llm.Tokens}
 }
 
-func (m *wallet) Take(now llm.Instant, client uint64, charge *llm.Vector) {
+func (m *wallet) Take(now llm.Instant, client uint64, charge llm.Vector) {
 	if m.unspent.covers(of(charge)) {
 		m.unspent.add(of(charge), -1)
 		m.e.leased.add(of(charge), -1)
@@ -135,7 +135,7 @@ func (m *wallet) Take(now llm.Instant, client uint64, charge *llm.Vector) {
 	m.borrowed[now] = charge
 }
 
-func (m *wallet) Return(now llm.Instant, client uint64, amount *llm.Vector, taken llm.Instant) {
+func (m *wallet) Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant) {
 	if _, ok := m.borrowed[taken]; ok {
 		m.Clock.Return(now, client, amount, taken)
 		m.debt.add(of(amount), -1)
@@ -153,9 +153,9 @@ func (m *wallet) Refused(llm.Instant, llm.Dimension, lane.Refusal)       {}
 func (m *wallet) Waiting(now llm.Instant, waiting []lane.Backlog) {
 	m.head, m.queued, m.weight = vector{}, vector{}, 0
 	for _, b := range waiting {
-		m.queued.add(of(&b.Sum), 1)
+		m.queued.add(of(b.Sum), 1)
 		m.weight += b.Weight
-		for i, head := range of(&b.Head) {
+		for i, head := range of(b.Head) {
 			m.head[i] = max(m.head[i], head)
 		}
 	}
@@ -194,7 +194,7 @@ func (m *wallet) ask(now llm.Instant) {
 	})
 }
 
-func (m *wallet) Wait(_ llm.Instant, ahead, charge *llm.Vector) (time.Duration, llm.Dimension) {
+func (m *wallet) Wait(_ llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension) {
 	need := of(ahead)
 	need.add(of(charge), 1)
 	need.add(m.unspent, -1)

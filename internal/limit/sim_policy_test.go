@@ -164,7 +164,7 @@ type reckless struct{ *lane.Clock }
 
 func (r reckless) Refused(llm.Instant, llm.Dimension, lane.Refusal) {}
 
-func (r reckless) Ready(now llm.Instant, client uint64, charge *llm.Vector) lane.Verdict {
+func (r reckless) Ready(now llm.Instant, client uint64, charge llm.Vector) lane.Verdict {
 	v := r.Clock.Ready(now, client, charge)
 	for _, m := range r.Clock.Meters(now) {
 		if d := dimensionNamed(m.Name); d == v.Limit && m.Rate > 0 {

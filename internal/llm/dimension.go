@@ -48,7 +48,7 @@ func (d Dimension) Daily() bool { return d == RequestsDay || d == TokensDay }
 type Vector [NumDimensions]float64
 
 // Add adds o to v; with a sign of −1 it takes o off.
-func (v *Vector) Add(o *Vector, sign float64) {
+func (v *Vector) Add(o Vector, sign float64) {
 	for d := range v {
 		v[d] += sign * o[d]
 	}

@@ -49,7 +49,7 @@ func (c *Clock) SetLimit(now llm.Instant, d llm.Dimension, l Limit) {
 }
 
 // Ready implements [Source].
-func (c *Clock) Ready(now llm.Instant, _ uint64, charge *llm.Vector) Verdict {
+func (c *Clock) Ready(now llm.Instant, _ uint64, charge llm.Vector) Verdict {
 	v := Verdict{At: now}
 	for on := c.on; on != 0; {
 		d := on.next()
@@ -61,7 +61,7 @@ func (c *Clock) Ready(now llm.Instant, _ uint64, charge *llm.Vector) Verdict {
 }
 
 // Take implements [Source].
-func (c *Clock) Take(now llm.Instant, _ uint64, charge *llm.Vector) {
+func (c *Clock) Take(now llm.Instant, _ uint64, charge llm.Vector) {
 	c.held += charge[llm.Concurrent]
 	for on := c.on; on != 0; {
 		b := &c.buckets[on.next()]
@@ -74,7 +74,7 @@ func (c *Clock) Take(now llm.Instant, _ uint64, charge *llm.Vector) {
 }
 
 // Return implements [Source].
-func (c *Clock) Return(now llm.Instant, client uint64, amount *llm.Vector, taken llm.Instant) {
+func (c *Clock) Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant) {
 	if c.heir != nil {
 		c.heir.Return(now, client, amount, taken)
 		return
@@ -87,7 +87,7 @@ func (c *Clock) Return(now llm.Instant, client uint64, amount *llm.Vector, taken
 }
 
 // Wait implements [Source]: the longest that one of the limits makes it wait.
-func (c *Clock) Wait(now llm.Instant, ahead, charge *llm.Vector) (time.Duration, llm.Dimension) {
+func (c *Clock) Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension) {
 	longest, binding := 0.0, llm.None
 	for on := c.on; on != 0; {
 		d := on.next()
@@ -99,7 +99,7 @@ func (c *Clock) Wait(now llm.Instant, ahead, charge *llm.Vector) (time.Duration,
 }
 
 // Mark implements [Source].
-func (c *Clock) Mark(now llm.Instant, charge *llm.Vector) (m Mark) {
+func (c *Clock) Mark(now llm.Instant, charge llm.Vector) (m Mark) {
 	for d := llm.Requests; int(d) < len(m.Spent); d++ {
 		m.Spent[d] = c.buckets[d].spent
 		m.Late[d] = c.buckets[d].late(now, charge[d])
@@ -134,7 +134,7 @@ func (c *Clock) Refused(now llm.Instant, d llm.Dimension, r Refusal) {
 }
 
 // Prime implements [Source].
-func (c *Clock) Prime(now llm.Instant, used *llm.Vector) {
+func (c *Clock) Prime(now llm.Instant, used llm.Vector) {
 	for on := c.on; on != 0; {
 		if d := on.next(); used[d] > 0 && d != llm.Concurrent {
 			c.buckets[d].prime(now, used[d])

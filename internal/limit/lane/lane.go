@@ -176,7 +176,7 @@ func (l *Lane) Merge(from *Lane, now llm.Instant) {
 	l.pausedUntil = max(l.pausedUntil, from.pausedUntil)
 	l.breaker.trying += from.breaker.trying
 	l.inflight += from.inflight
-	l.onTheWay.Add(&from.onTheWay, 1)
+	l.onTheWay.Add(from.onTheWay, 1)
 	l.Queued += from.Queued
 	from.into, from.Queued = l, 0
 	to, ok := l.source.(*Clock)
@@ -208,7 +208,7 @@ func (l *Lane) Charge(load llm.Load) llm.Vector {
 // When tells when client's request of that charge may go: not during a pause, not
 // beyond the breaker after one, not beyond the window that stands in for an
 // unknown limit, and not before the source has it.
-func (l *Lane) When(now llm.Instant, client uint64, charge *llm.Vector) Verdict {
+func (l *Lane) When(now llm.Instant, client uint64, charge llm.Vector) Verdict {
 	if now < l.pausedUntil {
 		return Verdict{At: l.pausedUntil}
 	}
@@ -225,13 +225,13 @@ func (l *Lane) When(now llm.Instant, client uint64, charge *llm.Vector) Verdict 
 
 // Rate is the refill a second of each limit that refills; 0 where there is none. The
 // cost of a request, in seconds of a lane, is the largest of its charges over these.
-func (l *Lane) Rate() *llm.Vector { return &l.rate }
+func (l *Lane) Rate() llm.Vector { return l.rate }
 
 // Bounded reports whether any limit holds.
 func (l *Lane) Bounded() bool { return l.on != 0 }
 
 // Wait foretells how long charge waits if ahead goes first, and which limit binds.
-func (l *Lane) Wait(now llm.Instant, ahead, charge *llm.Vector) (time.Duration, llm.Dimension) {
+func (l *Lane) Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension) {
 	wait, d := l.source.Wait(now, ahead, charge)
 	if now < l.pausedUntil {
 		wait = max(wait, l.pausedUntil.Sub(now))
@@ -246,7 +246,7 @@ func (l *Lane) Listens() Listener {
 }
 
 // Prime books what an earlier process used.
-func (l *Lane) Prime(now llm.Instant, used *llm.Vector) { l.source.Prime(now, used) }
+func (l *Lane) Prime(now llm.Instant, used llm.Vector) { l.source.Prime(now, used) }
 
 // Shared reports whether the source is that of other lanes too.
 func (l *Lane) Shared() bool { return l.shared }

@@ -32,7 +32,7 @@ var demand = llm.Demand{Input: 1000, Output: 200, MaxOutput: 800, Chars: 4000}
 func sent(l *Lane, now llm.Instant) *Ticket {
 	load := demand.Load()
 	charge := l.Charge(load)
-	t := l.Take(now, 0, load, &charge)
+	t := l.Take(now, 0, load, charge)
 	t.Sent(now)
 	return &t
 }
@@ -118,7 +118,7 @@ func TestLane_ADialectThatTheLevelsContradictIsRefuted(t *testing.T) {
 			level, now := limit/2, llm.Instant(0)
 			for i := range 40 {
 				charge := l.Charge(load)
-				k := l.Take(now, 0, load, &charge)
+				k := l.Take(now, 0, load, charge)
 				k.Sent(now)
 				level -= test.admitted
 				s := &llm.Signal{Profile: test.dialect}
@@ -145,7 +145,7 @@ func TestLane_ADialectThatTheLevelsContradictIsRefuted(t *testing.T) {
 func TestLane_MergersKeepTheStricter(t *testing.T) {
 	limits := llm.Vector{llm.Tokens: 60_000}
 	a, b := New("a", learning(limits), NewClock(), 0), New("b", learning(limits), NewClock(), 0)
-	b.Prime(0, &llm.Vector{llm.Tokens: 5000})
+	b.Prime(0, llm.Vector{llm.Tokens: 5000})
 	inFlight := sent(b, 0)
 	low := b.Meters(0)[0].Level
 	a.Merge(b, 0)

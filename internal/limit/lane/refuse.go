@@ -113,7 +113,7 @@ func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signa
 	if of != nil && d != llm.None {
 		only := llm.Vector{}
 		only[d] = t.charge[d]
-		if at := of.source.Ready(now, t.client, &only).At; at != llm.Never {
+		if at := of.source.Ready(now, t.client, only).At; at != llm.Never {
 			backoff = max(min(backoff, 2*time.Second), min(at.Sub(now), backoffMax))
 		}
 	}

@@ -27,19 +27,19 @@ type Source interface {
 	// SetLimit tells a limit, or that it has changed. An Amount of zero lifts it.
 	SetLimit(now llm.Instant, d llm.Dimension, l Limit)
 	// Ready tells when client may take charge, and what binds until then.
-	Ready(now llm.Instant, client uint64, charge *llm.Vector) Verdict
+	Ready(now llm.Instant, client uint64, charge llm.Vector) Verdict
 	// Take books charge. Ready has just said that it may be taken now.
-	Take(now llm.Instant, client uint64, charge *llm.Vector)
+	Take(now llm.Instant, client uint64, charge llm.Vector)
 	// Return gives back amount of what client took at the instant taken. A negative
 	// amount is a charge after the fact. Concurrent is 1 once, when the request ends.
-	Return(now llm.Instant, client uint64, amount *llm.Vector, taken llm.Instant)
+	Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant)
 	// Wait foretells how long charge would wait if ahead went first, and which limit
 	// binds. Nothing is booked.
-	Wait(now llm.Instant, ahead, charge *llm.Vector) (time.Duration, llm.Dimension)
+	Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension)
 
 	// Mark is the ledger as it stands before a request of that charge is sent. What
 	// the provider answers speaks of then.
-	Mark(now llm.Instant, charge *llm.Vector) Mark
+	Mark(now llm.Instant, charge llm.Vector) Mark
 	// Told hands on what an answer's header says is left of d.
 	Told(now llm.Instant, d llm.Dimension, s Sample)
 	// Lower sets the level of d to at most level: the provider has said so of now.
@@ -48,7 +48,7 @@ type Source interface {
 	// Refused tells that the provider has refused a request for want of d.
 	Refused(now llm.Instant, d llm.Dimension, r Refusal)
 	// Prime books what an earlier process has used of the present periods.
-	Prime(now llm.Instant, used *llm.Vector)
+	Prime(now llm.Instant, used llm.Vector)
 
 	// Meters describes limits and levels for status pages.
 	Meters(now llm.Instant) []Meter

@@ -33,7 +33,7 @@ type Ticket struct {
 
 // Take books charge, which When has just let go, and makes its ticket. The load is
 // what the charge was made of.
-func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge *llm.Vector) Ticket {
+func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge llm.Vector) Ticket {
 	l.source.Take(now, client, charge)
 	l.inflight++
 	l.Used = now
@@ -41,14 +41,14 @@ func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge *llm.V
 		l.breaker.trying++
 		l.breaker.since = now
 	}
-	return Ticket{lane: l, source: l.source, client: client, load: load, charge: *charge, taken: now, probe: l.breaker.tripped()}
+	return Ticket{lane: l, source: l.source, client: client, load: load, charge: charge, taken: now, probe: l.breaker.tripped()}
 }
 
 // Lane is the lane that the ticket was taken of, or what has become of it.
 func (t *Ticket) Lane() *Lane { return t.lane.Live() }
 
 // Charge is what was taken.
-func (t *Ticket) Charge() *llm.Vector { return &t.charge }
+func (t *Ticket) Charge() llm.Vector { return t.charge }
 
 // WasSent reports whether the request has left.
 func (t *Ticket) WasSent() bool { return t.sent }
@@ -62,7 +62,7 @@ func (t *Ticket) Probe() bool { return t.probe }
 
 // Return gives back amount of what was taken to where it came from, or to the part
 // of it that the lane was born with.
-func (t *Ticket) Return(now llm.Instant, amount *llm.Vector) {
+func (t *Ticket) Return(now llm.Instant, amount llm.Vector) {
 	source := t.source
 	if parent := t.lane.parent; parent != nil && source == Source(parent) {
 		source = t.lane.source
@@ -76,11 +76,11 @@ func (t *Ticket) Sent(now llm.Instant) {
 	l := t.Lane()
 	if !t.sent {
 		l.shadows.book(t.load, 1)
-		l.onTheWay.Add(&t.charge, 1)
+		l.onTheWay.Add(t.charge, 1)
 	}
 	t.sent, t.sentAt, t.family = true, now, l.family
 	t.count = l.breaker.sends(now)
-	t.mark = l.source.Mark(now, &t.charge)
+	t.mark = l.source.Mark(now, t.charge)
 	if l.family == postpaid {
 		// The provider books at the end: its remaining has what is on the way still
 		// in it, and to take that for free would admit the same again.
@@ -131,7 +131,7 @@ func (t *Ticket) Started(now llm.Instant) {
 func (t *Ticket) TakeBack(now llm.Instant) {
 	back := t.charge
 	back[llm.Concurrent] = 0 // the place comes back with End
-	t.Return(now, &back)
+	t.Return(now, back)
 	if t.sent {
 		t.Lane().shadows.book(t.load, -1)
 	}
@@ -142,9 +142,9 @@ func (t *Ticket) TakeBack(now llm.Instant) {
 func (t *Ticket) Settle(now llm.Instant, u llm.Usage) (back llm.Vector) {
 	booked := t.lane.family.settle(t.charge, u)
 	back = t.charge
-	back.Add(&booked, -1)
+	back.Add(booked, -1)
 	if back != (llm.Vector{}) {
-		t.Return(now, &back)
+		t.Return(now, back)
 	}
 	if t.sent {
 		l := t.Lane()
@@ -158,7 +158,7 @@ func (t *Ticket) Settle(now llm.Instant, u llm.Usage) (back llm.Vector) {
 func (t *Ticket) End(now llm.Instant) {
 	l := t.Lane()
 	if t.sent {
-		l.onTheWay.Add(&t.charge, -1)
+		l.onTheWay.Add(t.charge, -1)
 	}
 	if t.probe {
 		if t.heard {
@@ -168,7 +168,7 @@ func (t *Ticket) End(now llm.Instant) {
 			l.breaker.trying--
 		}
 	}
-	t.Return(now, &llm.Vector{llm.Concurrent: 1})
+	t.Return(now, llm.Vector{llm.Concurrent: 1})
 	l.inflight--
 }
 
