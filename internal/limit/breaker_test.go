@@ -111,7 +111,7 @@ func TestBreaker_AStormMeetsOneProbeAtATime(t *testing.T) {
 func TestBreaker_LeaversGiveTheirProbeBack(t *testing.T) {
 	c := newCore(Config{Learn: true}.withDefaults(), 0)
 	l := answered(c, "m", 0)
-	trip(t, c, "m", 0)
+	trip(t, c, ask("m", "storm"), 0)
 	now := l.PausedUntil()
 	probe := take(t, c, ask("m", "a"), now)
 	if !probe.held.place.Probe() {
@@ -132,13 +132,13 @@ func TestBreaker_LeaversGiveTheirProbeBack(t *testing.T) {
 	}
 }
 
-// trip refuses attempts until the breaker of a model trips.
-func trip(t *testing.T, c *core, name llm.Model, now llm.Instant) {
+// trip refuses attempts like r until the breaker of its model trips.
+func trip(t *testing.T, c *core, r Request, now llm.Instant) {
 	t.Helper()
-	l := c.model(name, now).lanes[0]
+	l := c.model(r.Model, now).lanes[0]
 	var all []*Lease
 	for range 20 {
-		all = append(all, take(t, c, ask(name, "storm"), now))
+		all = append(all, take(t, c, r, now))
 	}
 	for _, le := range all {
 		c.unavailable(le, 0, now)
@@ -173,7 +173,7 @@ func TestBreaker_AnyAnswerEndsARow(t *testing.T) {
 // it limits of its own, come to a breaker that has tripped.
 func TestBreaker_IsAModelsOwnFromTheStart(t *testing.T) {
 	c := newCore(Config{Learn: true}.withDefaults(), 0)
-	trip(t, c, "m", 0)
+	trip(t, c, ask("m", "storm"), 0)
 	l := c.model("m", 0).lanes[0]
 	now := l.PausedUntil()
 	if take(t, c, ask("other", "a"), 0).held.place.Probe() {
@@ -205,7 +205,7 @@ func TestBreaker_ProbesTakeTurns(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newCore(Config{Learn: true}.withDefaults(), 0)
 			l := answered(c, "m", 0)
-			trip(t, c, "m", 0)
+			trip(t, c, ask("m", "storm"), 0)
 			now := l.PausedUntil()
 			probe := take(t, c, ask("m", "a"), now)
 			other := enter(t, c, ask("m", "b"), now)

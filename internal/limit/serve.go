@@ -294,7 +294,7 @@ func (m *model) backlog(l *lane.Lane) (all []lane.Backlog) {
 		if client.Waiting() == 0 {
 			continue
 		}
-		b := lane.Backlog{Client: client.ID(), Weight: client.Weight, Sum: l.Charge(client.Sum)}
+		b := lane.Backlog{Client: client.ID(), Band: client.Band(), Weight: client.Weight, Sum: l.Charge(client.Sum)}
 		for s := range client.Sessions() {
 			if s.Waiting() > 0 {
 				b.Sessions = append(b.Sessions, s.Weight)

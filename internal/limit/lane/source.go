@@ -62,9 +62,10 @@ type Listener interface {
 	Waiting(now llm.Instant, waiting []Backlog)
 }
 
-// A Backlog is what one client's requests wait for, in the lane's own unit.
+// A Backlog is what one client's requests in one band wait for, in the lane's own unit.
 type Backlog struct {
-	Client   uint64     // the same in every process: see llm
+	Client   uint64     // the same number in every process
+	Band     int        // 0 is served first
 	Weight   float64    // of the client, among clients
 	Sessions []float64  // weights of its sessions that wait
 	Head     llm.Vector // of the request that goes next: less is of no use

@@ -1,6 +1,10 @@
 package queue
 
-import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+import (
+	"slices"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+)
 
 // A Flow is a node of the fair tree: a band, a client or a session. Bands hold
 // clients and clients hold sessions; only sessions hold waiters.
@@ -102,8 +106,13 @@ func (f *Flow) Oldest() llm.Instant {
 // activate makes an idle flow compete. A flow that was away may not claim the
 // time it missed, so its tag moves up to the clock; but what was charged to it
 // in excess while its requests were in flight is its own (credit), and may take
-// it below the clock by that much.
+// it below the clock by that much. A client that competes in another queue of the
+// contest was not away.
 func (f *Flow) activate() {
+	if slices.ContainsFunc(f.turn.flows, func(twin *Flow) bool { return twin.index >= 0 }) {
+		f.push()
+		return
+	}
 	floor := f.Parent.time.clock
 	if f.InFlight > 0 {
 		floor -= f.credit

@@ -127,7 +127,7 @@ func (r *Roster) Release(now llm.Instant) (next llm.Instant) {
 func (r *Roster) ReleaseClients() {
 	for _, f := range r.held {
 		if f.sessions != nil {
-			f.held = 1
+			f.held = -1 // before any time
 		}
 	}
 }
