@@ -106,7 +106,7 @@ func (c *core) nursery(name llm.Model, now llm.Instant) *nursery {
 
 // enroll makes a model that takes of n's source.
 func (c *core) enroll(n *nursery, name llm.Model, now llm.Instant) *model {
-	m := newModel(name, n.contest, lane.NewShared(name, n.base, now), now)
+	m := newModel(name, n.contest, lane.NewShared(name, n.base), now)
 	m.nursery = n
 	return m
 }

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	retryAfterMin = time.Second
-	retryAfterMax = 59 * time.Second // longer ones are ignored by the SDKs
+	soonestRetry = time.Second
+	latestRetry  = 59 * time.Second // longer ones are ignored by the SDKs
 )
 
 // refuse builds the error of a refusal. Waits are spread by a tenth, so that
@@ -22,7 +22,7 @@ func (c *core) refuse(why Reason, after time.Duration, limit string, position in
 		return e
 	}
 	after = scale(after, 0.9+0.2*c.roll())
-	e.RetryAfter = min(max(after, retryAfterMin), retryAfterMax)
+	e.RetryAfter = min(max(after, soonestRetry), latestRetry)
 	return e
 }
 

@@ -92,7 +92,7 @@ type wallet struct {
 	head, queued vector // of the requests that wait
 	weight       float64
 	asking       bool
-	alone        bool                        // the engine did not answer
+	alone        bool                       // the engine did not answer
 	borrowed     map[llm.Instant]llm.Vector // what was taken of the clock, by time
 	closed       bool
 }

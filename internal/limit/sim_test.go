@@ -7,9 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
-
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 )
 
 // A simulation drives policies, one for each sidecar, in virtual time against a

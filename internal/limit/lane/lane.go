@@ -30,7 +30,6 @@ type Lane struct {
 	Name    llm.Model
 	Aliases []llm.Model // other names of the same limit
 	Queued  int         // requests that wait for this lane; whoever queues them keeps it
-	Used    llm.Instant // the last time that something was taken
 	into    *Lane       // where it was merged to
 
 	cfg    Config
@@ -70,7 +69,7 @@ type named struct {
 // New returns a lane that takes of source. A source that is shared serves the
 // lanes of several models that have not answered yet; see [Lane.Own].
 func New(name llm.Model, cfg Config, source Source, now llm.Instant) *Lane {
-	l := &Lane{Name: name, source: source, Used: now, requestX: 1, rejectedAt: -1}
+	l := &Lane{Name: name, source: source, requestX: 1, rejectedAt: -1}
 	l.congestion.cutAt = -1
 	l.profile = numProfiles // none yet
 	l.Configure(cfg, now)
@@ -79,9 +78,9 @@ func New(name llm.Model, cfg Config, source Source, now llm.Instant) *Lane {
 
 // NewShared is New for a lane on a source that other lanes use too. Whoever makes
 // the source tells it the limits, through a lane of New.
-func NewShared(name llm.Model, of *Lane, now llm.Instant) *Lane {
+func NewShared(name llm.Model, of *Lane) *Lane {
 	l := &Lane{
-		Name: name, source: of.source, shared: true, Used: now, requestX: 1, rejectedAt: -1,
+		Name: name, source: of.source, shared: true, requestX: 1, rejectedAt: -1,
 		cfg: of.cfg, profile: of.profile, family: of.family, limits: of.limits, known: of.known, on: of.on, rate: of.rate,
 	}
 	l.congestion.cutAt = -1

@@ -36,7 +36,6 @@ type Ticket struct {
 func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge llm.Vector) Ticket {
 	l.source.Take(now, client, charge)
 	l.inflight++
-	l.Used = now
 	if l.breaker.tripped() {
 		l.breaker.trying++
 		l.breaker.since = now

@@ -78,7 +78,7 @@ func (q *Queue) Join(to *Contest) {
 		for j := range competing {
 			competing[j].tag = competing[j].flow.turn.tag
 		}
-		for j := len(competing) - 1; j >= 0; j-- {
+		for j := range slices.Backward(competing) {
 			band.down(j)
 		}
 	}

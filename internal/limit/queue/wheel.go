@@ -41,6 +41,7 @@ func (h *Wheel) Set(w *Waiter) {
 	h.count++
 }
 
+// Clear takes w out, which must have been set.
 func (h *Wheel) Clear(w *Waiter) {
 	if w.alarmNext != nil {
 		w.alarmNext.alarmPrev = w.alarmPrev
