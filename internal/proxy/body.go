@@ -62,10 +62,10 @@ func (h *heldBody) release() {
 
 // readBody takes in a metered body. Its bytes are reserved before they are
 // read, where a length was declared, and in steps where not.
-func (s *Proxy) readBody(x *exchange) (*heldBody, error) {
-	w, r, most := x.w, x.r, x.cfg.MaxBodyBytes
-	h := &heldBody{budget: s.bodies}
-	if r.ContentLength > min(most, s.bodies.max) {
+func (p *Proxy) readBody(x *exchange) (*heldBody, error) {
+	w, r, most := x.ans.w, x.req.r, x.req.cfg.MaxBodyBytes
+	h := &heldBody{budget: p.bodies}
+	if r.ContentLength > min(most, p.bodies.max) {
 		w.Header().Set("Connection", "close") // or the server would read on to the end
 		return nil, errBodySize
 	}
@@ -73,7 +73,7 @@ func (s *Proxy) readBody(x *exchange) (*heldBody, error) {
 	if r.ContentLength < 0 {
 		capacity = 4 << 10
 	}
-	if !s.bodies.reserve(capacity) {
+	if !p.bodies.reserve(capacity) {
 		w.Header().Set("Connection", "close")
 		return nil, errBodies
 	}
@@ -89,7 +89,7 @@ func (s *Proxy) readBody(x *exchange) (*heldBody, error) {
 				w.Header().Set("Connection", "close")
 				return nil, errBodySize
 			}
-			if !s.bodies.reserve(more) {
+			if !p.bodies.reserve(more) {
 				h.release()
 				w.Header().Set("Connection", "close")
 				return nil, errBodies
@@ -125,20 +125,20 @@ func (s *Proxy) readBody(x *exchange) (*heldBody, error) {
 }
 
 // unmeteredBody holds a small body, and lets any other stream through.
-func (s *Proxy) unmeteredBody(x *exchange) error {
-	switch n := x.r.ContentLength; {
+func (p *Proxy) unmeteredBody(x *exchange) error {
+	switch n := x.req.r.ContentLength; {
 	case n == 0:
 		return nil
-	case n > 0 && n <= min(smallBody, x.cfg.MaxBodyBytes):
-		held, err := s.readBody(x)
+	case n > 0 && n <= min(smallBody, x.req.cfg.MaxBodyBytes):
+		held, err := p.readBody(x)
 		if err != nil {
 			return err
 		}
-		x.body, x.out.Body = held, held.bytes
+		x.req.body, x.up.Body = held, held.bytes
 		return nil
 	}
-	x.upload = &patientBody{rc: http.NewResponseController(x.w), body: x.r.Body}
-	x.out.Stream, x.out.Length = x.upload, x.r.ContentLength
+	x.req.upload = &patientBody{rc: http.NewResponseController(x.ans.w), body: x.req.r.Body}
+	x.up.Stream, x.up.Length = x.req.upload, x.req.r.ContentLength
 	return nil
 }
 

@@ -12,9 +12,10 @@ import (
 )
 
 func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
-	s := &Proxy{}
+	p := &Proxy{}
 	for _, first := range []string{"leave", "end"} {
-		x := &exchange{s: s, cfg: &config.Config{DisconnectPolicy: "drain"}, r: &http.Request{}, endpoint: wire.Chat, cancel: func(error) {}}
+		x := &exchange{p: p, req: request{cfg: &config.Config{DisconnectPolicy: "drain"}, r: &http.Request{}, endpoint: wire.Chat}}
+		x.cancel = func(error) {}
 		x.sent.Store(true)
 		if first == "end" {
 			x.settleDrain()
@@ -23,7 +24,7 @@ func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
 			x.leave()
 			x.settleDrain()
 		}
-		if n := s.drains.Load(); n != 0 {
+		if n := p.drains.Load(); n != 0 {
 			t.Errorf("%s first: %d drains left over", first, n)
 		}
 	}
@@ -33,14 +34,14 @@ func TestLeave_TakesNothingAfterTheEnd(t *testing.T) {
 // connection brings may come when the next attempt is waited for.
 func TestBeat_BesideALateInterimAnswer(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{w: w, r: r}
+		a := &answer{w: w, r: r}
 		var late sync.WaitGroup
 		late.Go(func() {
 			for range 10 {
-				x.interim(103, http.Header{"Link": {"</a>"}})
+				a.interim(103, http.Header{"Link": {"</a>"}})
 			}
 		})
-		if err := x.beat(); err != nil {
+		if err := a.beat(); err != nil {
 			t.Error(err)
 		}
 		late.Wait()

@@ -30,19 +30,19 @@ func made(t *testing.T) *Proxy {
 	}
 	var settings atomic.Pointer[config.Config]
 	settings.Store(cfg)
-	s := New(Parts{
+	p := New(Parts{
 		Settings: &settings, Logger: quiet, Ledger: store, Limits: limit.New(cfg.Limiter(quiet)), Tokens: tokens.New(tokens.Config{}), Metrics: metrics.New(),
 	})
 	t.Cleanup(func() {
-		s.EndAll()
-		s.Wait()
-		s.limits.Close()
-		s.Close()
+		p.EndAll()
+		p.Wait()
+		p.limits.Close()
+		p.Close()
 		if err := store.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
-	return s
+	return p
 }
 
 func decoded(t *testing.T) *wire.Request {

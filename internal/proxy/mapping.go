@@ -1,10 +1,8 @@
 package proxy
 
 import (
-	"log/slog"
 	"sync"
 
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -15,7 +13,7 @@ import (
 // another's words here.
 
 func (x *exchange) tokensKey() tokens.Key {
-	return tokens.Key{Model: x.req.Model, Client: x.client, Session: x.who.Session}
+	return tokens.Key{Model: x.req.decoded.Model, Client: x.req.client, Session: x.req.who.Session}
 }
 
 func tokensRequest(r *wire.Request) tokens.Request {
@@ -31,15 +29,15 @@ func tokensRequest(r *wire.Request) tokens.Request {
 }
 
 // estimate is what the request will probably cost.
-func (s *Proxy) estimate(x *exchange) tokens.Estimate {
-	return s.tokens.Estimate(x.tokensKey(), tokensRequest(x.req))
+func (p *Proxy) estimate(x *exchange) tokens.Estimate {
+	return p.tokens.Estimate(x.tokensKey(), tokensRequest(x.req.decoded))
 }
 
 // settle charges what the answer cost, and lets the estimates learn from it.
-func (s *Proxy) settle(x *exchange, lease *limit.Lease, u *llm.Usage) {
+func (p *Proxy) settle(x *exchange, lease *limit.Lease, u *llm.Usage) {
 	lease.Settle(*u)
 	if x.watch.Complete() {
-		s.tokens.Observe(x.tokensKey(), x.estimate, *u, x.watch.ResponseID())
+		p.tokens.Observe(x.tokensKey(), x.req.estimate, *u, x.watch.ResponseID())
 	}
 }
 
@@ -54,16 +52,6 @@ func throttleReason(kind wire.ThrottleKind, limit llm.Dimension) string {
 		return limit.String()
 	}
 	return "unknown"
-}
-
-// ledgerRow is a record as the log keeps it when the ledger cannot.
-func ledgerRow(r ledger.Record) slog.Value {
-	return slog.GroupValue(
-		slog.String("request_id", r.ID.String()), slog.String("session", r.Session), slog.String("client", r.Client),
-		slog.String("route", r.Route), slog.String("model", string(r.Model)), slog.Int("status", r.Status),
-		slog.String("outcome", r.Outcome.String()), slog.Bool("usage_known", r.UsageKnown),
-		slog.Int64("prompt_tokens", r.Usage.Input), slog.Int64("completion_tokens", r.Usage.Output),
-	)
 }
 
 // A modelSet remembers a bounded number of models; the zero value is empty.

@@ -73,7 +73,7 @@ func New(d Parts) *Proxy {
 	name := make([]byte, 6)
 	_, _ = rand.Read(name) // never fails
 	cfg := d.Settings.Load()
-	s := &Proxy{
+	p := &Proxy{
 		settings: d.Settings, logger: d.Logger, ledger: d.Ledger, limits: d.Limits,
 		tokens: d.Tokens, metrics: d.Metrics, upstream: d.Upstream,
 		key:      newProviderKey(cfg, d.Logger),
@@ -82,49 +82,49 @@ func New(d Parts) *Proxy {
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}
-	if s.upstream == nil {
+	if p.upstream == nil {
 		keyHeader := "Authorization"
 		if cfg.Profile == "azure" {
 			keyHeader = "api-key"
 		}
-		s.upstream = upstream.New(upstream.Config{
+		p.upstream = upstream.New(upstream.Config{
 			Base: cfg.BaseURL, KeyHeader: keyHeader,
-			Key:     s.key.current,
+			Key:     p.key.current,
 			Private: append(session.Headers(), cfg.SessionHeader),
-			Via:     "1.1 " + s.instance,
+			Via:     "1.1 " + p.instance,
 		})
 	}
-	s.budgets = s.newBudgets()
-	s.over, s.endAll = context.WithCancel(context.Background())
-	s.watch()
-	return s
+	p.budgets = p.newBudgets()
+	p.over, p.endAll = context.WithCancel(context.Background())
+	p.watch()
+	return p
 }
 
 // Serve answers a request for /v1/...; what it returns is in the client's words.
-func (s *Proxy) Serve(w http.ResponseWriter, r *http.Request, client string) error {
-	return told(s.handleProxy(w, r, client))
+func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, client string) error {
+	return told(p.handleProxy(w, r, client))
 }
 
 // Reconfigure takes up what the settings in force have new.
-func (s *Proxy) Reconfigure() {
-	s.key.configure(s.settings.Load())
-	s.budgets.Reread() // prices may have changed
+func (p *Proxy) Reconfigure() {
+	p.key.configure(p.settings.Load())
+	p.budgets.Reread() // prices may have changed
 }
 
 // RejectWaiting tells everybody who waits to come back.
-func (s *Proxy) RejectWaiting() {
-	s.budgets.RejectWaiting()
-	s.limits.RejectWaiting()
+func (p *Proxy) RejectWaiting() {
+	p.budgets.RejectWaiting()
+	p.limits.RejectWaiting()
 }
 
 // EndAll ends every request that is under way.
-func (s *Proxy) EndAll() { s.endAll() }
+func (p *Proxy) EndAll() { p.endAll() }
 
 // Wait waits until no request is under way, and its row is written.
-func (s *Proxy) Wait() { s.exchanges.Wait() }
+func (p *Proxy) Wait() { p.exchanges.Wait() }
 
 // Close ends what the proxy does beside requests. None may be under way.
-func (s *Proxy) Close() { s.budgets.Close() }
+func (p *Proxy) Close() { p.budgets.Close() }
 
 // A Load is what requests under way keep.
 type Load struct {
@@ -134,6 +134,6 @@ type Load struct {
 }
 
 // Load tells what requests under way keep now.
-func (s *Proxy) Load() Load {
-	return Load{s.bodies.used.Load(), s.inFlight.Load(), s.drains.Load()}
+func (p *Proxy) Load() Load {
+	return Load{p.bodies.used.Load(), p.inFlight.Load(), p.drains.Load()}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -17,45 +18,55 @@ import (
 )
 
 func TestLimitRequest_SaysWhatTheFileAndTheHintsAllow(t *testing.T) {
-	s := &Proxy{seed: maphash.MakeSeed()}
-	cfg := &config.Config{File: config.File{
-		Clients:  map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}, "vip": {Weight: 1, Priority: "high"}},
-		Sessions: []config.SessionRule{{Match: "agent-*", Weight: 2}},
-	}}
-	request := func(client string, who session.Identity, headers ...string) limit.Request {
-		r := &http.Request{Header: http.Header{}}
-		for i := 0; i+1 < len(headers); i += 2 {
-			r.Header.Set(headers[i], headers[i+1])
+	synctest.Test(t, func(t *testing.T) { // or time would pass between the deadline and the queue
+		p := &Proxy{seed: maphash.MakeSeed()}
+		cfg := &config.Config{QueueMaxWait: 4 * time.Minute, File: config.File{
+			Clients:  map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}, "vip": {Weight: 1, Priority: "high"}},
+			Sessions: []config.SessionRule{{Match: "agent-*", Weight: 2}},
+		}}
+		request := func(client string, who session.Identity, headers ...string) limit.Request {
+			r := &http.Request{Header: http.Header{}}
+			for i := 0; i+1 < len(headers); i += 2 {
+				r.Header.Set(headers[i], headers[i+1])
+			}
+			x := &exchange{p: p, req: request{cfg: cfg, r: r, who: who, client: client, endpoint: wire.Chat, decoded: decoded(t)}}
+			x.req.await()
+			return p.limitRequest(x)
 		}
-		return s.limitRequest(&exchange{s: s, cfg: cfg, r: r, who: who, client: client, endpoint: wire.Chat, req: decoded(t)})
-	}
-	got := request("web", session.Identity{Session: "agent-7", Priority: "high"})
-	if got.ClientWeight != 4 || got.Weight != 2 || got.Priority != limit.Normal || got.Model != "gpt-4o" {
-		t.Errorf("got %+v", got)
-	}
-	if p := request("web", session.Identity{Priority: "low"}).Priority; p != limit.Low {
-		t.Errorf("a client may lower its priority, got %v", p)
-	}
-	if p := request("vip", session.Identity{}).Priority; p != limit.High {
-		t.Errorf("the file grants high, got %v", p)
-	}
-	if w := request("web", session.Identity{Session: "agent-7", Weight: 9}).Weight; w != 9 {
-		t.Errorf("a hint goes before the rule, got %v", w)
-	}
-	hinted := request("web", session.Identity{MaxWait: 7 * time.Second}, "X-Stainless-Timeout", "600", "X-Stainless-Read-Timeout", "60", "X-Stainless-Retry-Count", "1")
-	if hinted.MaxWait != 7*time.Second || hinted.Timeout != time.Minute || hinted.RetryCount != 1 || hinted.RetryKey == 0 {
-		t.Errorf("got %+v", hinted)
-	}
+		if d := request("web", session.Identity{}); d.MaxWait != 4*time.Minute || d.Timeout != 0 {
+			t.Errorf("without a hint it waits %v, and %v for its answer", d.MaxWait, d.Timeout)
+		}
+		if d := request("web", session.Identity{MaxWait: time.Hour}); d.MaxWait != 4*time.Minute {
+			t.Errorf("a hint beyond QUEUE_MAX_WAIT gives %v", d.MaxWait)
+		}
+		got := request("web", session.Identity{Session: "agent-7", Priority: "high"})
+		if got.ClientWeight != 4 || got.Weight != 2 || got.Priority != limit.Normal || got.Model != "gpt-4o" {
+			t.Errorf("got %+v", got)
+		}
+		if p := request("web", session.Identity{Priority: "low"}).Priority; p != limit.Low {
+			t.Errorf("a client may lower its priority, got %v", p)
+		}
+		if p := request("vip", session.Identity{}).Priority; p != limit.High {
+			t.Errorf("the file grants high, got %v", p)
+		}
+		if w := request("web", session.Identity{Session: "agent-7", Weight: 9}).Weight; w != 9 {
+			t.Errorf("a hint goes before the rule, got %v", w)
+		}
+		hinted := request("web", session.Identity{MaxWait: 7 * time.Second}, "X-Stainless-Timeout", "600", "X-Stainless-Read-Timeout", "60", "X-Stainless-Retry-Count", "1")
+		if hinted.MaxWait != 7*time.Second || hinted.Timeout != time.Minute || hinted.RetryCount != 1 || hinted.RetryKey == 0 {
+			t.Errorf("got %+v", hinted)
+		}
+	})
 }
 
 // TestLimitRequest_GrantsNoMoreThanTheFile asks for a hundred times the weight, and
 // for a priority that was not granted.
 func TestLimitRequest_GrantsNoMoreThanTheFile(t *testing.T) {
-	s := &Proxy{seed: maphash.MakeSeed()}
+	p := &Proxy{seed: maphash.MakeSeed()}
 	r := &http.Request{Header: http.Header{}, RemoteAddr: "x"}
 	cfg := &config.Config{File: config.File{Clients: map[string]config.ClientRule{"web": {Weight: 4, Priority: "normal"}}}}
 	for _, client := range []string{"web", "stranger"} {
-		got := s.limitRequest(&exchange{s: s, cfg: cfg, r: r, client: client, req: decoded(t), who: session.Identity{Session: "s", Weight: 100, Priority: "high"}})
+		got := p.limitRequest(&exchange{p: p, req: request{cfg: cfg, r: r, client: client, decoded: decoded(t), who: session.Identity{Session: "s", Weight: 100, Priority: "high"}}})
 		if want := map[string]float64{"web": 4}[client]; got.ClientWeight != want || got.Priority != limit.Normal || got.Weight != 100 {
 			t.Errorf("%s: %+v", client, got)
 		}

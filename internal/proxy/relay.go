@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"mime"
 	"net/http"
 	"sync"
@@ -35,34 +34,34 @@ var (
 	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<10); return &b }}
 )
 
-// relay copies the upstream's answer to the client as it arrives, and returns
-// the bytes that must wait for the ledger. A read error is the upstream's
+// relay copies the upstream's answer to the client as it arrives, but for the
+// tail, which must wait for the ledger. A read error is the upstream's
 // fault and cuts the answer off; a write error is the client's and leaves the
 // answer to be read on by DISCONNECT_POLICY.
-func (s *Proxy) relay(x *exchange, resp *http.Response) (tail []byte, err error) {
-	x.events = isStream(resp)
+func (p *Proxy) relay(x *exchange, resp *http.Response) error {
+	x.ans.events = isStream(resp)
 	x.observe(resp)
-	if x.headerOut && !x.events {
+	if x.ans.headerOut && !x.ans.events {
 		x.readOn(resp) // it is billed all the same
-		return nil, httpapi.Abort(errors.New("the answer to a heartbeat's stream is none"))
+		return httpapi.Abort(errors.New("the answer to a heartbeat's stream is none"))
 	}
-	held := x.watch != nil && !x.events // nothing is out before the whole answer is recorded
+	held := x.watch != nil && !x.ans.events // nothing is out before the whole answer is recorded
 	if !held {
 		x.writeHeader(resp)
-		_ = http.NewResponseController(x.w).Flush()
+		_ = http.NewResponseController(x.ans.w).Flush()
 	}
-	return s.copyAnswer(x, resp)
+	return p.copyAnswer(x, resp)
 }
 
 // copyAnswer passes the body on. It is apart from relay because net/http needs
 // much stack to write a header: a stream's goroutine stays at 8 KB if the way to
 // there is short.
-func (s *Proxy) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err error) {
+func (p *Proxy) copyAnswer(x *exchange, resp *http.Response) error {
 	idle := time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
 	defer idle.Stop()
 
 	buffers := &relayBuffers
-	if x.events {
+	if x.ans.events {
 		buffers = &eventBuffers
 	}
 	buffer := buffers.Get().(*[]byte)
@@ -78,12 +77,13 @@ func (s *Proxy) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err e
 			forward = x.watch.Push(forward)
 			if over && x.watch.Terminal() && len(forward) > 0 {
 				// So much follows the end that it cannot be held: the record comes first.
-				x.record(x.usage(), nil)
+				x.usage = x.reported()
+				x.book(nil)
 			}
 		}
 		if len(forward) > 0 && !x.left.Load() {
 			x.writeHeader(resp)
-			if err := x.write(forward, true); err != nil {
+			if err := x.ans.write(forward, true); err != nil {
 				x.leave()
 			}
 		}
@@ -92,7 +92,7 @@ func (s *Proxy) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err e
 				// The cancel takes a moment to reach the connection: nothing more is read.
 				x.cancel(httpapi.ErrClientGone)
 				x.truncated = true
-				return nil, httpapi.ErrClientGone
+				return httpapi.ErrClientGone
 			}
 		}
 		if ended == nil && x.watch != nil && x.watch.Complete() {
@@ -111,22 +111,20 @@ func (s *Proxy) copyAnswer(x *exchange, resp *http.Response) (tail []byte, err e
 			// Some servers keep the connection open behind the end of the answer.
 		default:
 			x.truncated = true
-			return nil, x.refused(truncation(x.ctx, readErr))
+			return x.refused(truncation(x.ctx, readErr))
 		}
 		break
 	}
 	if x.watch != nil {
 		x.truncated = !x.watch.Complete()
-		tail = x.watch.Close()
+		x.ans.tail = x.watch.Close()
 	}
 	if x.clientGone() {
-		return nil, httpapi.ErrClientGone
+		return httpapi.ErrClientGone
 	}
-	if !x.headerOut {
-		x.writeHeader(resp)
-	}
-	s.upstream.CopyTrailer(x.w.Header(), resp)
-	return tail, nil
+	x.writeHeader(resp)
+	p.upstream.CopyTrailer(x.ans.w.Header(), resp)
+	return nil
 }
 
 // readOn takes in an answer that nobody gets, for its usage.
@@ -144,10 +142,10 @@ func (x *exchange) readOn(resp *http.Response) {
 
 // observe sets a watcher on a successful, readable answer that tells its usage.
 func (x *exchange) observe(resp *http.Response) {
-	if !x.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
+	if !x.req.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
 		return
 	}
-	x.watch = wire.Watch(x.endpoint, wire.WatchOptions{Stream: x.events, StripUsage: x.spliced})
+	x.watch = wire.Watch(x.req.endpoint, wire.WatchOptions{Stream: x.ans.events, StripUsage: x.spliced})
 }
 
 func isStream(resp *http.Response) bool {
@@ -161,56 +159,4 @@ func truncation(ctx context.Context, readErr error) error {
 		readErr = cause
 	}
 	return &httpapi.Error{Status: http.StatusBadGateway, Code: "upstream_truncated", Final: true, Cause: readErr, Message: "the provider's answer broke off; it may have done the work"}
-}
-
-// write sends bytes of the answer to the client, within SlowReader.
-func (x *exchange) write(p []byte, flush bool) error {
-	rc := http.NewResponseController(x.w)
-	_ = rc.SetWriteDeadline(time.Now().Add(httpapi.SlowReader))
-	if _, err := x.w.Write(p); err != nil {
-		return err
-	}
-	if flush {
-		return rc.Flush()
-	}
-	return nil
-}
-
-// interim passes an interim answer (102, 103) on to a client that can read it.
-func (x *exchange) interim(status int, header http.Header) {
-	x.interims.Lock()
-	defer x.interims.Unlock()
-	if x.answering || x.headerOut || x.left.Load() || !x.r.ProtoAtLeast(1, 1) {
-		return
-	}
-	if x.r.Header.Get("Expect") != "" {
-		return // net/http may be writing its 100 from the goroutine that reads the body
-	}
-	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(httpapi.SlowReader))
-	h := x.w.Header()
-	ours := maps.Clone(h) // these are the final answer's
-	clear(h)
-	maps.Copy(h, header)
-	x.w.WriteHeader(status)
-	clear(h)
-	maps.Copy(h, ours)
-}
-
-// closeInterim lets no interim answer through any more: what follows is final.
-func (x *exchange) closeInterim() {
-	x.interims.Lock()
-	defer x.interims.Unlock()
-	x.answering = true
-}
-
-// finish sends what was held back. It is not flushed: it leaves in one write
-// with the end of the body.
-func (x *exchange) finish(tail []byte) error {
-	if len(tail) == 0 {
-		return nil
-	}
-	if err := x.write(tail, false); err != nil {
-		return httpapi.ErrClientGone
-	}
-	return nil
 }

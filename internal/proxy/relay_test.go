@@ -48,12 +48,13 @@ func TestRelay_EndlessLineTakesNoMemory(t *testing.T) {
 	}
 	for name, kind := range map[string]string{"a stream": "text/event-stream", "a JSON answer": "application/json"} {
 		t.Run(name, func(t *testing.T) {
-			s := made(t)
+			p := made(t)
 			w := &nobody{header: http.Header{}}
-			x := s.begin(w, httptest.NewRequestWithContext(t.Context(), "POST", "/v1/chat/completions", nil), session.Identity{}, "c")
+			x := p.begin(w, httptest.NewRequestWithContext(t.Context(), "POST", "/v1/chat/completions", nil), session.Identity{}, "c")
 			defer func() { x.end(nil) }()
-			x.endpoint, x.req = wire.Chat, &wire.Request{Endpoint: wire.Chat, Stream: true}
-			lease, err := s.limits.Acquire(t.Context(), s.limitRequest(x))
+			x.req.endpoint, x.req.decoded = wire.Chat, &wire.Request{Endpoint: wire.Chat, Stream: true}
+			x.req.await()
+			lease, err := p.limits.Acquire(t.Context(), p.limitRequest(x))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +62,7 @@ func TestRelay_EndlessLineTakesNoMemory(t *testing.T) {
 			x.attempt(lease)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			tail, err := s.relay(x, &http.Response{
+			err = p.relay(x, &http.Response{
 				StatusCode: 200, Header: http.Header{"Content-Type": {kind}},
 				Body: io.NopCloser(io.MultiReader(strings.NewReader(`data: {"x":"`), &endless{size})),
 			})
@@ -70,7 +71,7 @@ func TestRelay_EndlessLineTakesNoMemory(t *testing.T) {
 			if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 64<<20 {
 				t.Errorf("%d MB were allocated for it", allocated>>20)
 			}
-			if err != nil || w.bytes+int64(len(tail)) != size+int64(len(`data: {"x":"`)) || !x.truncated {
+			if err != nil || w.bytes+int64(len(x.ans.tail)) != size+int64(len(`data: {"x":"`)) || !x.truncated {
 				t.Errorf("%d bytes passed, %v", w.bytes, err)
 			}
 		})

@@ -21,12 +21,12 @@ const halfPatience = 30 * time.Second
 // tunnel joins the client's connection to the provider's after a 101, until
 // both have ended. It holds its place all that while. What passes is not looked
 // into, so its usage stays unknown.
-func (s *Proxy) tunnel(x *exchange, resp *http.Response) error {
+func (p *Proxy) tunnel(x *exchange, resp *http.Response) error {
 	provider, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return x.refused(fmt.Errorf("switch protocols: the provider's connection cannot be written to"))
 	}
-	client, buffered, err := http.NewResponseController(x.w).Hijack()
+	client, buffered, err := http.NewResponseController(x.ans.w).Hijack()
 	if err != nil {
 		return x.refused(fmt.Errorf("switch protocols: %w", err))
 	}
@@ -37,7 +37,7 @@ func (s *Proxy) tunnel(x *exchange, resp *http.Response) error {
 	defer context.AfterFunc(x.ctx, t.close)()
 	defer t.close()
 
-	x.headerOut = true
+	x.ans.headerOut = true
 	header := http.Header{}
 	x.answerHeader(header, resp)
 	header.Set("Connection", "Upgrade")

@@ -1,0 +1,187 @@
+package proxy
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
+)
+
+// An attempt is one try at the provider. The last one is the row's.
+type attempt struct {
+	lease     *limit.Lease
+	sentAt    time.Time
+	queued    time.Duration // how long the request was kept here before it
+	status    int           // of the answer; 0: none, or one that is not handed on
+	firstByte time.Duration // since the request came; likewise
+}
+
+// send makes attempts until there is an answer to hand on. An attempt that may
+// be repeated returns to the head of its session's queue first.
+func (p *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
+	queue := x.req.r.Context()
+	p.repeats.earn()
+	rekeyed := false // sent again with the key that is in the file by now
+	for unsent := 1; ; {
+		x.attempt(lease)
+		resp, err := p.upstream.Do(x.ctx, x.up)
+		if err != nil {
+			if !notSent(err) {
+				return nil, err
+			}
+			x.unsent()
+			if x.ctx.Err() != nil {
+				return nil, err // nobody waits for another try
+			}
+			p.metrics.Attempts.WithLabelValues("not_sent").Inc()
+			p.logger.Warn("upstream unreachable", "request_id", x.req.id.String(), "unsent", unsent, "error", err.Error())
+			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
+				return nil, err
+			}
+			unsent++
+			continue
+		}
+		unsent = 1
+		x.answered(resp)
+		now := time.Now()
+		verdict, pause := upstream.Judge(resp, now)
+		if verdict == upstream.Pass { // a 429's levels go with its reasons
+			lease.Observe(wire.ParseRateLimit(p.upstream.Host(), resp.Header, now))
+		}
+		if resp.StatusCode < 300 {
+			lease.Started() // the model exists: it gets limits of its own
+		}
+
+		switch {
+		case verdict == upstream.Throttled:
+			kind, signal := wire.ParseThrottle(p.upstream.Host(), resp.Header, peek(resp), now)
+			p.metrics.Upstream429.WithLabelValues(throttleReason(kind, signal.Dimension)).Inc()
+			if kind != wire.Curable {
+				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
+				return resp, nil
+			}
+			if x.streamed() {
+				return resp, nil
+			}
+			if err := x.throttled(lease, resp, signal); err != nil {
+				return nil, err
+			}
+		case verdict == upstream.Unavailable && !x.streamed() && p.repeats.spend(now):
+			p.metrics.Attempts.WithLabelValues("unavailable").Inc()
+			x.discard(resp)
+			if err := lease.Unavailable(queue, pause); err != nil {
+				return nil, err
+			}
+		case resp.StatusCode == http.StatusUnauthorized && !rekeyed && !x.streamed() && p.key.replaced(p.upstream.KeyOf(resp)):
+			p.metrics.Attempts.WithLabelValues("key_replaced").Inc()
+			rekeyed = true
+			x.discard(resp)
+			if err := lease.Retry(queue); err != nil {
+				return nil, err
+			}
+		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
+			// Our own splice was refused: this provider is asked without it from now on.
+			p.plain.add(x.req.decoded.Model)
+			x.discard(resp)
+			x.up.Body = p.upstreamBody(x)
+			if err := lease.Retry(queue); err != nil {
+				return nil, err
+			}
+		default:
+			return resp, nil
+		}
+	}
+}
+
+// throttled returns to the queue with all that the refusal says.
+func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, s llm.Signal) error {
+	x.discard(resp)
+	return lease.Throttled(x.req.r.Context(), s)
+}
+
+// upstreamBody is the client's body, byte for byte, but for include_usage
+// where the client's stream did not ask for its usage.
+func (p *Proxy) upstreamBody(x *exchange) []byte {
+	x.spliced = false
+	if p.plain.has(x.req.decoded.Model) {
+		return x.req.decoded.Raw
+	}
+	body, spliced := x.req.decoded.Upstream()
+	x.spliced = spliced
+	return body
+}
+
+// attempt notes that the request is about to be sent.
+func (x *exchange) attempt(lease *limit.Lease) {
+	x.try = attempt{lease: lease, sentAt: time.Now()}
+	x.try.queued = x.waited()
+	x.tries++
+	if !x.sent.Load() {
+		x.p.inFlight.Add(1)
+		x.sent.Store(true)
+		x.p.ledger.Start(x.record())
+	}
+	lease.Sent()
+}
+
+// waited is the time before the last attempt that the request was kept here.
+func (x *exchange) waited() time.Duration { return x.draw.waited + x.try.lease.Waited() }
+
+// unsent takes the last attempt back: nothing of it has left.
+func (x *exchange) unsent() { x.tries-- }
+
+// answered notes an answer's headers.
+func (x *exchange) answered(resp *http.Response) {
+	x.try.status, x.try.firstByte = resp.StatusCode, time.Since(x.req.started)
+}
+
+// streamed reports whether the body has passed through and is gone.
+func (x *exchange) streamed() bool { return x.up.Stream != nil && x.up.Length != 0 }
+
+// peekLimit bounds what is read of a refusal to find its reason.
+const peekLimit = 64 << 10
+
+// peek reads the beginning of a refusal's body and puts it back.
+func peek(resp *http.Response) []byte {
+	if resp.StatusCode < 400 {
+		return nil
+	}
+	defer hurry(resp).Stop()
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, peekLimit))
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
+	if resp.Header.Get("Content-Encoding") == "gzip" { // as the client of an unmetered route may ask
+		if unzip, err := gzip.NewReader(bytes.NewReader(head)); err == nil {
+			head, _ = io.ReadAll(io.LimitReader(unzip, peekLimit))
+		}
+	}
+	return head
+}
+
+// hurry gives a body ten seconds: a refusal that stalls would hold its place.
+func hurry(resp *http.Response) *time.Timer {
+	return time.AfterFunc(10*time.Second, func() { resp.Body.Close() })
+}
+
+// discard reads the rest of an answer that nobody gets, so that its connection
+// can be used again, and closes it.
+func (x *exchange) discard(resp *http.Response) {
+	defer hurry(resp).Stop()
+	x.try.status, x.try.firstByte = 0, 0
+	_, _ = io.CopyN(io.Discard, resp.Body, peekLimit)
+	resp.Body.Close()
+}
+
+func notSent(err error) bool {
+	var e *upstream.Error
+	return errors.As(err, &e) && e.Kind == upstream.NotSent
+}
