@@ -45,7 +45,13 @@ func TestCore_AliasesOfOneLimitShareALane(t *testing.T) {
 	// The name of a limit that no request has used yet is an alias too, and so is one
 	// that waits for its first answer.
 	c.throttled(take(t, c, ask("gpt-4o", "s"), 60*second), &llm.Signal{Dimension: llm.Tokens, Group: "org-default"}, 60*second)
-	c.throttled(take(t, c, ask("gpt-4o", "s"), 90*second), &llm.Signal{Dimension: llm.Tokens, Group: "new-name"}, 90*second)
+	c.throttled(take(t, c, ask("gpt-4o", "s"), 90*second), &llm.Signal{Dimension: llm.Tokens, HasRetryAfter: true, RetryAfter: time.Second}, 90*second)
+	c.throttled(take(t, c, ask("new-name", "s"), 90*second), &llm.Signal{HasRetryAfter: true, RetryAfter: time.Minute}, 90*second)
+	late := enter(t, c, ask("new-name", "s"), 90*second)
+	c.throttled(take(t, c, ask("gpt-4o", "s"), 120*second), &llm.Signal{Dimension: llm.Tokens, Group: "new-name"}, 120*second)
+	if a.Queued != 1 || late.model.lanes[0] != a {
+		t.Errorf("%d wait for the common lane, want the one that asked by the new name", a.Queued)
+	}
 	for _, name := range []llm.Model{"org-default", "new-name"} {
 		if c.models[name] == nil || c.models[name].lanes[0] != a {
 			t.Errorf("%s is not known as a name of the limit", name)
@@ -65,6 +71,14 @@ func TestCore_QueuesOfOneLaneShareItByClients(t *testing.T) {
 			l := answered(c, "m0", 0)
 			for i := 1; i < 8; i++ {
 				c.alias(l, llm.Model(fmt.Sprint("m", i)), 0)
+			}
+			return c
+		}},
+		{"models that turn out to be one", func() *core {
+			c := newCore(limitedTo(Limits{RequestsPerMinute: 60}), 0)
+			answered(c, "m0", 0)
+			for i := 1; i < 8; i++ {
+				c.alias(answered(c, llm.Model(fmt.Sprint("m", i)), 0), "m0", 0)
 			}
 			return c
 		}},
@@ -160,7 +174,113 @@ func TestCore_NewModelsPauseApart(t *testing.T) {
 	if enter(t, c, ask("a", "s"), 2*second).state != waiting {
 		t.Error("the model that was told to wait does not")
 	}
-	take(t, c, ask("b", "s"), 4*second)
+	for range 3 { // though its turn comes after a's
+		take(t, c, ask("b", "s"), 4*second)
+	}
+}
+
+// TestCore_WhoHasAnsweredWaitsForNoNewName, and no new name for it.
+func TestCore_WhoHasAnsweredWaitsForNoNewName(t *testing.T) {
+	c := newCore(limitedTo(Limits{RequestsPerMinute: 60}), 0)
+	answered(c, "known", 0)
+	c.prime(Recent{Model: "known", Requests: 60}, 0)
+	first := enter(t, c, ask("known", "s"), 0)
+	for range 3 {
+		take(t, c, ask("new", "s"), 0)
+	}
+	for c.waiting == 1 { // until the new names have used up what they have in common
+		enter(t, c, ask("new", "s"), 0)
+	}
+	if drainDone(c, 3*second); first.state != granted {
+		t.Error("the known model waits for new names")
+	}
+}
+
+// TestCore_ModelsTakeTurnsUnderACapOverAll by what their requests cost, not by their
+// number.
+func TestCore_ModelsTakeTurnsUnderACapOverAll(t *testing.T) {
+	c := newCore(Config{Global: Limits{TokensPerMinute: 60_000}}.withDefaults(), 0)
+	answered(c, "large", 0)
+	answered(c, "small", 0)
+	c.prime(Recent{Input: 60_001}, 0)
+	for range 100 {
+		for name, tokens := range map[llm.Model]int64{"large": 3000, "small": 1000} {
+			r := ask(name, "s")
+			r.Demand = llm.Demand{Input: tokens}
+			if _, rejected := arrive(c, r, 24*time.Hour, 0); rejected != nil {
+				t.Fatal(rejected)
+			}
+		}
+	}
+	got := map[llm.Model]int64{}
+	for now := second; got["large"]+got["small"] < 60_000; now += second {
+		for _, le := range drainDone(c, now) {
+			got[le.name] += le.queued.Load.Input
+		}
+	}
+	if got["large"] < 27_000 || got["small"] < 27_000 {
+		t.Errorf("served %v tokens, want half each", got)
+	}
+}
+
+// TestCore_CapsGetBackWhatTheLaneDoes: what is taken together is given back together.
+func TestCore_CapsGetBackWhatTheLaneDoes(t *testing.T) {
+	cfg := limitedTo(Limits{RequestsPerMinute: 600, TokensPerMinute: 60_000})
+	cfg.Global = Limits{RequestsPerMinute: 600, TokensPerMinute: 60_000}
+	for name, finish := range map[string]func(c *core, le *Lease){
+		"settled to less": func(c *core, le *Lease) { c.settle(le, llm.Usage{Input: 50, Output: 10}, 0) },
+		"settled to more": func(c *core, le *Lease) { c.settle(le, llm.Usage{Input: 500, Output: 100}, 0) },
+		"not processed":   func(c *core, le *Lease) { c.unavailable(le, 0, 0); c.end(le, 0) },
+		"taken back":      func(c *core, le *Lease) { c.takeBack(le, 0); c.end(le, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(cfg, 0)
+			l := answered(c, "m", 0)
+			finish(c, take(t, c, ask("m", "s"), 0))
+			for _, d := range []llm.Dimension{llm.Requests, llm.Tokens} {
+				if a, b := meter(l, d, 0).Level, meter(c.caps, d, 0).Level; a != b {
+					t.Errorf("%v: level %v of the lane, %v of the caps", d, a, b)
+				}
+			}
+			if l.InFlight() != 0 || c.caps.InFlight() != 0 {
+				t.Errorf("in flight: %d and %d", l.InFlight(), c.caps.InFlight())
+			}
+		})
+	}
+}
+
+// TestCore_ARefusedRequestPaysForItsTurnOnce, not for each of its attempts.
+func TestCore_ARefusedRequestPaysForItsTurnOnce(t *testing.T) {
+	c := newCore(limitedTo(Limits{RequestsPerMinute: 6000}), 0)
+	answered(c, "m", 0)
+	le := take(t, c, ask("m", "s"), 0)
+	s := le.queued.Session
+	once := s.Lag() + s.Parent.Lag()
+	for range 5 {
+		c.takeBack(le, 0)
+		if rejected := c.requeue(le, time.Hour, 0, 0); rejected != nil {
+			t.Fatal(rejected)
+		}
+		if drainDone(c, 0); le.state != granted {
+			t.Fatal("not granted again")
+		}
+	}
+	if got := s.Lag() + s.Parent.Lag(); got > once {
+		t.Errorf("five more attempts have moved the session from %v to %v", once, got)
+	}
+}
+
+// TestCore_ACrowdHasTheLimitsOfItsPattern, after a reload too.
+func TestCore_ACrowdHasTheLimitsOfItsPattern(t *testing.T) {
+	c := newCore(limitedTo(Limits{}), 0)
+	var last *Lease
+	for i := range 1 + maxNew {
+		last = take(t, c, ask(llm.Model(fmt.Sprint("invented-", i)), "s"), 0)
+	}
+	c.reconfigure(limitedTo(Limits{Concurrent: 1 + maxNew}), second)
+	if last.model != c.nurseries["*"].crowd || enter(t, c, ask("one-more", "s"), second).state != waiting {
+		t.Error("the crowd goes by limits of before")
+	}
 }
 
 // TestCore_ManyNewNamesAreACrowd: beyond a bound invented names share one queue, and the
@@ -258,6 +378,9 @@ func TestCore_PatternsMayChange(t *testing.T) {
 	c.reconfigure(Config{Models: []ModelLimits{{Pattern: "b", Limits: Limits{Concurrent: 1}}, {Pattern: "*", Limits: Limits{Concurrent: 1}}}}.withDefaults(), 0)
 	if drainDone(c, 0); two.state != granted {
 		t.Error("b waits for a, though no pattern is common to both")
+	}
+	if one.model.queue.Contest() == two.model.queue.Contest() {
+		t.Error("the clients of both compete, though for nothing that is common to both")
 	}
 	if enter(t, c, ask("b", "s"), 0).state != waiting {
 		t.Error("the limit of b's own pattern does not hold")

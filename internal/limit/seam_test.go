@@ -450,6 +450,13 @@ func TestPlaces_ForecastsAndCostsKnowTheSum(t *testing.T) {
 	if got, want := c.cost(c.models["m"], one), 1/(1.0+10); got < 0.999*want || got > 1.001*want {
 		t.Errorf("a request costs %v s, want %v of both places together", got, want)
 	}
+	if got := c.cost(c.models["m"], llm.Vector{llm.Requests: 1, llm.Tokens: 1e6}); got > 1 {
+		t.Errorf("tokens, which neither place limits, cost %v s", got)
+	}
+	a.Configure(lane.Config{Limits: llm.Vector{llm.Requests: 60, llm.Tokens: 60}, Share: 1, Roll: c.roll}, 0)
+	if got := c.cost(c.models["m"], llm.Vector{llm.Requests: 1, llm.Tokens: 1e6}); got > 1 {
+		t.Errorf("tokens, which only one of two places limits, cost %v s", got)
+	}
 	for _, l := range []*lane.Lane{a, b} {
 		l.Prime(0, llm.Vector{llm.Requests: 600})
 	}

@@ -92,9 +92,37 @@ func TestContest_BandsAreServedInOrderOverAllQueues(t *testing.T) {
 		add(a, high, uint64(n))
 		add(b, low, uint64(n))
 	}
-	got := serve(420, a, b)
-	if got["y"] < 18 || got["y"] > 22 {
-		t.Errorf("the low band of the other queue was served %d of 420, want a twentieth", got["y"])
+	for _, order := range [][]*Queue{{a, b}, {b, a}} {
+		if got := serve(420, order...); got["y"] < 18 || got["y"] > 22 {
+			t.Errorf("the low band of the other queue was served %d of 420, want a twentieth", got["y"])
+		}
+	}
+}
+
+// TestRoster_WhoWasHeldBackHasItsTurnStill: what others had meanwhile is owed to it.
+func TestRoster_WhoWasHeldBackHasItsTurnStill(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		r := new(Roster)
+		q := New(NewContest(r))
+		for n := range 20 {
+			add(q, key("held", "s"), uint64(n))
+			add(q, key("other", "s"), uint64(n))
+		}
+		f := q.Session(key("held", "s"), 0)
+		if client {
+			f = f.Parent
+		}
+		r.Hold(f, second)
+		if got := serve(5, q); got["other"] != 5 {
+			t.Fatalf("served %v while one was held back", got)
+		}
+		if at := r.Release(second / 2); at != second {
+			t.Errorf("the next may go at %v", at)
+		}
+		r.Release(second)
+		if got := serve(5, q); got["held"] != 5 {
+			t.Errorf("served %v after that, want the one that was held back to catch up", got)
+		}
 	}
 }
 
