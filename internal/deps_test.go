@@ -89,7 +89,7 @@ func stranger(from, imported string) string {
 
 // TestImports_RunDownwardOnly holds the house to its floors.
 func TestImports_RunDownwardOnly(t *testing.T) {
-	checked := 0
+	checked, found := 0, map[string]bool{}
 	err := filepath.WalkDir("..", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -108,6 +108,7 @@ func TestImports_RunDownwardOnly(t *testing.T) {
 		if _, known := floorOf(room); !known {
 			t.Errorf("%s: %s", file, homeless(room))
 		}
+		found[room] = true
 		for _, spec := range parsed.Imports {
 			imported, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
@@ -127,8 +128,15 @@ func TestImports_RunDownwardOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if checked < 100 {
+	if checked < 300 {
 		t.Errorf("%d imports were looked at", checked)
+	}
+	for _, floor := range floors {
+		for _, room := range floor {
+			if !found[room] && room != "examples" {
+				t.Errorf("floors in internal/deps_test.go has %s, which is no package", room)
+			}
+		}
 	}
 }
 
