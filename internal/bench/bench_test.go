@@ -37,7 +37,7 @@ func TestBench_RunsAndItsBooksAgree(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, "../../sidecar").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, flags := range [][]string{nil, {"-tls"}} {
+	for _, flags := range [][]string{nil, {"-tls"}, {"-beside", program}} {
 		var out bytes.Buffer
 		if err := run(t.Context(), append([]string{"-rounds", "2", "-scale", "0.01", "-program", program}, flags...), &out); err != nil {
 			t.Fatalf("%v: %v\n%s", flags, err, &out)

@@ -6,6 +6,7 @@
 //	go run ./internal/bench            the whole table, some minutes
 //	go run ./internal/bench -tls       the same with a provider of https, as most are
 //	go run ./internal/bench -rounds 1  a first look
+//	go run ./internal/bench -beside F  and another build of the sidecar, the file F, in the same rounds
 //
 // Everything is a process of its own: a provider that answers at once, the plain proxy, and the
 // sidecar with its ledger in memory and in SQLite, each with the defaults a user gets and limits
@@ -52,6 +53,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	scale := flags.Float64("scale", 1, "requests of each measurement, as a `factor`")
 	secure := flags.Bool("tls", false, "a provider of https, which speaks HTTP/2")
 	program := flags.String("program", "", "`path` of a built sidecar (built from ./sidecar if absent)")
+	beside := flags.String("beside", "", "`path` of another built sidecar, to compare with")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -61,7 +63,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if *rounds < 1 || *scale <= 0 {
 		return errors.New("rounds and scale have to be positive")
 	}
-	targets, stop, err := startTargets(ctx, *program, *secure)
+	targets, stop, err := startTargets(ctx, *program, *beside, *secure)
 	if err != nil {
 		return err
 	}

@@ -38,12 +38,15 @@ func (r results) print(w io.Writer, targets []*target) {
 		fmt.Fprintln(w)
 	}
 	fmt.Fprint(w, "| resident at rest, before the first request |")
-	for _, t := range slices.Concat(named(targets, plain), named(targets, direct), named(targets, memory), named(targets, sqlite)) {
-		if t.name == direct {
+	fmt.Fprintf(w, " %.1f MB |", float64(named(targets, plain).idle)/1e6)
+	for _, t := range targets {
+		switch t.name {
+		case plain:
+		case direct:
 			fmt.Fprint(w, " |")
-			continue
+		default:
+			fmt.Fprintf(w, " %.1f MB |", float64(t.idle)/1e6)
 		}
-		fmt.Fprintf(w, " %.1f MB |", float64(t.idle)/1e6)
 	}
 	fmt.Fprintln(w)
 	added := make([]float64, 0, len(r[firstByte][plain]))
@@ -62,19 +65,18 @@ func (r results) ratios(what row, name string) []float64 {
 	return out
 }
 
-func named(targets []*target, name string) []*target {
-	for _, t := range targets {
-		if t.name == name {
-			return []*target{t}
-		}
-	}
-	return nil
+// named is the target of that name, which is there.
+func named(targets []*target, name string) *target {
+	return targets[slices.IndexFunc(targets, func(t *target) bool { return t.name == name })]
 }
 
 // checkBooks compares what the sidecars have booked with what was answered. Speed at the
 // price of the ledger would be none.
 func checkBooks(ctx context.Context, w io.Writer, targets []*target) error {
-	for _, t := range slices.Concat(named(targets, memory), named(targets, sqlite)) {
+	for _, t := range targets {
+		if t.name == direct || t.name == plain {
+			continue
+		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(t.url, "/v1")+"/sessions/status", nil)
 		if err != nil {
 			return err

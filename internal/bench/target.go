@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -34,6 +35,9 @@ const (
 	plain  = "plain proxy"
 	memory = "sidecar, memory"
 	sqlite = "sidecar, SQLite"
+
+	besideMemory = "beside, memory" // another build of the sidecar
+	besideSQLite = "beside, SQLite"
 )
 
 // A target is a process under load.
@@ -46,8 +50,16 @@ type target struct {
 	idle   int64        // bytes resident before the first request
 }
 
-// startTargets starts the processes; stop ends them.
-func startTargets(ctx context.Context, program string, secure bool) (targets []*target, stop func(), err error) {
+// A process is a target that is to be started.
+type process struct {
+	name string
+	env  []string
+	argv []string
+}
+
+// startTargets starts the processes; stop ends them. A build to compare with is at
+// beside, "" = none.
+func startTargets(ctx context.Context, program, beside string, secure bool) (targets []*target, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "llm-queue-proxy-bench-")
 	if err != nil {
 		return nil, nil, err
@@ -78,6 +90,11 @@ func startTargets(ctx context.Context, program string, secure bool) (targets []*
 	}
 	if program, err = filepath.Abs(program); err != nil {
 		return nil, stop, err
+	}
+	if beside != "" {
+		if beside, err = filepath.Abs(beside); err != nil {
+			return nil, stop, err
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -124,15 +141,19 @@ func startTargets(ctx context.Context, program string, secure bool) (targets []*
 		"SSL_CERT_FILE=" + certificate, "OPENAI_API_KEY=sk-bench", "OPENAI_BASE_URL=" + base, "PORT=0", "LISTEN_ADDR=127.0.0.1:0",
 		"RATE_LIMIT_PER_MIN=1000000000", "TOKEN_LIMIT_PER_MIN=1000000000000", "LOG_FORMAT=json",
 	}
-	for _, s := range []struct {
-		name string
-		env  []string
-		argv []string
-	}{
+	inMemory := slices.Concat(settings, []string{"REPOSITORY_TYPE=memory"})
+	inFile := func(name string) []string {
+		return slices.Concat(settings, []string{"REPOSITORY_TYPE=sqlite", "SQLITE_DSN=" + filepath.Join(dir, name)})
+	}
+	processes := []process{
 		{plain, trust, []string{self, rolePlain, base}},
-		{memory, append(settings, "REPOSITORY_TYPE=memory"), []string{program}},
-		{sqlite, append(settings, "REPOSITORY_TYPE=sqlite", "SQLITE_DSN="+filepath.Join(dir, "bench.db")), []string{program}},
-	} {
+		{memory, inMemory, []string{program}},
+		{sqlite, inFile("bench.db"), []string{program}},
+	}
+	if beside != "" {
+		processes = append(processes, process{besideMemory, inMemory, []string{beside}}, process{besideSQLite, inFile("beside.db"), []string{beside}})
+	}
+	for _, s := range processes {
 		if err := start(s.name, "http", s.env, s.argv...); err != nil {
 			return nil, stop, err
 		}
