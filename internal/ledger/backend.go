@@ -22,9 +22,9 @@ type backend interface {
 	deleteSession(ctx context.Context, key string) (more bool, err error) // one slice
 	prune(ctx context.Context, h horizon) (more bool, err error)          // one slice
 	saveState(ctx context.Context, name string, data []byte) error
-	// tend shows other processes that this one lives, and books as Interrupted what dead ones had in
+	// heartbeat shows other processes that this one lives, and books as Interrupted what dead ones had in
 	// flight. The committer calls it at Open, and regularly.
-	tend(ctx context.Context) (booked int, err error)
+	heartbeat(ctx context.Context) (booked int, err error)
 
 	probe(ctx context.Context) error // could a write succeed now; from anywhere, at any time
 	loadState(ctx context.Context, name string) ([]byte, error)

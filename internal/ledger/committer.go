@@ -95,7 +95,7 @@ func (s *Store) run() {
 			go func(answer chan<- error) { answer <- s.backend.probe(asked) }(down.asking)
 		}
 		if !down.on && !now.Before(nextTend) {
-			s.tend(&down)
+			s.heartbeat(&down)
 			nextTend = now.Add(s.tendEvery())
 		}
 		replaying := !down.on && s.journal.records() > 0
@@ -264,10 +264,10 @@ func (s *Store) retry(down *outage, err error) {
 // tendEvery leaves an instance that lives several beats before others may call it dead.
 func (s *Store) tendEvery() time.Duration { return s.cfg.DeadAfter / 4 }
 
-// tend has the backend look after this process and its neighbours.
-func (s *Store) tend(down *outage) {
+// heartbeat has the backend look after this process and its neighbours.
+func (s *Store) heartbeat(down *outage) {
 	s.health.begin()
-	booked, err := s.backend.tend(s.life)
+	booked, err := s.backend.heartbeat(s.life)
 	s.health.end(err)
 	if booked > 0 {
 		s.cfg.Logger.Warn("requests were cut off by a crash", slog.Int("requests", booked))

@@ -186,7 +186,7 @@ func (m *memory) loadState(_ context.Context, name string) ([]byte, error) {
 
 func (m *memory) probe(context.Context) error { return nil }
 
-func (m *memory) tend(context.Context) (int, error) { return 0, nil }
+func (m *memory) heartbeat(context.Context) (int, error) { return 0, nil }
 
 func (m *memory) session(_ context.Context, key string) (Session, error) {
 	m.mu.RLock()

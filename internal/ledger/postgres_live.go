@@ -110,8 +110,8 @@ func (p *postgres) probe(ctx context.Context) error {
 	return nil
 }
 
-// tend shows that this process lives, and books what others that are dead had in flight.
-func (p *postgres) tend(ctx context.Context) (booked int, err error) {
+// heartbeat shows that this process lives, and books what others that are dead had in flight.
+func (p *postgres) heartbeat(ctx context.Context) (booked int, err error) {
 	defer func() {
 		if err != nil { // what was seen before says nothing about what is now
 			clear(p.live.seen)

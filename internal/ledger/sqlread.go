@@ -159,8 +159,8 @@ func (b *sqlBackend) loadState(ctx context.Context, name string) ([]byte, error)
 	return row.Data, nil
 }
 
-// tend books the notes that were found at Open, if their writer was dead.
-func (b *sqlBackend) tend(ctx context.Context) (int, error) {
+// heartbeat books the notes that were found at Open, if their writer was dead.
+func (b *sqlBackend) heartbeat(ctx context.Context) (int, error) {
 	cut := b.cut
 	if err := b.interrupt(ctx, cut); err != nil {
 		return 0, err

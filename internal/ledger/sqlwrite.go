@@ -27,7 +27,7 @@ type sqlBackend struct {
 	rowLocks bool          // others write to the same database: lock rows, not only the file
 	instance int32         // who notes requests in flight; 0 = the file has one
 
-	cut    []Record         // see tend
+	cut    []Record         // see heartbeat
 	pruned ID               // records before this id are gone; kept in the table of state
 	names  map[string]int64 // committed numbers of names; the committer's own
 }

@@ -160,7 +160,7 @@ func (s *Store) recover(ctx context.Context, orphans []*journal) error {
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	booked, err := s.backend.tend(ctx)
+	booked, err := s.backend.heartbeat(ctx)
 	switch {
 	case errors.Is(err, ErrUnavailable):
 		s.cfg.Logger.Error("requests in flight not looked after yet", slog.Any("error", err))

@@ -67,7 +67,7 @@ func TestCore_AbsurdRequestsHarmNobody(t *testing.T) {
 		span := rapid.SampledFrom([]time.Duration{0, -time.Hour, 1, time.Second, 1000 * time.Hour, math.MaxInt64, math.MinInt64})
 		now, waiters := llm.Instant(0), 0
 		finish := func(le *Lease) {
-			if v := le.held.place.Charge(); v[llm.Tokens] < 0 || v[llm.InputTokens] < 0 || v[llm.OutputTokens] < 0 {
+			if v := le.held.ticket.Charge(); v[llm.Tokens] < 0 || v[llm.InputTokens] < 0 || v[llm.OutputTokens] < 0 {
 				t.Fatalf("charged %+v", v)
 			}
 			c.sent(le, now)

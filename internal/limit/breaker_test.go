@@ -114,7 +114,7 @@ func TestBreaker_LeaversGiveTheirProbeBack(t *testing.T) {
 	trip(t, c, ask("m", "storm"), 0)
 	now := l.PausedUntil()
 	probe := take(t, c, ask("m", "a"), now)
-	if !probe.held.place.Probe() {
+	if !probe.held.ticket.Probe() {
 		t.Fatal("what goes first is no probe")
 	}
 	next := enter(t, c, ask("m", "a"), now)
@@ -123,11 +123,11 @@ func TestBreaker_LeaversGiveTheirProbeBack(t *testing.T) {
 	}
 	c.release(probe, now)
 	drainDone(c, now)
-	if next.state != granted || !next.held.place.Probe() || !l.Probing() {
-		t.Errorf("state %d, probe %v, the breaker tripped: %v", next.state, next.held.place.Probe(), l.Probing())
+	if next.state != granted || !next.held.ticket.Probe() || !l.Probing() {
+		t.Errorf("state %d, probe %v, the breaker tripped: %v", next.state, next.held.ticket.Probe(), l.Probing())
 	}
 	c.release(next, now) // unseen
-	if last := enter(t, c, ask("m", "a"), now); last.state != granted || !last.held.place.Probe() {
+	if last := enter(t, c, ask("m", "a"), now); last.state != granted || !last.held.ticket.Probe() {
 		t.Error("the probe that nobody used is not given back")
 	}
 }
@@ -176,7 +176,7 @@ func TestBreaker_IsAModelsOwnFromTheStart(t *testing.T) {
 	trip(t, c, ask("m", "storm"), 0)
 	l := c.model("m", 0).lanes[0]
 	now := l.PausedUntil()
-	if take(t, c, ask("other", "a"), 0).held.place.Probe() {
+	if take(t, c, ask("other", "a"), 0).held.ticket.Probe() {
 		t.Error("another new model is probed too")
 	}
 	probe := take(t, c, ask("m", "a"), now)
@@ -217,7 +217,7 @@ func TestBreaker_ProbesTakeTurns(t *testing.T) {
 				t.Fatal("somebody goes during the pause")
 			}
 			// The bucket of a 429 may let nobody go until a little later.
-			if drainDone(c, l.PausedUntil().Add(200*time.Millisecond)); other.state != granted || !other.held.place.Probe() || probe.state != waiting {
+			if drainDone(c, l.PausedUntil().Add(200*time.Millisecond)); other.state != granted || !other.held.ticket.Probe() || probe.state != waiting {
 				t.Errorf("states after the pause: the other %d, the refused one %d", other.state, probe.state)
 			}
 		})

@@ -12,7 +12,7 @@ import (
 
 // A core is the limiter without clock, lock or channel: a state machine of
 // (state, event, now) → decisions. Every method is an event. After events that
-// may open a place the caller calls pump until it returns false, takes the
+// may let somebody go the caller calls pump until it returns false, takes the
 // decided leases from done, and comes back at next.
 type core struct {
 	cfg  Config

@@ -39,7 +39,7 @@ func TestCore_AliasesOfOneLimitShareALane(t *testing.T) {
 	if len(done) != 1 || done[0] != queue || c.inflight != 1 || a.InFlight() != 1 {
 		t.Errorf("decided %d, in flight %d, of the lane %d", len(done), c.inflight, a.InFlight())
 	}
-	if le := take(t, c, ask("new-name", "s"), 60*second); le.held.place.Lane() == a {
+	if le := take(t, c, ask("new-name", "s"), 60*second); le.held.ticket.Lane() == a {
 		t.Error("a name that no 429 has told is in the common lane")
 	}
 	// The name of a limit that no request has used yet is an alias too, and so is one
@@ -333,14 +333,14 @@ func TestCore_ReconfigureScalesLevelsAndKeepsTheQueue(t *testing.T) {
 		t.Error("the queue was not kept")
 	}
 	if done := drainDone(c, 3*second); len(done) != 0 {
-		t.Errorf("decided %v: the new limit of places does not count the one in flight", done)
+		t.Errorf("decided %v: the new limit of slots does not count the one in flight", done)
 	}
 	c.release(paused, 3*second)
 	if done := drainDone(c, 3*second); len(done) != 1 || le.state != granted {
 		t.Errorf("decided %v", done)
 	}
 	if enter(t, c, ask("m", "s"), 3*second).state != waiting {
-		t.Error("the new limit of places is not held")
+		t.Error("the new limit of slots is not held")
 	}
 	c.reconfigure(limitedTo(Limits{}), 3*second)
 	if l.Bounded() || len(drainDone(c, 3*second)) != 1 {

@@ -12,7 +12,7 @@ import (
 // ErrEnded is returned by Throttled and Retry on a lease that has ended.
 var ErrEnded = errors.New("limit: lease has ended")
 
-// A Lease is a request in the limiter, and from Acquire's return a granted place. It
+// A Lease is a request in the limiter, and from Acquire's return a granted one. It
 // must end by Settle or Release; every further ending does nothing, so that
 //
 //	defer lease.Release()
@@ -88,7 +88,7 @@ func (le *Lease) event(tell func(c *core, now llm.Instant)) {
 // Waited is the time spent in the queue so far, over all attempts.
 func (le *Lease) Waited() time.Duration { return le.waited }
 
-// Attempt is 1 for the first place granted, 2 after the first Throttled, Retry,
+// Attempt is 1 after the first grant, 2 after the first Throttled, Retry,
 // Unavailable or Unsent, and so on.
 func (le *Lease) Attempt() int { return le.attempt }
 

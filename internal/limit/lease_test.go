@@ -10,7 +10,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-// TestLease_EndsOnceForEver ends a lease many times while its place serves
+// TestLease_EndsOnceForEver ends a lease many times while its slot serves
 // others: whoever has ended has nothing to do with what came after.
 func TestLease_EndsOnceForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -20,7 +20,7 @@ func TestLease_EndsOnceForEver(t *testing.T) {
 		old.Sent()
 		old.Settle(llm.Usage{Input: 100})
 		old.Release()
-		next := mustAcquire(t, l, request("b")) // in the place that was a's
+		next := mustAcquire(t, l, request("b")) // in the slot that was a's
 		for range 3 {
 			old.Release()
 			old.Settle(llm.Usage{Input: 1e6})

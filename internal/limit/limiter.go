@@ -11,7 +11,7 @@ import (
 // pumpBatch bounds the decisions made in one hold of the lock.
 const pumpBatch = 64
 
-// A Limiter grants places to requests. All methods may be called concurrently.
+// A Limiter lets requests go, one by one. All methods may be called concurrently.
 // It owns one timer and no goroutine: whoever changes the state also grants
 // what has become possible.
 type Limiter struct {
@@ -42,7 +42,7 @@ func New(cfg Config) *Limiter {
 
 func (l *Limiter) now() llm.Instant { return llm.Instant(time.Since(l.epoch)) }
 
-// Acquire waits for a place. The error is a *Rejected, the cause of ctx, or
+// Acquire waits until r may go. The error is a *Rejected, the cause of ctx, or
 // what r.OnWait returned. The Lease must end by Settle or Release.
 func (l *Limiter) Acquire(ctx context.Context, r Request) (*Lease, error) {
 	if ctx.Err() != nil {

@@ -38,11 +38,11 @@ type booking struct {
 	tokens float64
 }
 
-func newHistory(rpm, tpm, places int64, born bool) *history {
+func newHistory(rpm, tpm, slots int64, born bool) *history {
 	h := &history{waiting: map[*Lease]bool{}, limit: float64(tpm)}
 	cfg := Config{
 		MaxWaiting: 50,
-		Global:     Limits{Concurrent: places},
+		Global:     Limits{Concurrent: slots},
 		Models:     []ModelLimits{{Pattern: "m", Limits: Limits{RequestsPerMinute: rpm, TokensPerMinute: tpm}, Profile: "postpaid"}},
 	}
 	if born {
@@ -81,7 +81,7 @@ func (h *history) decided(le *Lease) {
 }
 
 // charged is what le was charged, in tokens.
-func charged(le *Lease) float64 { return le.held.place.Charge()[llm.Tokens] }
+func charged(le *Lease) float64 { return le.held.ticket.Charge()[llm.Tokens] }
 
 func (h *history) step(t *rapid.T) {
 	switch rapid.IntRange(0, 10).Draw(t, "event") {
@@ -125,7 +125,7 @@ func (h *history) step(t *rapid.T) {
 		}
 	case 8:
 		if le := h.takeGrant(t); le != nil {
-			if rapid.Bool().Draw(t, "sent") || le.held.place.WasSent() {
+			if rapid.Bool().Draw(t, "sent") || le.held.ticket.WasSent() {
 				h.core.sent(le, h.now)
 			} else {
 				h.booked = append(h.booked, booking{h.now, -charged(le)})
@@ -195,7 +195,7 @@ func (h *history) check(t *rapid.T) {
 			t.Fatalf("the ledger has %v tokens, charges less refunds are %v", got, spent)
 		}
 		if got := h.source.spent[llm.Concurrent]; got != float64(c.inflight) {
-			t.Fatalf("the ledger has %v places in use, %d are in flight", got, c.inflight)
+			t.Fatalf("the ledger has %v slots in use, %d are in flight", got, c.inflight)
 		}
 	}
 	if c.waiting > 0 && c.inflight == 0 && c.next() == llm.Never {
@@ -264,7 +264,7 @@ func (h *history) window(t *rapid.T) {
 
 func TestCore_Histories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := newHistory(rapid.SampledFrom([]int64{0, 60, 600}).Draw(t, "rpm"), 60_000, rapid.SampledFrom([]int64{0, 1, 5}).Draw(t, "places"), rapid.Bool().Draw(t, "born"))
+		h := newHistory(rapid.SampledFrom([]int64{0, 60, 600}).Draw(t, "rpm"), 60_000, rapid.SampledFrom([]int64{0, 1, 5}).Draw(t, "slots"), rapid.Bool().Draw(t, "born"))
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			h.step(t)
 		}

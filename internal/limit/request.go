@@ -41,7 +41,7 @@ func (p Priority) String() string {
 	return "normal"
 }
 
-// A Request asks for a place.
+// A Request asks to go.
 type Request struct {
 	Model        llm.Model // "" for unmetered routes, which weigh one request against the caps over all models only
 	Client       string    // the level of fairness above the session
@@ -56,7 +56,7 @@ type Request struct {
 	Timeout time.Duration // the client's own limit on wait and answer together; 0 = none. The model's usual service time is taken off.
 
 	RetryKey   uint64 // hash of body and session; 0 = none
-	RetryCount int    // > 0 asks for the place that a request of the same key left a moment ago
+	RetryCount int    // > 0 asks for the turn that a request of the same key left a moment ago
 
 	Every  time.Duration // while waiting, call OnWait this often; 0 = never
 	OnWait func() error  // runs in the caller's goroutine; its error ends the wait
@@ -102,7 +102,7 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason(%d)", uint8(r))
 }
 
-// Rejected is the error of a request that was refused a place.
+// Rejected is the error of a request that may not go.
 type Rejected struct {
 	Reason     Reason
 	RetryAfter time.Duration // when another try makes sense; at most 59 s unless Reason is DailyLimit

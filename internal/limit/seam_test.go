@@ -18,7 +18,7 @@ import (
 type strict struct {
 	*lane.Clock
 	t      *testing.T
-	places float64
+	slots  float64
 	limits int
 	closed bool
 }
@@ -40,15 +40,15 @@ func (s *strict) Take(now llm.Instant, client uint64, charge llm.Vector) {
 		s.t.Errorf("Take of %v, which is ready at %v (%v), closed: %v", charge, v.At, v.Limit, s.closed)
 	}
 	if charge[llm.Requests] != 1 || charge[llm.Concurrent] != 1 || client == 0 {
-		s.t.Errorf("Take of %v for %d: want one request of a client in one place", charge, client)
+		s.t.Errorf("Take of %v for %d: want one request of a client in one slot", charge, client)
 	}
-	s.places++
+	s.slots++
 	s.Clock.Take(now, client, charge)
 }
 
 func (s *strict) Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant) {
-	if s.places -= amount[llm.Concurrent]; s.places < 0 || taken > now || client == 0 {
-		s.t.Errorf("Return of %v, taken by %d at %v: %v places are left", amount, client, taken, s.places)
+	if s.slots -= amount[llm.Concurrent]; s.slots < 0 || taken > now || client == 0 {
+		s.t.Errorf("Return of %v, taken by %d at %v: %v slots are left", amount, client, taken, s.slots)
 	}
 	s.Clock.Return(now, client, amount, taken)
 }
@@ -125,8 +125,8 @@ func TestSource_BehindTheSeamTheSameIsDecided(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Fatalf("%s, seed %d: −own clock +given\n%s", profile, seed, diff)
 			}
-			if s.places != 0 {
-				t.Errorf("%v places were never returned", s.places)
+			if s.slots != 0 {
+				t.Errorf("%v slots were never returned", s.slots)
 			}
 		}
 	}
@@ -151,11 +151,11 @@ func TestSource_IsTheModelsForItsLife(t *testing.T) {
 		t.Errorf("%d sources after a reload, limits %+v", len(made), one.Meters(second))
 	}
 	c.throttled(le, &llm.Signal{Dimension: llm.Tokens, Group: "two", HasRetryAfter: true}, second)
-	if !made["one"].closed || made["two"].closed || le.held.place.Lane() != two {
+	if !made["one"].closed || made["two"].closed || le.held.ticket.Lane() != two {
 		t.Error("of two that were merged, not the one that was merged away is closed")
 	}
 	c.release(le, second)
-	if made["one"].places != 0 {
+	if made["one"].slots != 0 {
 		t.Error("what was taken of the one did not go back there")
 	}
 	c.closeLanes()
@@ -323,7 +323,7 @@ func TestGrants_PausesAndTheBreakerGoOn(t *testing.T) {
 	c.release(next, 7*second)
 	trip(t, c, by("a", "storm"), 8*second)
 	now := l.PausedUntil()
-	if probe := take(t, c, by("a", "s"), now); !probe.held.place.Probe() {
+	if probe := take(t, c, by("a", "s"), now); !probe.held.ticket.Probe() {
 		t.Error("no probe after a storm")
 	}
 	if enter(t, c, by("a", "s"), now).state != waiting {
@@ -378,7 +378,7 @@ func TestPlaces_OneQueueBeforeTwoLanes(t *testing.T) {
 	c, a, b := places(t, Limits{})
 	served := map[*lane.Lane]int{}
 	serve := func(le *Lease, now llm.Instant) {
-		served[le.held.place.Lane()]++
+		served[le.held.ticket.Lane()]++
 		c.sent(le, now)
 		c.settle(le, llm.Usage{Input: 100, Output: 100}, now)
 	}
@@ -403,14 +403,14 @@ func TestPlaces_OneQueueBeforeTwoLanes(t *testing.T) {
 func TestPlaces_APauseIsOfOnePlace(t *testing.T) {
 	c, a, b := places(t, Limits{})
 	le := take(t, c, ask("m", "s"), 0)
-	if le.held.place.Lane() != a {
+	if le.held.ticket.Lane() != a {
 		t.Fatal("the first place is free and not taken")
 	}
 	c.throttled(le, &llm.Signal{Dimension: llm.Requests, HasRetryAfter: true, RetryAfter: 30 * time.Second}, second)
 	if rejected := c.requeue(le, time.Minute, second, second); rejected != nil {
 		t.Fatal(rejected)
 	}
-	if drainDone(c, second); le.state != granted || le.held.place.Lane() != b {
+	if drainDone(c, second); le.state != granted || le.held.ticket.Lane() != b {
 		t.Error("what one place has refused does not go to the other")
 	}
 	if b.PausedUntil() != 0 || a.PausedUntil() < 30*second {
@@ -423,7 +423,7 @@ func TestPlaces_APauseIsOfOnePlace(t *testing.T) {
 	}
 }
 
-// TestPlaces_CapsOverAllModelsHoldOverBoth: a place in a lane and one under the caps are
+// TestPlaces_CapsOverAllModelsHoldOverBoth: a slot in a lane and one under the caps are
 // taken together, or none is.
 func TestPlaces_CapsOverAllModelsHoldOverBoth(t *testing.T) {
 	c, a, b := places(t, Limits{Concurrent: 2})
@@ -437,7 +437,7 @@ func TestPlaces_CapsOverAllModelsHoldOverBoth(t *testing.T) {
 	}
 	c.release(one, second)
 	if drainDone(c, second); three.state != granted {
-		t.Error("the place that came back is not given on")
+		t.Error("the slot that came back is not given on")
 	}
 	c.release(two, second)
 	c.release(three, second)
@@ -448,7 +448,7 @@ func TestPlaces_ForecastsAndCostsKnowTheSum(t *testing.T) {
 	c, a, b := places(t, Limits{})
 	one := llm.Vector{llm.Requests: 1}
 	if got, want := c.cost(c.models["m"], one), 1/(1.0+10); got < 0.999*want || got > 1.001*want {
-		t.Errorf("a request costs %v s, want %v of both places together", got, want)
+		t.Errorf("a request costs %v s, want %v of both slots together", got, want)
 	}
 	if got := c.cost(c.models["m"], llm.Vector{llm.Requests: 1, llm.Tokens: 1e6}); got > 1 {
 		t.Errorf("tokens, which neither place limits, cost %v s", got)

@@ -112,7 +112,7 @@ func (c *core) count(le *Lease, sign int) {
 }
 
 // cancel takes out a request whose caller has left. It returns false when the
-// request was decided before; a place that it was given must then be released.
+// request was decided before; if it was granted it must then be released.
 func (c *core) cancel(le *Lease, now llm.Instant) bool {
 	if le.state != waiting {
 		return false
@@ -317,9 +317,9 @@ func (c *core) dispatch(next *choice, now llm.Instant) {
 	c.unlisted(le)
 	le.state = granted
 	le.held = &held{
-		place: next.lane.Take(now, w.Session.Client(), w.Load, next.charge),
-		caps:  c.caps.Take(now, w.Session.Client(), w.Load, next.charge),
-		cost:  next.cost,
+		ticket: next.lane.Take(now, w.Session.Client(), w.Load, next.charge),
+		caps:   c.caps.Take(now, w.Session.Client(), w.Load, next.charge),
+		cost:   next.cost,
 	}
 	m.inflight++
 	m.used = now

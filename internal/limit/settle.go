@@ -7,19 +7,19 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-// A held is what a granted request holds: its place in a lane and, together with it
+// A held is what a granted request holds: a slot in a lane and, together with it
 // or not at all, one under the caps over all models.
 type held struct {
-	place, caps lane.Ticket
-	cost        float64 // by which fairness counted it
+	ticket, caps lane.Ticket
+	cost         float64 // by which fairness counted it
 }
 
 // sent marks the moment before the request's bytes leave.
-func (c *core) sent(le *Lease, now llm.Instant) { le.held.place.Sent(now) }
+func (c *core) sent(le *Lease, now llm.Instant) { le.held.ticket.Sent(now) }
 
 // started books a good answer: the model exists, and gets limits of its own.
 func (c *core) started(le *Lease, now llm.Instant) {
-	t := &le.held.place
+	t := &le.held.ticket
 	if t.HasStarted() {
 		return
 	}
@@ -32,7 +32,7 @@ func (c *core) started(le *Lease, now llm.Instant) {
 
 // observe takes in the headers of an answer.
 func (c *core) observe(le *Lease, s *llm.Signal, now llm.Instant) {
-	t := &le.held.place
+	t := &le.held.ticket
 	t.Observe(now, s)
 	c.lift(t.Lane(), now)
 }
@@ -41,9 +41,9 @@ func (c *core) observe(le *Lease, s *llm.Signal, now llm.Instant) {
 // the session's tag always: what it used is what it had.
 func (c *core) settle(le *Lease, u llm.Usage, now llm.Instant) {
 	h, used := le.held, lane.Exact(u)
-	back := h.place.Settle(now, u)
+	back := h.ticket.Settle(now, u)
 	h.caps.Return(now, back)
-	if charge := h.place.Charge(); used != charge { // in units of what was paid: limits may have changed
+	if charge := h.ticket.Charge(); used != charge { // in units of what was paid: limits may have changed
 		m := le.model
 		c.correct(le, h.cost*(1-c.cost(m, used)/c.cost(m, charge)))
 	}
@@ -59,7 +59,7 @@ func (c *core) correct(le *Lease, refund float64) {
 // release ends a request without usage: what was never sent is refunded whole, what
 // was sent keeps its charge, for the provider may have booked it.
 func (c *core) release(le *Lease, now llm.Instant) {
-	if !le.held.place.WasSent() {
+	if !le.held.ticket.WasSent() {
 		c.takeBack(le, now)
 		c.correct(le, le.held.cost)
 	}
@@ -68,13 +68,13 @@ func (c *core) release(le *Lease, now llm.Instant) {
 
 // takeBack refunds what a request was charged, wholly: it was not processed.
 func (c *core) takeBack(le *Lease, now llm.Instant) {
-	le.held.place.TakeBack(now)
+	le.held.ticket.TakeBack(now)
 	le.held.caps.TakeBack(now)
 }
 
-// end gives the place of a request back, whatever became of the charge.
+// end gives the slot of a request back, whatever became of the charge.
 func (c *core) end(le *Lease, now llm.Instant) {
-	le.held.place.End(now)
+	le.held.ticket.End(now)
 	le.held.caps.End(now)
 	le.model.queue.Ended(le.queued.Session, now)
 	le.model.inflight--
@@ -84,7 +84,7 @@ func (c *core) end(le *Lease, now llm.Instant) {
 // throttled takes in a curable 429. It returns when the request may go again, and
 // whether it was a probe: what it met then is not its own fault.
 func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore llm.Instant, probe bool) {
-	t := &le.held.place
+	t := &le.held.ticket
 	c.stats.throttled++
 	c.alias(t.Lane(), s.Group, now)
 	probe = t.Probe()
@@ -96,7 +96,7 @@ func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore l
 // unavailable takes in that a request did not reach the provider, or was turned
 // away unprocessed with the wish to come back after. It returns what throttled does.
 func (c *core) unavailable(le *Lease, after time.Duration, now llm.Instant) (notBefore llm.Instant, probe bool) {
-	t := &le.held.place
+	t := &le.held.ticket
 	probe = t.Probe()
 	le.held.caps.TakeBack(now)
 	return t.Unavailable(now, after), probe
@@ -112,7 +112,7 @@ func (c *core) exhausted(le *Lease, now llm.Instant) *Rejected {
 }
 
 // requeue puts a request back at the head of its session, with the tag that it had,
-// not to be served before notBefore. The place is given up; whether the charge is
+// not to be served before notBefore. The slot is given up; whether the charge is
 // too is the caller's to say.
 func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Instant) *Rejected {
 	c.end(le, now)

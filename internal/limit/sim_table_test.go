@@ -94,12 +94,12 @@ func runs(s simulation, n int, loads ...float64) map[float64][]simResult {
 	results := map[float64][]simResult{}
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	places := make(chan struct{}, runtime.GOMAXPROCS(0))
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for _, load := range loads {
 		results[load] = make([]simResult, n)
 		into := results[load]
 		for i := range n {
-			places <- struct{}{}
+			slots <- struct{}{}
 			all.Go(func() {
 				s := s
 				s.load, s.seed = load, uint64(firstSeed+i)
@@ -107,7 +107,7 @@ func runs(s simulation, n int, loads ...float64) map[float64][]simResult {
 				mu.Lock()
 				into[i] = r
 				mu.Unlock()
-				<-places
+				<-slots
 			})
 		}
 	}

@@ -20,7 +20,7 @@ type Snapshot struct {
 	Global        []Meter
 	Groups        []GroupState
 
-	Granted   uint64 // places granted since the start
+	Granted   uint64 // requests let go since the start
 	Throttled uint64 // 429s absorbed
 	Refused   map[Reason]uint64
 	Abandoned uint64 // requests whose caller left the queue

@@ -61,7 +61,7 @@ type bucket struct {
 }
 
 // configure sets the limit, scaling the level: a bucket that was half full is
-// half full afterwards. held are the places in use.
+// half full afterwards. held are the slots in use.
 func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
 	kind := l.Refill
 	if b.sliced || b.paced && l.Paced {
@@ -85,7 +85,7 @@ func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
 	b.limit, b.rate = l.Amount, l.Amount/l.Period.Seconds()
 	switch {
 	case !changed:
-	case kind == Places:
+	case kind == Slots:
 		b.level, b.rate = b.limit-held, math.Inf(1)
 	case !fresh:
 	case kind == Continuous:
@@ -190,7 +190,7 @@ func (b *bucket) refillTo(now llm.Instant) {
 			b.level = b.limit
 			b.reset = b.reset.Add(24 * time.Hour)
 		}
-	case Places:
+	case Slots:
 	}
 	if b.foreign > 0 && now.Sub(b.seen.Sent) > staleAfter {
 		// What others use is known from headers only. When it is thought to be so
@@ -235,7 +235,7 @@ func (b *bucket) ready(now llm.Instant, amount float64) llm.Instant {
 		return max(now+1, b.window.freed(now, need-b.level))
 	case Daily:
 		return b.reset
-	case Places:
+	case Slots:
 		return llm.Never
 	}
 	return now.Add(roundUp((need - b.level) / b.effective()))
@@ -251,7 +251,7 @@ func (b *bucket) wait(now llm.Instant, ahead, amount float64) float64 {
 		return 0
 	case b.refill == Daily:
 		return b.reset.Sub(now).Seconds()
-	case b.refill == Places:
+	case b.refill == Slots:
 		return 0 // depends on service times; the measured bias covers it
 	case b.refill == Sliding:
 		return max(missing/(b.rate*b.factor), b.window.freed(now, min(missing, b.limit)).Sub(now).Seconds())
@@ -277,7 +277,7 @@ func (b *bucket) take(amount float64) {
 func (b *bucket) refund(now llm.Instant, amount float64, taken llm.Instant) {
 	switch {
 	case amount == 0:
-	case b.refill == Places:
+	case b.refill == Slots:
 		b.level = min(b.limit, b.level+amount)
 	case b.refill == Continuous && amount > 0:
 		b.giveBack(amount)

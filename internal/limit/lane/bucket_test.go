@@ -118,25 +118,25 @@ func TestBucket_WhatIsJudgedByTheSecondHasNoBurst(t *testing.T) {
 	}
 }
 
-func TestClock_PlacesAreCountedWhetherOrNotTheyAreLimited(t *testing.T) {
+func TestClock_SlotsAreCountedWhetherOrNotTheyAreLimited(t *testing.T) {
 	c := NewClock()
 	one := llm.Vector{llm.Requests: 1, llm.Concurrent: 1}
 	c.Take(0, 0, one)
 	c.Take(0, 0, one)
-	c.SetLimit(0, llm.Concurrent, Limit{Amount: 3, Period: time.Second, Refill: Places})
+	c.SetLimit(0, llm.Concurrent, Limit{Amount: 3, Period: time.Second, Refill: Slots})
 	if c.Take(0, 0, one); c.Ready(0, 0, one).At != llm.Never {
 		t.Error("a fourth goes where three are allowed")
 	}
 	own := c.part(2) // two of the three are another's now
 	if c.Ready(0, 0, one).At != 0 || own.Ready(0, 0, one).At != 0 {
-		t.Error("the places are not counted apart")
+		t.Error("the slots are not counted apart")
 	}
 	if c.held != 1 || own.held != 2 {
 		t.Errorf("held: %v and %v, want 1 and 2", c.held, own.held)
 	}
 	c.absorb(own, 0)
 	if c.Ready(0, 0, one).At != llm.Never {
-		t.Error("the places are not counted together again")
+		t.Error("the slots are not counted together again")
 	}
 	own.Return(0, 0, llm.Vector{llm.Concurrent: 1}, 0)
 	if c.Ready(0, 0, one).At != 0 || c.held != 2 {

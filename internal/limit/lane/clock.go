@@ -14,7 +14,7 @@ import (
 type Clock struct {
 	buckets [llm.NumDimensions]bucket
 	on      set     // the dimensions that have a limit
-	held    float64 // places in use, whether or not there is a limit of them
+	held    float64 // slots in use, whether or not there is a limit of them
 	heir    *Clock  // that took over, and gets what is returned
 }
 
@@ -164,7 +164,7 @@ func (c *Clock) Meters(now llm.Instant) (all []Meter) {
 func (c *Clock) Close() {}
 
 // part returns a copy of c for a lane that goes on alone, with so many of the
-// places that are held: a copy of levels fills no bucket.
+// slots that are held: a copy of levels fills no bucket.
 func (c *Clock) part(held float64) *Clock {
 	own := *c
 	for d := range own.buckets {
@@ -178,7 +178,7 @@ func (c *Clock) part(held float64) *Clock {
 	return &own
 }
 
-// hold changes how many places are in use.
+// hold changes how many slots are in use.
 func (c *Clock) hold(more float64) {
 	c.held += more
 	if b := &c.buckets[llm.Concurrent]; b.on {
@@ -187,12 +187,12 @@ func (c *Clock) hold(more float64) {
 }
 
 // absorb takes over what from has booked: its levels where they are lower, and its
-// places.
+// slots.
 func (c *Clock) absorb(from *Clock, now llm.Instant) {
 	for on := c.on & from.on; on != 0; {
 		d := on.next()
 		a, b := &from.buckets[d], &c.buckets[d]
-		if a.refill == b.refill && a.refill != Places {
+		if a.refill == b.refill && a.refill != Slots {
 			a.advance(now)
 			b.lower(now, a.level)
 		}

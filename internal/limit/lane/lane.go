@@ -136,7 +136,7 @@ func (l *Lane) relimit(now llm.Instant) {
 		case d.Daily():
 			refill, period = Daily, day
 		case d == llm.Concurrent:
-			refill, period = Places, time.Second
+			refill, period = Slots, time.Second
 			if amount > 0 && amount < 1 {
 				amount = 1 // a third of two places must not be none
 			}

@@ -28,7 +28,7 @@ func learning(limits llm.Vector) Config {
 
 var demand = llm.Demand{Input: 1000, Output: 200, MaxOutput: 800, Chars: 4000}
 
-// sent takes a place for demand, and sends.
+// sent takes a slot for demand, and sends.
 func sent(l *Lane, now llm.Instant) *Ticket {
 	load := demand.Load()
 	charge := l.Charge(load)
@@ -187,7 +187,7 @@ func TestCongestion_OpensAsTCPDoes(t *testing.T) {
 		c.refused(second, 0, 16)
 	}
 	if c.full(0) || !c.full(1) {
-		t.Error("more or less than one place after a refusal")
+		t.Error("more or less than one slot after a refusal")
 	}
 	for now := 2 * second; c.window < 8; now += second {
 		c.answered(now, now)

@@ -126,7 +126,7 @@ func (l *Lane) spread(pause time.Duration) time.Duration {
 	return pause + time.Duration(l.cfg.Roll()*(0.1*float64(pause)+float64(50*time.Millisecond)))
 }
 
-// A congestion is a window of places in flight that stands in for a limit which
+// A congestion is a window of slots in flight that stands in for a limit which
 // nobody has named: it is answered as TCP answers a loss. Its zero value, but for
 // cutAt, bounds nothing.
 type congestion struct {
@@ -139,7 +139,7 @@ func (c *congestion) full(inflight int) bool {
 	return c.window > 0 && float64(inflight) >= max(1, c.window)
 }
 
-// refused closes the window to one place, once for all that was on the way.
+// refused closes the window to one slot, once for all that was on the way.
 func (c *congestion) refused(now, sentAt llm.Instant, inflight int) {
 	if sentAt > c.cutAt {
 		c.cutAt = now
@@ -149,7 +149,7 @@ func (c *congestion) refused(now, sentAt llm.Instant, inflight int) {
 }
 
 // answered opens it: doubling per round trip up to half of what was too much, then
-// by one place per round trip.
+// by one slot per round trip.
 func (c *congestion) answered(now, sentAt llm.Instant) {
 	if c.window == 0 || sentAt <= c.cutAt {
 		return

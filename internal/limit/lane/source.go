@@ -87,7 +87,7 @@ const (
 	Continuous Refill = iota // a token bucket: a limit's worth in each period, up to the limit
 	Sliding                  // a charge comes back one period later: for providers that count per fixed minute
 	Daily                    // everything comes back once a day
-	Places                   // a place comes back when its request ends
+	Slots                    // a slot comes back when its request ends
 )
 
 // A Limit is one limit as its source is told of it.

@@ -129,7 +129,7 @@ func (t *Ticket) Started(now llm.Instant) {
 // TakeBack returns the charge, wholly: the request was not processed.
 func (t *Ticket) TakeBack(now llm.Instant) {
 	back := t.charge
-	back[llm.Concurrent] = 0 // the place comes back with End
+	back[llm.Concurrent] = 0 // the slot comes back with End
 	t.Return(now, back)
 	if t.sent {
 		t.Lane().shadows.book(t.load, -1)
@@ -153,7 +153,7 @@ func (t *Ticket) Settle(now llm.Instant, u llm.Usage) (back llm.Vector) {
 	return back
 }
 
-// End gives back the place in flight, whatever became of the charge.
+// End gives back the slot, whatever became of the charge.
 func (t *Ticket) End(now llm.Instant) {
 	l := t.Lane()
 	if t.sent {

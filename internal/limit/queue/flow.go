@@ -37,9 +37,9 @@ type Flow struct {
 
 	// As a parent.
 	time   *virtual
-	ready  []slot // 4-ary heap of competing children, by tag
+	ready  []entry // 4-ary heap of competing children, by tag
 	longer *lengths
-	place  place // in the parent's longer
+	filing filing // in the parent's longer
 
 	// As a client.
 	sessions map[string]*Flow
@@ -63,8 +63,8 @@ type turn struct {
 	flows []*Flow // of a client, one in each queue that knows it
 }
 
-// A slot keeps the key beside the pointer, so that sifting stays in one array.
-type slot struct {
+// An entry keeps the key beside the pointer, so that sifting stays in one array.
+type entry struct {
 	tag  float64
 	flow *Flow
 }
@@ -130,7 +130,7 @@ func (f *Flow) push() {
 	}
 	p.time.busy++
 	p.time.shares += f.Weight
-	p.ready = append(p.ready, slot{f.turn.tag, f})
+	p.ready = append(p.ready, entry{f.turn.tag, f})
 	f.index = len(p.ready) - 1
 	p.up(len(p.ready) - 1)
 }
@@ -151,7 +151,7 @@ func (f *Flow) pop() {
 	i := f.index
 	last := len(p.ready) - 1
 	p.swap(i, last)
-	p.ready[last] = slot{}
+	p.ready[last] = entry{}
 	p.ready = p.ready[:last]
 	f.index = -1
 	if i < last {

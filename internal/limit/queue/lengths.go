@@ -10,8 +10,8 @@ type lengths struct {
 	used  uint32 // bit i: lists[i] is not empty
 }
 
-// A place is where a flow is filed in its parent's lengths.
-type place struct {
+// A filing is where a flow stands in its parent's lengths.
+type filing struct {
 	list       int8 // 0 = nowhere
 	next, prev *Flow
 }
@@ -19,35 +19,35 @@ type place struct {
 // file puts f into the list of its present length.
 func (l *lengths) file(f *Flow) {
 	list := int8(bits.Len32(uint32(f.Waiting())))
-	if list == f.place.list {
+	if list == f.filing.list {
 		return
 	}
 	l.remove(f)
 	if list == 0 {
 		return
 	}
-	f.place = place{list: list, next: l.lists[list]}
-	if f.place.next != nil {
-		f.place.next.place.prev = f
+	f.filing = filing{list: list, next: l.lists[list]}
+	if f.filing.next != nil {
+		f.filing.next.filing.prev = f
 	}
 	l.lists[list] = f
 	l.used |= 1 << list
 }
 
 func (l *lengths) remove(f *Flow) {
-	p := f.place
+	p := f.filing
 	if p.list == 0 {
 		return
 	}
 	if p.prev != nil {
-		p.prev.place.next = p.next
+		p.prev.filing.next = p.next
 	} else if l.lists[p.list] = p.next; p.next == nil {
 		l.used &^= 1 << p.list
 	}
 	if p.next != nil {
-		p.next.place.prev = p.prev
+		p.next.filing.prev = p.prev
 	}
-	f.place = place{}
+	f.filing = filing{}
 }
 
 // longest returns the child with the longest queue among the first of the last
@@ -57,7 +57,7 @@ func (l *lengths) longest() *Flow {
 		return nil
 	}
 	best := l.lists[bits.Len32(l.used)-1]
-	for f, n := best.place.next, 0; f != nil && n < 64; f, n = f.place.next, n+1 {
+	for f, n := best.filing.next, 0; f != nil && n < 64; f, n = f.filing.next, n+1 {
 		if f.Waiting() > best.Waiting() {
 			best = f
 		}
