@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -95,22 +94,3 @@ YAML; every key is optional, an unknown one is an error. [examples/config.yaml](
 
 // cell keeps a text from ending its cell of a table.
 func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }
-
-// keyPaths lists the keys of a type that CONFIG_FILE is decoded into.
-func keyPaths(t reflect.Type, at string) []string {
-	switch t.Kind() {
-	case reflect.Pointer:
-		return keyPaths(t.Elem(), at)
-	case reflect.Slice:
-		return keyPaths(t.Elem(), at+"[]")
-	case reflect.Map:
-		return keyPaths(t.Elem(), at+".NAME")
-	case reflect.Struct:
-		var paths []string
-		for field := range t.Fields() {
-			paths = append(paths, keyPaths(field.Type, strings.TrimPrefix(at+"."+field.Tag.Get("yaml"), "."))...)
-		}
-		return paths
-	}
-	return []string{at}
-}

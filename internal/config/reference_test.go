@@ -108,3 +108,22 @@ func TestReadme_ListsEverySetting(t *testing.T) {
 		}
 	}
 }
+
+// keyPaths lists the keys of a type that CONFIG_FILE is decoded into.
+func keyPaths(t reflect.Type, at string) []string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return keyPaths(t.Elem(), at)
+	case reflect.Slice:
+		return keyPaths(t.Elem(), at+"[]")
+	case reflect.Map:
+		return keyPaths(t.Elem(), at+".NAME")
+	case reflect.Struct:
+		var paths []string
+		for field := range t.Fields() {
+			paths = append(paths, keyPaths(field.Type, strings.TrimPrefix(at+"."+field.Tag.Get("yaml"), "."))...)
+		}
+		return paths
+	}
+	return []string{at}
+}

@@ -10,12 +10,10 @@ import (
 
 // watch adds the gauges that are read at each scrape.
 func (p *Proxy) watch() {
-	gauge := func(name, help string, read func() int64) {
-		p.metrics.Gauge(name, help, func() float64 { return float64(read()) })
-	}
-	gauge("budget_waiting", "Requests waiting for what others have reserved of their budget.", func() int64 { return int64(p.budgets.Waiting()) })
-	gauge("drains", "Answers read on for their usage, whose clients have left.", p.drains.Load)
-	gauge("body_bytes", "Bytes of request bodies held.", p.bodies.used.Load)
+	gauge := p.metrics.Gauge
+	gauge("budget_waiting", "Requests waiting for what others have reserved of their budget.", func() float64 { return float64(p.budgets.Waiting()) })
+	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(p.Load().Drains) })
+	gauge("body_bytes", "Bytes of request bodies held.", func() float64 { return float64(p.Load().BodyBytes) })
 }
 
 // count counts an exchange at its end.

@@ -24,16 +24,16 @@ func Simulated(t *testing.T, cfg provider.Config) (*provider.Server, string) {
 	return provider.Start(t, cfg)
 }
 
-// stepwise is an upstream that sends one piece of its answer each time the
+// Stepwise is an upstream that sends one piece of its answer each time the
 // test says so.
-type stepwise struct {
+type Stepwise struct {
 	Pieces chan string
 	Closed chan struct{} // the sidecar gave the answer up
 }
 
-// NewStepwise starts a stepwise upstream, and returns its base URL.
-func NewStepwise(t *testing.T) (*stepwise, string) {
-	up := &stepwise{Pieces: make(chan string), Closed: make(chan struct{}, 1)}
+// NewStepwise starts a Stepwise, and returns its base URL.
+func NewStepwise(t *testing.T) (*Stepwise, string) {
+	up := &Stepwise{Pieces: make(chan string), Closed: make(chan struct{}, 1)}
 	return up, Scripted(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "text/event-stream")
