@@ -78,12 +78,13 @@ func TestLane_AWrongDialectIsUnlearned(t *testing.T) {
 		l := New("m", learning(llm.Vector{llm.Requests: 600}), NewClock(), 0)
 		hear(l, test.first, 0)
 		for range 10 { // one now and then changes nothing
-			hear(l, test.then, second)
-			hear(l, test.then, second)
+			for range contrary - 1 {
+				hear(l, test.then, second)
+			}
+			if l.Profile() != test.first {
+				t.Errorf("%s, then %s at times: %s", test.first, test.then, l.Profile())
+			}
 			hear(l, test.first, second)
-		}
-		if l.Profile() != test.first {
-			t.Errorf("%s, then %s at times: %s", test.first, test.then, l.Profile())
 		}
 		for range contrary {
 			hear(l, test.then, 2*second)
@@ -157,6 +158,27 @@ func TestLane_MergersKeepTheStricter(t *testing.T) {
 	charge := inFlight.Charge()[llm.Tokens]
 	if got := a.Meters(0)[0].Level; got != low+charge || a.InFlight() != 0 || inFlight.Lane() != a {
 		t.Errorf("level = %v after a request of the other was taken back, want %v", got, low+charge)
+	}
+}
+
+// TestLane_AConfiguredLimitStaysACap: the provider's word counts below it, and no longer
+// once it names a higher one.
+func TestLane_AConfiguredLimitStaysACap(t *testing.T) {
+	c := NewClock()
+	l := New("m", learning(llm.Vector{llm.Requests: 600}), c, 0)
+	for _, test := range []struct {
+		told    int64
+		want    float64
+		mirrors bool
+	}{{500, 500, true}, {700, 600, false}, {600, 600, true}, {400, 400, true}, {10_000, 600, false}} {
+		k := sent(l, 0)
+		k.Observe(0, &llm.Signal{Levels: [llm.NumDimensions]llm.Level{llm.Requests: {Limit: test.told, HasLimit: true}}})
+		if b := &c.buckets[llm.Requests]; b.limit != test.want || b.mirrors != test.mirrors {
+			t.Errorf("told %d: limit %v, its level the provider's: %v; want %v and %v", test.told, b.limit, b.mirrors, test.want, test.mirrors)
+		}
+		if learned := l.Meters(0)[0].Learned; learned != (test.want != 600) {
+			t.Errorf("told %d: learned %v", test.told, learned)
+		}
 	}
 }
 

@@ -17,10 +17,10 @@ func (l *Lane) heed(now llm.Instant, t *Ticket, s *llm.Signal) {
 	}
 }
 
-// A hint is what the dialect of answers says of a lane's provider, under auto.
+// A hint is what the dialect of answers says of a lane's provider, under auto. It is
+// followed once: if the provider's levels then speak against it, they win.
 type hint struct {
-	family  profile // that a dialect has shown and nothing has refuted; auto = none
-	refuted profile // that a dialect showed, and the provider's levels did not; auto = none
+	family  profile // that a dialect has shown; auto = none
 	against int     // answers in a row that spoke another dialect
 }
 
@@ -37,24 +37,19 @@ func (l *Lane) hint(now llm.Instant, name string) {
 		return
 	}
 	h := &l.hinted
-	if p == h.family || p == h.refuted || h.family == auto && p == openai {
+	if p == h.family || h.family == auto && p == openai {
 		h.against = 0
 		return
 	}
 	if h.against++; h.family != auto && h.against < contrary {
 		return
 	}
-	*h = hint{family: p, refuted: h.refuted}
-	if p != azure && p != anthropic {
-		h.family, p = auto, reserve
-	}
-	l.become(now, p)
-}
-
-// refute gives a hint up that the provider's own levels speak against.
-func (l *Lane) refute() {
-	if l.hinted.family != auto {
-		l.hinted = hint{refuted: l.hinted.family}
+	before := h.family
+	switch *h = (hint{family: p}); {
+	case p == azure, p == anthropic:
+		l.become(now, p)
+	case l.family == before: // nothing else has taken its place
+		l.become(now, reserve)
 	}
 }
 
@@ -83,10 +78,8 @@ func (l *Lane) learn(now llm.Instant, d llm.Dimension, limit float64, refill Ref
 	l.learned = now
 	known := &l.known[d]
 	known.mirrors = configured == 0 || configured >= limit
-	if !known.mirrors {
-		had := l.limits[d]
-		l.setLimit(now, d, had.Amount, had.Refill, had.Period) // its level is not ours any more
-		return
+	if !known.mirrors { // ours is stricter, and the level that it has is not what the provider tells
+		limit = configured
 	}
 	l.setLimit(now, d, limit, refill, period)
 	known.learned = configured != limit
@@ -133,7 +126,6 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 	}
 	if d == llm.Tokens && l.profile == auto {
 		if p, ok := l.shadows.judge(t, float64(v.Remaining), limit, l.rate[d], l.family); ok {
-			l.refute()
 			l.become(now, p)
 		}
 	}
