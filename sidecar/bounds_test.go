@@ -48,6 +48,7 @@ func TestBody_QueueFullOfBodiesRefuses(t *testing.T) {
 }
 
 func TestLedgerOnFailure_Refuses(t *testing.T) {
+	t.Parallel()
 	for policy, status := range map[string]int{"serve": 200, "refuse": 503} {
 		t.Run(policy, func(t *testing.T) {
 			_, base := sidecartest.Simulated(t, provider.Config{})

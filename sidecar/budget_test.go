@@ -155,6 +155,7 @@ sessions:
 }
 
 func TestBudget_SurvivesRestartAndDeletion(t *testing.T) {
+	t.Parallel()
 	_, base := sidecartest.Simulated(t, provider.Config{})
 	settings := append(sidecartest.SQLite(t), withFile(t, `sessions: [{match: "*", budget: {tokens: 30, per: month}}]`)...)
 	s := start(t, base, settings...)
@@ -387,6 +388,7 @@ prices: [{model: "gpt-4o", input: "1", output: "2"}]
 
 // Requests that wait for what others have reserved end with their patience, or the process.
 func TestBudget_WaitingEnds(t *testing.T) {
+	t.Parallel()
 	_, base := sidecartest.Simulated(t, provider.Config{TTFT: time.Hour})
 	s := start(t, base, append(withFile(t, `sessions: [{match: "*", budget: {tokens: 100}}]`), "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s")...)
 	big := strings.Replace(sidecartest.Chat, "{", `{"max_tokens":90,`, 1)

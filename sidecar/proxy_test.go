@@ -436,6 +436,7 @@ func TestProxy_AdminAnswers(t *testing.T) {
 }
 
 func TestProxy_LedgerOutlivesTheProcess(t *testing.T) {
+	t.Parallel()
 	_, base := sidecartest.Simulated(t, provider.Config{})
 	file := sidecartest.SQLite(t)
 	s := start(t, base, file...)

@@ -72,6 +72,7 @@ func everything(t *testing.T, settings ...string) (said string, s *sidecartest.S
 }
 
 func TestRequirement_05_KeysAreNowhere(t *testing.T) {
+	t.Parallel()
 	said, s := everything(t)
 	for _, key := range []string{"sk-upstream-canary", "key-canary"} {
 		if i := strings.Index(said, key); i >= 0 {
@@ -110,6 +111,7 @@ func TestRequirement_05_KeysAreNowhere(t *testing.T) {
 }
 
 func TestRequirement_06_PromptsAreNowhere(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	said, s := everything(t, "REPOSITORY_TYPE", "sqlite", "SQLITE_DSN", filepath.Join(dir, "sessions.db"))
 	if i := strings.Index(said, "prompt-canary"); i >= 0 {

@@ -187,6 +187,7 @@ var callers = []caller{
 // RST and by FIN, chunked and not. A success that an SDK reports must be the
 // whole text; and where the whole answer has come it must be a success.
 func TestReset_AtEveryByteNoSDKSeesSuccess(t *testing.T) {
+	t.Parallel()
 	step := 1
 	if testing.Short() {
 		step = 7

@@ -9,6 +9,7 @@ import (
 
 // Rows beyond their age go when the program starts, and every hour; totals stay.
 func TestRetention_RemovesRows(t *testing.T) {
+	t.Parallel()
 	_, upstream := sidecartest.Simulated(t, provider.Config{})
 	settings := append(sidecartest.SQLite(t), "CONFIG_FILE", sidecartest.WriteFile(t, "config.yaml", "retention: {requests: 1ms, hourly: 0}"))
 	s := start(t, upstream, settings...)

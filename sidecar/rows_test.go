@@ -13,6 +13,7 @@ import (
 
 // A request of which nothing was sent has cost nothing: it has no row.
 func TestRows_NotSentNoRow(t *testing.T) {
+	t.Parallel()
 	t.Run("the provider is down until the wait is over", func(t *testing.T) {
 		settings := sidecartest.SQLite(t)
 		s := start(t, closedPort(t), append(settings, "QUEUE_MAX_WAIT", "1500ms")...) // long enough to be noted as in flight

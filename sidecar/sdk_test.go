@@ -166,6 +166,7 @@ func TestSDK_GoOpenAISeesTheSameAsDirectly(t *testing.T) {
 // TestSDK_NeverSees429 sets an SDK without retries of its own on a provider
 // that keeps turning requests away.
 func TestSDK_NeverSees429(t *testing.T) {
+	t.Parallel()
 	var faults []provider.Fault
 	for range 5 {
 		faults = append(faults, provider.Throttle(20*time.Millisecond), provider.Sound())

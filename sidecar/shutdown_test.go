@@ -141,6 +141,7 @@ func passedSocket(t *testing.T) (*os.File, string) {
 // TestSocketActivation_RestartRefusesNobody keeps connecting while processes
 // take the socket over, overlapping and with a gap between them.
 func TestSocketActivation_RestartRefusesNobody(t *testing.T) {
+	t.Parallel()
 	_, base := sidecartest.Simulated(t, provider.Config{})
 	main, address := passedSocket(t)
 	admin, adminAddress := passedSocket(t)
@@ -286,6 +287,7 @@ func TestSystemd_Reload(t *testing.T) {
 }
 
 func TestProcess_FilesAreItsUsers(t *testing.T) {
+	t.Parallel()
 	_, base := sidecartest.Simulated(t, provider.Config{})
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sub.db")

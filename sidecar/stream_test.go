@@ -173,6 +173,7 @@ func TestStream_UpstreamThatKnowsNoStreamOptions(t *testing.T) {
 }
 
 func TestStream_HeartbeatWhileItWaits(t *testing.T) {
+	t.Parallel()
 	up, base := sidecartest.NewStepwise(t)
 	s := start(t, base, "MAX_CONCURRENT_REQUESTS", "1", "QUEUE_HEARTBEAT", "1s")
 	resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/a/chat/completions", sidecartest.ChatStream)
@@ -223,6 +224,7 @@ func TestShutdown_FinishesStreamsAndExitsWith0(t *testing.T) {
 }
 
 func TestShutdown_RefusesWhatCannotFinish(t *testing.T) {
+	t.Parallel()
 	up, base := sidecartest.NewStepwise(t)
 	s := start(t, base, "MAX_CONCURRENT_REQUESTS", "1", "SHUTDOWN_GRACE", "1s")
 	resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/a/chat/completions", sidecartest.ChatStream)

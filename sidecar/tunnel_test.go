@@ -245,6 +245,7 @@ func TestTunnel_BreaksOnBothSidesWithEither(t *testing.T) {
 }
 
 func TestTunnel_EndsWithTheGrace(t *testing.T) {
+	t.Parallel()
 	s := start(t, sidecartest.Scripted(t, echo(t, func(*http.Request) {})), "SHUTDOWN_GRACE", "1s")
 	c, _, err := realtime(t, s, nil)
 	if err != nil {

@@ -46,6 +46,7 @@ func impatient(t *testing.T, answer string) string {
 // An answer that comes before the upload is over is handed on at once, not with
 // the client's next bytes: it is mostly a refusal, and the client may stop.
 func TestUpload_EarlyAnswerIsNotHeldBack(t *testing.T) {
+	t.Parallel()
 	const refusal = `{"error":{"message":"too large","type":"invalid_request_error","code":null}}`
 	base := impatient(t, fmt.Sprintf("HTTP/1.1 413 Too Large\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(refusal), refusal))
 	const head = "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\n"

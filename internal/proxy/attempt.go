@@ -3,13 +3,13 @@ package proxy
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
@@ -26,84 +26,83 @@ type attempt struct {
 // send makes attempts until there is an answer to hand on. An attempt that may
 // be repeated returns to the head of its session's queue first.
 func (p *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
-	queue := x.req.r.Context()
 	p.repeats.earn()
-	rekeyed := false // sent again with the key that is in the file by now
-	for unsent := 1; ; {
+	for unsent := 0; ; {
 		x.attempt(lease)
 		resp, err := p.upstream.Do(x.ctx, x.up)
-		if err != nil {
-			if !notSent(err) {
-				return nil, err
-			}
-			x.unsent()
-			if x.ctx.Err() != nil {
-				return nil, err // nobody waits for another try
-			}
-			p.metrics.Attempts.WithLabelValues("not_sent").Inc()
-			p.logger.Warn("upstream unreachable", "request_id", x.req.id.String(), "unsent", unsent, "error", err.Error())
-			if err := lease.Unsent(queue, upstream.Backoff(unsent)); err != nil {
-				return nil, err
-			}
-			unsent++
-			continue
-		}
-		unsent = 1
-		x.answered(resp)
-		now := time.Now()
-		verdict, pause := upstream.Judge(resp, now)
-		if verdict == upstream.Pass { // a 429's levels go with its reasons
-			lease.Observe(wire.ParseRateLimit(p.upstream.Host(), resp.Header, now))
-		}
-		if resp.StatusCode < 300 {
-			lease.Started() // the model exists: it gets limits of its own
-		}
-
 		switch {
-		case verdict == upstream.Throttled:
-			kind, signal := wire.ParseThrottle(p.upstream.Host(), resp.Header, peek(resp), now)
-			p.metrics.Upstream429.WithLabelValues(throttleReason(kind, signal.Dimension)).Inc()
-			if kind != wire.Curable {
-				resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
-				return resp, nil
-			}
-			if x.streamed() {
-				return resp, nil
-			}
-			if err := x.throttled(lease, resp, signal); err != nil {
+		case err == nil:
+			unsent = 0
+		case notSent(err):
+			unsent++
+			if err := x.unsent(err, unsent); err != nil {
 				return nil, err
 			}
-		case verdict == upstream.Unavailable && !x.streamed() && p.repeats.spend(now):
-			p.metrics.Attempts.WithLabelValues("unavailable").Inc()
-			x.discard(resp)
-			if err := lease.Unavailable(queue, pause); err != nil {
-				return nil, err
-			}
-		case resp.StatusCode == http.StatusUnauthorized && !rekeyed && !x.streamed() && p.key.replaced(p.upstream.KeyOf(resp)):
-			p.metrics.Attempts.WithLabelValues("key_replaced").Inc()
-			rekeyed = true
-			x.discard(resp)
-			if err := lease.Retry(queue); err != nil {
-				return nil, err
-			}
-		case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
-			// Our own splice was refused: this provider is asked without it from now on.
-			p.plain.add(x.req.decoded.Model)
-			x.discard(resp)
-			x.up.Body = p.upstreamBody(x)
-			if err := lease.Retry(queue); err != nil {
-				return nil, err
-			}
+			continue
 		default:
+			return nil, err
+		}
+		x.answered(resp)
+		back := p.judge(x, resp)
+		if back == nil {
 			return resp, nil
+		}
+		x.discard(resp)
+		if err := back(x.req.r.Context()); err != nil {
+			return nil, err
 		}
 	}
 }
 
-// throttled returns to the queue with all that the refusal says.
-func (x *exchange) throttled(lease *limit.Lease, resp *http.Response, s llm.Signal) error {
-	x.discard(resp)
-	return lease.Throttled(x.req.r.Context(), s)
+// unsent takes the last attempt back, of which nothing has left, and returns to the
+// queue. It was the nth in a row.
+func (x *exchange) unsent(err error, n int) error {
+	x.tries--
+	if x.ctx.Err() != nil {
+		return err // nobody waits for another try
+	}
+	x.p.metrics.Attempts.WithLabelValues("not_sent").Inc()
+	x.p.logger.Warn("upstream unreachable", "request_id", x.req.id.String(), "unsent", n, "error", err.Error())
+	return x.try.lease.Unsent(x.req.r.Context(), upstream.Backoff(n))
+}
+
+// judge tells the limiter what an answer's head says, and returns the way back to the
+// queue; nil: the answer is handed on.
+func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Context) error) {
+	lease, now := x.try.lease, time.Now()
+	verdict, pause := upstream.Judge(resp, now)
+	if verdict == upstream.Pass { // a 429's levels go with its reasons
+		lease.Observe(wire.ParseRateLimit(p.upstream.Host(), resp.Header, now))
+	}
+	if resp.StatusCode < 300 {
+		lease.Started() // the model exists: it gets limits of its own
+	}
+	switch {
+	case verdict == upstream.Throttled:
+		kind, signal := wire.ParseThrottle(p.upstream.Host(), resp.Header, peek(resp), now)
+		p.metrics.Upstream429.WithLabelValues(throttleReason(kind, signal.Dimension)).Inc()
+		if kind != wire.Curable {
+			resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
+			return nil
+		}
+		if x.streamed() {
+			return nil
+		}
+		return func(ctx context.Context) error { return lease.Throttled(ctx, signal) }
+	case verdict == upstream.Unavailable && !x.streamed() && p.repeats.spend(now):
+		p.metrics.Attempts.WithLabelValues("unavailable").Inc()
+		return func(ctx context.Context) error { return lease.Unavailable(ctx, pause) }
+	case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && p.key.replaced(p.upstream.KeyOf(resp)):
+		p.metrics.Attempts.WithLabelValues("key_replaced").Inc()
+		x.rekeyed = true
+		return lease.Retry
+	case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
+		// Our own splice was refused: this provider is asked without it from now on.
+		p.plain.add(x.req.decoded.Model)
+		x.up.Body = p.upstreamBody(x)
+		return lease.Retry
+	}
+	return nil
 }
 
 // upstreamBody is the client's body, byte for byte, but for include_usage
@@ -133,9 +132,6 @@ func (x *exchange) attempt(lease *limit.Lease) {
 
 // waited is the time before the last attempt that the request was kept here.
 func (x *exchange) waited() time.Duration { return x.draw.waited + x.try.lease.Waited() }
-
-// unsent takes the last attempt back: nothing of it has left.
-func (x *exchange) unsent() { x.tries-- }
 
 // answered notes an answer's headers.
 func (x *exchange) answered(resp *http.Response) {

@@ -31,6 +31,7 @@ type exchange struct {
 	draw    draw             // what it has reserved
 	up      upstream.Request // what is sent
 	spliced bool             // include_usage was added by us
+	rekeyed bool             // sent again with the key that is in the file by now
 	tries   int              // that may have reached the provider
 
 	watch     *wire.Watcher // nil: the answer is not looked into
