@@ -98,6 +98,23 @@ func TestCommands_SelectTestsThatAreThere(t *testing.T) {
 	}
 }
 
+// TestRun_BeginsWithTheCommandOfTheReadme: who runs what the README says has run what CI runs first.
+func TestRun_BeginsWithTheCommandOfTheReadme(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := os.ReadFile("../.ci/run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := regexp.MustCompile(`(?m)^\$ (go test .+?) +# the tests$`).FindSubmatch(readme)
+	first := regexp.MustCompile(`(?m)^[a-z0-9]+\(\) \{ # .+\n\t(.+)$`).FindSubmatch(run)
+	if printed == nil || first == nil || string(printed[1]) != string(first[1]) {
+		t.Errorf("README.md has %q, .ci/run begins with %q", printed, first)
+	}
+}
+
 func TestUnmatched(t *testing.T) {
 	tests := func(folder string) []string {
 		return map[string][]string{"a": {"TestOne_Two", "BenchmarkThree"}, "b/c": {"TestFour"}}[folder]
