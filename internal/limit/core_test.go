@@ -253,20 +253,67 @@ func TestCore_CapsGetBackWhatTheLaneDoes(t *testing.T) {
 func TestCore_ARefusedRequestPaysForItsTurnOnce(t *testing.T) {
 	c := newCore(limitedTo(Limits{RequestsPerMinute: 6000}), 0)
 	answered(c, "m", 0)
-	le := take(t, c, ask("m", "s"), 0)
-	s := le.queued.Session
-	once := s.Lag() + s.Parent.Lag()
-	for range 5 {
-		c.takeBack(le, 0)
-		if rejected := c.requeue(le, time.Hour, 0, 0); rejected != nil {
+	c.prime(Recent{Model: "m", Requests: 6001}, 0)
+	first := enter(t, c, ask("m", "a"), 0)
+	for range 10 {
+		enter(t, c, ask("m", "b"), 0)
+	}
+	for served, now := 0, second/100; served < 2; now += second / 100 { // one of each
+		served += len(drainDone(c, now))
+	}
+	if first.state != granted {
+		t.Fatal("the two sessions do not take turns")
+	}
+	for n := range 5 {
+		now := second + llm.Instant(n)*second/100 // one more fits
+		c.sent(first, now)
+		c.takeBack(first, now)
+		if rejected := c.requeue(first, time.Hour, 0, now); rejected != nil {
 			t.Fatal(rejected)
 		}
-		if drainDone(c, 0); le.state != granted {
-			t.Fatal("not granted again")
+		c.pump(now, 1)
+		if len(c.done) != 1 || first.state != granted {
+			t.Fatalf("attempt %d: others have gone first", n+2)
 		}
+		c.done = c.done[:0]
 	}
-	if got := s.Lag() + s.Parent.Lag(); got > once {
-		t.Errorf("five more attempts have moved the session from %v to %v", once, got)
+}
+
+// TestCore_ForecastsLeaveOutTheNewcomerItself, and what does not go before it.
+func TestCore_ForecastsLeaveOutTheNewcomerItself(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		mine     int // requests of the newcomer's session that wait
+		others   int // of another client
+		from, to time.Duration
+	}{
+		{"alone", 0, 0, 5 * time.Second, 6 * time.Second},
+		{"behind its own", 9, 0, 50 * time.Second, 51 * time.Second},
+		{"beside a flood", 0, 50, 5 * time.Second, 6 * time.Second},
+		{"behind its own, beside a little", 9, 1, 55 * time.Second, 56 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCore(Config{MaxWaiting: 1000, MaxWait: time.Hour, Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}, Profile: "postpaid"}}}.withDefaults(), 0)
+			c.prime(Recent{Model: "m", Input: 60_000}, 0)
+			r := Request{Model: "m", Client: "me", Demand: llm.Demand{Input: 5000}}
+			for range test.mine {
+				enter(t, c, r, 0)
+			}
+			for range test.others {
+				other := r
+				other.Client = "other"
+				enter(t, c, other, 0)
+			}
+			if got := c.forecast(&r, 0).Wait; got < test.from || got > test.to {
+				t.Errorf("a forecast of %v, want %v to %v", got, test.from, test.to)
+			}
+			if _, rejected := arrive(c, r, test.from-time.Second/10, 0); rejected == nil || rejected.Forecast < test.from || rejected.Forecast > test.to {
+				t.Errorf("refused: %+v, want a forecast of %v to %v", rejected, test.from, test.to)
+			}
+			if _, rejected := arrive(c, r, test.to, 0); rejected != nil {
+				t.Errorf("refused though it can wait %v: %+v", test.to, rejected)
+			}
+		})
 	}
 }
 
@@ -277,7 +324,12 @@ func TestCore_ACrowdHasTheLimitsOfItsPattern(t *testing.T) {
 	for i := range 1 + maxNew {
 		last = take(t, c, ask(llm.Model(fmt.Sprint("invented-", i)), "s"), 0)
 	}
-	c.reconfigure(limitedTo(Limits{Concurrent: 1 + maxNew}), second)
+	next := limitedTo(Limits{Concurrent: 1 + maxNew})
+	next.Profile = "postpaid"
+	c.reconfigure(next, second)
+	if got := last.model.lanes[0].Profile(); got != "postpaid" {
+		t.Errorf("the crowd is charged as %s", got)
+	}
 	if last.model != c.nurseries["*"].crowd || enter(t, c, ask("one-more", "s"), second).state != waiting {
 		t.Error("the crowd goes by limits of before")
 	}

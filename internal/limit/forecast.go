@@ -24,7 +24,6 @@ func (c *core) forecast(r *Request, now llm.Instant) Forecast {
 func (c *core) fluid(m *model, w *queue.Waiter, own llm.Load, now llm.Instant) (wait time.Duration, binding llm.Dimension) {
 	ahead := m.queue.Ahead(w.Session, own)
 	total := c.sum
-	total.Add(own, -1)
 	if total.Tokens() > ahead.Tokens()*2 && len(c.active) > 1 { // models share the caps alike
 		total = ahead
 	}

@@ -71,7 +71,7 @@ func (c *core) makeRoom(le *Lease, now llm.Instant) bool {
 		v := c.victim()
 		mine, theirs := le.queued.Session, v.queued.Session
 		switch client := mine.Parent; {
-		case v == le, mine == theirs, mine.Band() > theirs.Band():
+		case mine == theirs, mine.Band() > theirs.Band():
 			return false
 		case mine.Band() < theirs.Band():
 		case client != theirs.Parent && client.Waiting() > theirs.Parent.Waiting():
