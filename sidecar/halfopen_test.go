@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -40,7 +42,15 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				begun := time.Now()
 				time.AfterFunc(lasts, func() { b.down.Store(false) })
 				halfOpen := func() (open bool) {
-					for _, g := range admin.QueueStatusOf(b.server.limits.Snapshot(), time.Now()).Groups {
+					var status admin.QueueStatus
+					resp, err := b.client.Get("http://127.0.0.1/queue/status")
+					if err == nil {
+						err = errors.Join(json.NewDecoder(resp.Body).Decode(&status), resp.Body.Close())
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					for _, g := range status.Groups {
 						open = open || g.HalfOpen && strings.Contains(stateOf(g), "half-open")
 					}
 					return open

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ string) error {
-	return httpapi.WriteJSON(w, QueueStatusOf(a.Limits.Snapshot(), time.Now()))
+	return httpapi.WriteJSON(w, queueStatusOf(a.Limits.Snapshot(), time.Now()))
 }
 
 // QueueStatus is the answer of /queue/status.
@@ -52,10 +52,10 @@ type queueSession struct {
 	Weight    float64 `json:"weight"`
 }
 
-// QueueStatusOf shows the limiter's groups; the caps over all of them come
+// queueStatusOf shows the limiter's groups; the caps over all of them come
 // first, as a group without a name. A session's position is its place in the
 // order of service among those that wait in its group, as it stands now.
-func QueueStatusOf(snap limit.Snapshot, now time.Time) QueueStatus {
+func queueStatusOf(snap limit.Snapshot, now time.Time) QueueStatus {
 	status := QueueStatus{Waiting: snap.Waiting, InFlight: snap.InFlight, Groups: []QueueGroup{}, Sessions: []queueSession{}}
 	if len(snap.Global) > 0 {
 		status.Groups = append(status.Groups, QueueGroup{Waiting: snap.Waiting, InFlight: snap.InFlight, Limits: queueLimits(snap.Global)})

@@ -165,13 +165,13 @@ func (a *Admin) requests(w http.ResponseWriter, r *http.Request, _ string) error
 	}
 	rows := make([]RequestRow, 0, len(page.Records))
 	for _, record := range page.Records {
-		rows = append(rows, RequestRowOf(record, a.Settings.Load().Prices))
+		rows = append(rows, requestRowOf(record, a.Settings.Load().Prices))
 	}
 	return httpapi.WriteJSON(w, requestPage{rows, httpapi.Optional(page.NextCursor)})
 }
 
-// RequestRowOf puts a row of the ledger into JSON; without prices it has no cost.
-func RequestRowOf(r ledger.Record, prices *price.Table) RequestRow {
+// requestRowOf puts a row of the ledger into JSON; without prices it has no cost.
+func requestRowOf(r ledger.Record, prices *price.Table) RequestRow {
 	row := RequestRow{
 		RequestID: r.ID.String(), StartedAt: httpapi.Timestamp(r.StartedAt), SessionID: r.Session, Client: r.Client,
 		Route: r.Route, Model: string(r.Model), AnsweredModel: string(r.AnsweredModel), Stream: r.Stream, Metered: r.Metered,
