@@ -118,6 +118,9 @@ func Gone(err error) bool {
 // Silent reports whether an error has no answer: the client has left, or part of
 // an answer is out.
 func Silent(err error) bool {
+	if Gone(err) {
+		return true
+	}
 	var aborted *abortError
-	return Gone(err) || errors.As(err, &aborted)
+	return errors.As(err, &aborted)
 }

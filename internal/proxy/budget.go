@@ -61,7 +61,7 @@ func (p *Proxy) reserve(x *exchange) error {
 	}
 	began := time.Now()
 	amount, priced := drawn(q.cfg.Prices, ledger.BudgetUse{
-		Start: began, Model: ledger.CleanName(q.decoded.Model),
+		Start: began, Model: q.model,
 		Estimated: llm.Usage{Input: q.estimate.Input, Output: mostOutput(x)},
 	})
 	for _, l := range limits {

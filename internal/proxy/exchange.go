@@ -83,7 +83,7 @@ func (x *exchange) end(failure error) {
 	x.p.count(x, failure)
 	attributes := []slog.Attr{
 		slog.String("request_id", q.id.String()), slog.String("client", q.client), slog.String("session", q.who.Session),
-		slog.String("route", q.endpoint.String()), slog.String("model", string(q.model())), slog.Int("status", x.status(failure)),
+		slog.String("route", q.endpoint.String()), slog.String("model", string(q.model)), slog.Int("status", x.status(failure)),
 		slog.Int("attempts", x.tries), slog.Int64("queue_ms", x.try.queued.Milliseconds()),
 		slog.Int64("first_byte_ms", x.try.firstByte.Milliseconds()), slog.Int64("total_ms", time.Since(q.started).Milliseconds()),
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
@@ -44,6 +45,7 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, client strin
 		if x.req.decoded, err = wire.Decode(x.req.endpoint, held.bytes); err != nil {
 			return err
 		}
+		x.req.model = ledger.CleanName(x.req.decoded.Model)
 		x.up.Body, x.up.Identity, x.up.Events = p.upstreamBody(x), true, x.req.decoded.Stream
 	} else {
 		x.req.decoded = &wire.Request{Endpoint: x.req.endpoint}

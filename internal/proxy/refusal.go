@@ -48,6 +48,9 @@ var (
 // told puts an error into words for the client. One that has no answer, or is
 // in such words, stays as it is.
 func told(err error) error {
+	if err == nil || httpapi.Silent(err) {
+		return err
+	}
 	var (
 		api       *httpapi.Error
 		rejected  *limit.Rejected
@@ -57,7 +60,7 @@ func told(err error) error {
 		exceeded  *budget.ExceededError
 	)
 	switch {
-	case err == nil, httpapi.Silent(err), errors.As(err, &api):
+	case errors.As(err, &api):
 		return err
 	case errors.As(err, &rejected):
 		return rejection(rejected)

@@ -25,6 +25,7 @@ type request struct {
 
 	endpoint wire.Endpoint
 	decoded  *wire.Request // nil until it is decoded
+	model    llm.Model     // of decoded, as records and the log have it
 	body     *heldBody     // nil: it has none, or it streams through
 	upload   *patientBody  // where the body streams through
 	estimate tokens.Estimate
@@ -69,14 +70,6 @@ func patience(h http.Header) time.Duration {
 		}
 	}
 	return least
-}
-
-// model is the model's name as records and the log have it.
-func (q *request) model() llm.Model {
-	if q.decoded == nil {
-		return ""
-	}
-	return ledger.CleanName(q.decoded.Model)
 }
 
 // close leaves the body to the server.
