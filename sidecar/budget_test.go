@@ -91,10 +91,10 @@ func TestBudget_ResetsWithThePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // from midnight on
 		file := sidecartest.WriteFile(t, "c.yaml", `sessions: [{match: "*", budget: {tokens: 20, per: hour}}]`)
 		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0")
-		defer b.stop()
+		defer b.Stop()
 		ask := func() (int, string) {
 			t.Helper()
-			status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat)
+			status, _, text, err := b.Ask(t.Context(), "s", sidecartest.Chat)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -416,7 +416,7 @@ func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := sidecartest.WriteFile(t, "c.yaml", `sessions: [{match: "held", budget: {tokens: 100}}]`)
 		b := newBubble(t, provider.Config{TTFT: 3 * time.Second}, "CONFIG_FILE", file, "RATE_LIMIT_PER_MIN", "0", "MAX_CONCURRENT_REQUESTS", "1")
-		defer b.stop()
+		defer b.Stop()
 		ask := func(session, timeout string) (status int, after time.Duration, queued string) {
 			body := strings.Replace(sidecartest.Chat, "{", `{"max_tokens":80,`, 1)
 			req, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
@@ -425,7 +425,7 @@ func TestBudget_HasOnePatienceWithTheQueue(t *testing.T) {
 			}
 			req.Header.Set("X-Queue-Timeout", timeout)
 			started := time.Now()
-			resp, err := b.client.Do(req)
+			resp, err := b.Client.Do(req)
 			if err != nil {
 				t.Error(err)
 				return 0, 0, ""

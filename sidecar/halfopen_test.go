@@ -31,19 +31,19 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const clients, lasts = 500, 30 * time.Second
 				b := newBubble(t, provider.Config{TTFT: 300 * time.Millisecond, TokenInterval: 20 * time.Millisecond}, "RATE_LIMIT_PER_MIN", "0")
-				defer b.stop()
+				defer b.Stop()
 				if warm {
-					if status, _, _, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {
+					if status, _, _, err := b.Ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {
 						t.Fatal(status, err)
 					}
 					<-time.After(5 * time.Minute) // until its connection is closed for idleness
 				}
-				b.down.Store(true)
+				b.Down.Store(true)
 				begun := time.Now()
-				time.AfterFunc(lasts, func() { b.down.Store(false) })
+				time.AfterFunc(lasts, func() { b.Down.Store(false) })
 				halfOpen := func() (open bool) {
 					var status admin.QueueStatus
-					resp, err := b.client.Get("http://127.0.0.1/queue/status")
+					resp, err := b.Client.Get("http://127.0.0.1/queue/status")
 					if err == nil {
 						err = errors.Join(json.NewDecoder(resp.Body).Decode(&status), resp.Body.Close())
 					}
@@ -64,16 +64,16 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 				for i := range clients {
 					calls.Go(func() {
 						<-time.After(time.Duration(i) * 10 * time.Millisecond)
-						if status, _, text, err := b.ask(t.Context(), fmt.Sprint(i), sidecartest.Chat); err != nil || status != 200 {
+						if status, _, text, err := b.Ask(t.Context(), fmt.Sprint(i), sidecartest.Chat); err != nil || status != 200 {
 							t.Errorf("client %d: %d %s %v", i, status, text, err)
 						}
 					})
 				}
 				calls.Wait()
 				after := time.Since(begun) - lasts
-				t.Logf("%d connections were tried in 30 s; all had their answers %v after it", b.dials.Load(), after)
-				if b.dials.Load() > 40 {
-					t.Errorf("%d connections were tried", b.dials.Load())
+				t.Logf("%d connections were tried in 30 s; all had their answers %v after it", b.Dials.Load(), after)
+				if b.Dials.Load() > 40 {
+					t.Errorf("%d connections were tried", b.Dials.Load())
 				}
 				if after > 20*time.Second {
 					t.Errorf("all had their answers %v after the outage", after)

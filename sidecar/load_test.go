@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,22 +13,16 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 )
 
-// bubble is a whole sidecar between two pipes, for tests in virtual time.
+// A bubble is this sidecar between two networks, for tests in virtual time.
 type bubble struct {
+	*sidecartest.Bubble
 	sim    *provider.Server
 	server *server
-	client *http.Client
-	dial   func(context.Context) (net.Conn, error) // to the sidecar
-	stop   func()
-	cancel func()       // begins the end, as SIGTERM does
-	down   atomic.Bool  // no connection to the provider can be made
-	dials  atomic.Int64 // that failed for it
 }
 
 func newBubble(t *testing.T, cfg provider.Config, settings ...string) *bubble {
@@ -48,89 +39,31 @@ func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), s
 	return newBubbleOn(t, provider.NewPipe(), provider.NewPipe(), serve, settings...)
 }
 
-// A network has one listener: a provider.Pipe or a cable.
-type network interface {
-	net.Listener
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-}
-
 // newBubbleOn is newBubbleOver on networks of one's choice: up leads to the provider, down to the sidecar.
-func newBubbleOn(t *testing.T, up, down network, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
+func newBubbleOn(t *testing.T, up, down sidecartest.Network, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
 	t.Helper()
-	env := sidecartest.Pairs(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...))
-	config, err := config.Load(nil, func(name string) string { return env[name] })
-	if err != nil {
-		t.Fatal(err)
-	}
-	logger := slog.New(slog.DiscardHandler)
-	store, err := openLedger(t.Context(), config, logger)
-	if err != nil {
-		t.Fatal(err)
-	}
 	b := &bubble{}
-	b.dial = func(ctx context.Context) (net.Conn, error) { return down.DialContext(ctx, "", "") }
-	stopSim := serve(up)
-	upTransport := upstream.NewTransport()
-	upTransport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if b.down.Load() {
-			b.dials.Add(1)
-			return nil, errors.New("connection refused")
+	b.Bubble = sidecartest.Wiring{Up: up, Down: down, Provider: serve, Sidecar: func(client *upstream.Client) (func(context.Context, net.Listener) error, func() error) {
+		cfg, err := configOf(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...)...)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return up.DialContext(ctx, network, address)
-	}
-	base, err := url.Parse("http://provider/v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.server = newServer(dependencies{
-		Config: config, Logger: logger, Ledger: store,
-		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: upTransport}),
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- b.server.serve(ctx, down, nil) }()
-	transport := &http.Transport{DialContext: down.DialContext, MaxIdleConnsPerHost: 10_000}
-	b.client, b.cancel = &http.Client{Transport: transport}, cancel
-	b.stop = func() {
-		transport.CloseIdleConnections()
-		cancel()
-		if err := <-served; err != nil {
-			t.Errorf("serve: %v", err)
+		store, err := openLedger(t.Context(), cfg, quiet)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if err := b.server.close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		upTransport.CloseIdleConnections()
-		if err := stopSim(); err != nil {
-			t.Errorf("stop the provider: %v", err)
-		}
-	}
+		b.server = newServer(dependencies{Config: cfg, Logger: quiet, Ledger: store, Upstream: client})
+		return func(ctx context.Context, l net.Listener) error { return b.server.serve(ctx, l, nil) }, b.server.close
+	}}.Start(t)
 	return b
-}
-
-// ask makes one call and returns its status and the time to it.
-func (b *bubble) ask(ctx context.Context, session, body string) (status int, waited time.Duration, text string, err error) {
-	started := time.Now()
-	req, err := http.NewRequestWithContext(ctx, "POST", "http://127.0.0.1/v1/session/"+session+"/chat/completions", strings.NewReader(body))
-	if err != nil {
-		return 0, 0, "", err
-	}
-	resp, err := b.client.Do(req)
-	if err != nil {
-		return 0, 0, "", err
-	}
-	defer resp.Body.Close()
-	waited = time.Since(started)
-	answer, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, waited, string(answer), err
 }
 
 func TestLoad_IdleQueueAddsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, provider.Config{Account: provider.AccountConfig{RPM: 60, TPM: 100_000}}, "RATE_LIMIT_PER_MIN", "60")
-		defer b.stop()
+		defer b.Stop()
 		for i := range 3 {
-			if status, waited, text, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 || waited > time.Millisecond {
+			if status, waited, text, err := b.Ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 || waited > time.Millisecond {
 				t.Errorf("call %d: %d after %v, %v %s", i+1, status, waited, err, text)
 			}
 		}
@@ -140,12 +73,12 @@ func TestLoad_IdleQueueAddsNothing(t *testing.T) {
 func TestLoad_TwoHundredCallsAtSixtyAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, provider.Config{Account: provider.AccountConfig{RPM: 60}}, "RATE_LIMIT_PER_MIN", "60")
-		defer b.stop()
+		defer b.Stop()
 		var calls sync.WaitGroup
 		var answered atomic.Int64
 		for i := range 200 {
 			calls.Go(func() {
-				if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), sidecartest.Chat); err == nil && status == 200 {
+				if status, _, text, err := b.Ask(t.Context(), fmt.Sprint("s", i%7), sidecartest.Chat); err == nil && status == 200 {
 					answered.Add(1)
 				} else {
 					t.Errorf("call %d: %d %v %s", i, status, err, text)
@@ -171,7 +104,7 @@ func TestLoad_KeepsTheLimitFull(t *testing.T) {
 		b := newBubble(t, provider.Config{
 			Account: provider.AccountConfig{RPM: rpm, TPM: tpm}, TTFT: 300 * time.Millisecond, TokenInterval: 10 * time.Millisecond, Jitter: 0.5, Seed: 3,
 		}, "RATE_LIMIT_PER_MIN", fmt.Sprint(rpm), "TOKEN_LIMIT_PER_MIN", fmt.Sprint(tpm))
-		defer b.stop()
+		defer b.Stop()
 		r := b.overload(t, 1.3*rpm, length, warmUp)
 		used := r.accepted / rpm
 		t.Logf("%d attempts, %d upstream 429s (%.2f %%), %.1f %% of the limit used after warm-up", r.attempts, r.throttled, 100*r.share, 100*used)
@@ -237,10 +170,10 @@ func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
 func TestLoad_DownIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, provider.Config{})
-		defer b.stop()
-		b.down.Store(true)
-		time.AfterFunc(3*time.Minute, func() { b.down.Store(false) })
-		status, waited, text, err := b.ask(t.Context(), "s", sidecartest.Chat)
+		defer b.Stop()
+		b.Down.Store(true)
+		time.AfterFunc(3*time.Minute, func() { b.Down.Store(false) })
+		status, waited, text, err := b.Ask(t.Context(), "s", sidecartest.Chat)
 		if err != nil || status != 200 || waited < 3*time.Minute || waited > 3*time.Minute+10*time.Second {
 			t.Errorf("%d after %v, %v %s", status, waited, err, text)
 		}

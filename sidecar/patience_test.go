@@ -16,8 +16,8 @@ import (
 func TestBody_NobodyReadsIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := handlerBubble(t, func(http.ResponseWriter, *http.Request) {})
-		defer b.stop()
-		conn, err := b.dial(t.Context())
+		defer b.Stop()
+		conn, err := b.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,8 +39,8 @@ func TestBody_NobodyReadsIsNotWaitedFor(t *testing.T) {
 func TestPage_NobodyReadsIsNotWrittenForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := handlerBubble(t, func(http.ResponseWriter, *http.Request) {})
-		defer b.stop()
-		conn, err := b.dial(t.Context())
+		defer b.Stop()
+		conn, err := b.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -18,20 +16,6 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
-
-// raw opens a connection to the sidecar for bytes that no client library sends.
-func raw(t *testing.T, s *sidecartest.Sidecar, text string) (net.Conn, *bufio.Reader) {
-	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if _, err := io.WriteString(conn, text); err != nil {
-		t.Fatal(err)
-	}
-	return conn, bufio.NewReader(conn)
-}
 
 func TestProtocol_InterimAnswersPass(t *testing.T) {
 	base := sidecartest.Scripted(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -56,7 +40,7 @@ func TestProtocol_InterimAnswersPass(t *testing.T) {
 	if fmt.Sprint(seen) != "[103</x>; rel=preload 102</x>; rel=preload]" {
 		t.Errorf("interim answers %q", seen)
 	}
-	_, reader := raw(t, s, "GET /v1/models HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+	_, reader := s.Raw("GET /v1/models HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
 	if line, err := reader.ReadString('\n'); err != nil || !strings.Contains(line, " 200 ") {
 		t.Errorf("an HTTP/1.0 client, which knows none, got %q, %v", line, err)
 	}
@@ -70,7 +54,7 @@ func TestProtocol_NoInterimBesideExpect(t *testing.T) {
 		_, _ = io.Copy(w, r.Body)
 	})
 	s := start(t, base)
-	conn, reader := raw(t, s, "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	conn, reader := s.Raw("POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 	if line, err := reader.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
@@ -109,7 +93,7 @@ func TestProtocol_ContinueIsSaidWhenTheBodyIsWanted(t *testing.T) {
 	_, base := sidecartest.Simulated(t, provider.Config{})
 	s := start(t, base, "MAX_BODY_BYTES", "1KiB")
 	head := "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: "
-	conn, reader := raw(t, s, fmt.Sprintf("%s%d\r\n\r\n", head, len(sidecartest.Chat)))
+	conn, reader := s.Raw(fmt.Sprintf("%s%d\r\n\r\n", head, len(sidecartest.Chat)))
 	if line, err := reader.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("got %q, %v", line, err)
 	}
@@ -118,7 +102,7 @@ func TestProtocol_ContinueIsSaidWhenTheBodyIsWanted(t *testing.T) {
 	if resp, err := http.ReadResponse(reader, nil); err != nil || resp.StatusCode != 200 {
 		t.Errorf("got %v, %v", resp, err)
 	}
-	_, reader = raw(t, s, head+"4096\r\n\r\n")
+	_, reader = s.Raw(head + "4096\r\n\r\n")
 	if line, err := reader.ReadString('\n'); err != nil || !strings.Contains(line, " 413 ") {
 		t.Errorf("a body that is too large: %q, %v", line, err)
 	}
@@ -136,14 +120,14 @@ func TestProtocol_HTTP10(t *testing.T) {
 		_, _ = io.WriteString(w, doneEvent)
 	}))
 	request := fmt.Sprintf("POST /v1/chat/completions HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(sidecartest.ChatStream), sidecartest.ChatStream)
-	_, reader := raw(t, s, request)
+	_, reader := s.Raw(request)
 	whole, err := io.ReadAll(reader)
 	head, body, _ := strings.Cut(string(whole), "\r\n\r\n")
 	if err != nil || !strings.HasPrefix(head, "HTTP/1.0 200 OK") || strings.Contains(head, "chunked") || body != eventA+doneEvent {
 		t.Errorf("got %q, %v", whole, err)
 	}
 	cut = true
-	_, reader = raw(t, s, request)
+	_, reader = s.Raw(request)
 	if part, err := io.ReadAll(reader); err == nil {
 		t.Errorf("a truncated answer ended like a whole one: %q", part)
 	}
@@ -154,7 +138,7 @@ func TestProtocol_PipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	s := start(t, base)
 	one := "GET /v1/no/such/%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 	post := fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", len(sidecartest.Chat), sidecartest.Chat)
-	_, reader := raw(t, s, fmt.Sprintf(one, 1)+post+fmt.Sprintf(one, 2))
+	_, reader := s.Raw(fmt.Sprintf(one, 1) + post + fmt.Sprintf(one, 2))
 	for i, want := range []string{"/no/such/1", `"usage"`, "/no/such/2"} {
 		resp, err := http.ReadResponse(reader, nil)
 		if err != nil {
@@ -196,8 +180,8 @@ func TestUpload_TrickleIsCut(t *testing.T) {
 		t.Run(upload.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := handlerBubble(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
-				defer b.stop()
-				conn, err := b.dial(t.Context())
+				defer b.Stop()
+				conn, err := b.Dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -241,8 +225,8 @@ func TestUpload_TrickleIsCut(t *testing.T) {
 					time.Sleep(5 * time.Second)
 				}
 			})
-			defer b.stop()
-			resp := b.post(t, t.Context(), "/v1/files", string(bytes.Repeat([]byte{'x'}, size)))
+			defer b.Stop()
+			resp := b.Post(t, t.Context(), "/v1/files", string(bytes.Repeat([]byte{'x'}, size)))
 			if resp.StatusCode != 200 || got != size {
 				t.Errorf("%d after %d bytes", resp.StatusCode, got)
 			}

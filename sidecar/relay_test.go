@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -21,16 +20,7 @@ import (
 
 // handlerBubble is a bubble whose provider answers by handle.
 func handlerBubble(t *testing.T, handle http.HandlerFunc, settings ...string) *bubble {
-	return newBubbleOver(t, serving(handle), settings...)
-}
-
-func serving(handle http.HandlerFunc) func(net.Listener) (stop func() error) {
-	return func(l net.Listener) func() error {
-		server := &http.Server{Handler: handle}
-		done := make(chan struct{})
-		go func() { defer close(done); _ = server.Serve(l) }()
-		return func() error { err := server.Close(); <-done; return err }
-	}
+	return newBubbleOver(t, sidecartest.Serving(handle), settings...)
 }
 
 // streamOf answers with the head of a stream and what rest does then.
@@ -42,20 +32,6 @@ func streamOf(rest func(w http.ResponseWriter, r *http.Request)) http.HandlerFun
 		_ = http.NewResponseController(w).Flush()
 		rest(w, r)
 	}
-}
-
-// post starts a request and returns its answer, body open.
-func (b *bubble) post(t *testing.T, ctx context.Context, path, body string) *http.Response {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, "POST", "http://127.0.0.1"+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := b.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp
 }
 
 const chatPath = "/v1/session/s/chat/completions"
@@ -76,9 +52,9 @@ func TestRelay_SilenceBetweenTwoBytesIsBounded(t *testing.T) {
 	t.Run("a stalled answer is cut after idleTimeout", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := handlerBubble(t, streamOf(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
-			defer b.stop()
+			defer b.Stop()
 			started := time.Now()
-			resp := b.post(t, t.Context(), chatPath, sidecartest.ChatStream)
+			resp := b.Post(t, t.Context(), chatPath, sidecartest.ChatStream)
 			body, err := io.ReadAll(resp.Body)
 			if took := time.Since(started); took != idleTimeout || !errors.Is(err, io.ErrUnexpectedEOF) || string(body) != eventA {
 				t.Errorf("%v after %v with %q, want a cut after %v", err, took, body, idleTimeout)
@@ -99,9 +75,9 @@ func TestRelay_SilenceBetweenTwoBytesIsBounded(t *testing.T) {
 				}
 				_, _ = io.WriteString(w, "\n\n"+eventB+usageEv+doneEvent)
 			}))
-			defer b.stop()
+			defer b.Stop()
 			started := time.Now()
-			body, err := io.ReadAll(b.post(t, t.Context(), chatPath, sidecartest.ChatStream).Body)
+			body, err := io.ReadAll(b.Post(t, t.Context(), chatPath, sidecartest.ChatStream).Body)
 			if took := time.Since(started); err != nil || took < 3*time.Hour || !strings.HasSuffix(string(body), doneEvent) {
 				t.Errorf("%v after %v", err, took)
 			}
@@ -116,9 +92,9 @@ func TestRelay_AnswerThatIsCompleteDoesNotWaitForItsConnection(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		}))
-		defer b.stop()
+		defer b.Stop()
 		started := time.Now()
-		body, err := io.ReadAll(b.post(t, t.Context(), chatPath, sidecartest.ChatStream).Body)
+		body, err := io.ReadAll(b.Post(t, t.Context(), chatPath, sidecartest.ChatStream).Body)
 		if took := time.Since(started); err != nil || took != endPatience || !strings.HasSuffix(string(body), doneEvent) {
 			t.Errorf("%v after %v with %q, want a clean end after %v", err, took, body, endPatience)
 		}
@@ -146,8 +122,8 @@ func TestRelay_SlowReader(t *testing.T) {
 				sent.Add(int64(n))
 			}
 		}), "DISCONNECT_POLICY", "cancel")
-		defer b.stop()
-		conn, err := b.dial(t.Context())
+		defer b.Stop()
+		conn, err := b.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,9 +155,9 @@ func TestDrain_IsBoundedInTime(t *testing.T) {
 			<-r.Context().Done()
 			given.Store(int64(time.Since(started)))
 		}))
-		defer b.stop()
+		defer b.Stop()
 		ctx, leave := context.WithCancel(t.Context())
-		resp := b.post(t, ctx, chatPath, sidecartest.ChatStream)
+		resp := b.Post(t, ctx, chatPath, sidecartest.ChatStream)
 		sidecartest.Read(t, resp.Body, len(eventA))
 		leave()
 		time.Sleep(drainTime - time.Millisecond)
@@ -209,9 +185,9 @@ func TestDrain_IsBoundedInBytes(t *testing.T) {
 				after.Add(int64(n))
 			}
 		}))
-		defer b.stop()
+		defer b.Stop()
 		ctx, leave := context.WithCancel(t.Context())
-		resp := b.post(t, ctx, chatPath, sidecartest.ChatStream)
+		resp := b.Post(t, ctx, chatPath, sidecartest.ChatStream)
 		sidecartest.Read(t, resp.Body, len(eventA))
 		leave()
 		time.Sleep(2 * time.Second)
@@ -226,7 +202,7 @@ func TestDrain_IsBoundedInBytes(t *testing.T) {
 func TestDrain_TakesATenthOfThePlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := handlerBubble(t, streamOf(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
-		defer b.stop()
+		defer b.Stop()
 		ctx, leave := context.WithCancel(t.Context())
 		stay, end := context.WithCancel(t.Context())
 		for i := range 40 {
@@ -234,7 +210,7 @@ func TestDrain_TakesATenthOfThePlaces(t *testing.T) {
 			if i >= 30 {
 				of = stay
 			}
-			sidecartest.Read(t, b.post(t, of, chatPath, sidecartest.ChatStream).Body, len(eventA))
+			sidecartest.Read(t, b.Post(t, of, chatPath, sidecartest.ChatStream).Body, len(eventA))
 		}
 		leave()
 		synctest.Wait()

@@ -308,14 +308,14 @@ func TestReload_ChangesTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := sidecartest.WriteFile(t, "config.yaml", "settings: {RATE_LIMIT_PER_MIN: 60}\n")
 		b := newBubble(t, provider.Config{}, "CONFIG_FILE", file, "LEARN_LIMITS", "false")
-		defer b.stop()
+		defer b.Stop()
 		b.server.level = new(slog.LevelVar)
 		began := time.Now()
 		batch := func(n int) (wait func() time.Duration) {
 			var calls sync.WaitGroup
 			for i := range n {
 				calls.Go(func() {
-					if status, _, text, err := b.ask(t.Context(), fmt.Sprint("s", i%7), sidecartest.Chat); err != nil || status != 200 {
+					if status, _, text, err := b.Ask(t.Context(), fmt.Sprint("s", i%7), sidecartest.Chat); err != nil || status != 200 {
 						t.Errorf("call %d: %d %v %s", i, status, err, text)
 					}
 				})

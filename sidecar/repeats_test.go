@@ -24,13 +24,13 @@ func TestRepeats_AProviderThatFailsIsNotFlooded(t *testing.T) {
 			w.Header().Set("Retry-After-Ms", "10")
 			w.WriteHeader(503)
 		}, "RATE_LIMIT_PER_MIN", "0")
-		defer b.stop()
+		defer b.Stop()
 		var calls sync.WaitGroup
 		const n = 1000
 		started := time.Now()
 		for range n {
 			calls.Go(func() {
-				switch status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat); {
+				switch status, _, text, err := b.Ask(t.Context(), "s", sidecartest.Chat); {
 				case err != nil || status != 503:
 					t.Errorf("%d %s %v", status, text, err)
 				case text == "":

@@ -48,7 +48,7 @@ func TestRequirement_10_LoopbackUnlessTold(t *testing.T) {
 
 // Health routes answer every host: a kubelet knows none of our names (contract, Configuration).
 func TestRequirement_11_HostsAndOrigins(t *testing.T) {
-	rec, base := record(t)
+	rec, base := sidecartest.Record(t)
 	admin := freeAddress(t)
 	s := start(t, base, "ADMIN_ADDR", admin)
 	for _, url := range []string{s.URL + "/v1/models", s.URL + "/v1/session/s/status", s.URL + "/", "http://" + admin + "/metrics", "http://" + admin + "/sessions/status", "http://" + admin + "/usage"} {
@@ -66,7 +66,7 @@ func TestRequirement_11_HostsAndOrigins(t *testing.T) {
 			}
 		}
 	}
-	if n := len(rec.seen()); n != 0 {
+	if n := len(rec.Seen()); n != 0 {
 		t.Errorf("%d such requests went up", n)
 	}
 	for _, host := range []string{"localhost", "127.0.0.1:1", "[::1]", "LOCALHOST:8080"} {
@@ -92,7 +92,7 @@ func freeAddress(t *testing.T) string {
 // TestRequirement_12_EveryRouteFailsClosed asks every route there is, on both
 // listeners, without a key; and holds that no route can be added past the list.
 func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
-	rec, base := record(t)
+	rec, base := sidecartest.Record(t)
 	admin := freeAddress(t)
 	s := start(t, base, "ADMIN_ADDR", admin, "CLIENT_API_KEYS", "web=key-canary-1")
 	open := map[string]bool{"GET /livez": true, "GET /readyz": true, "GET /healthz": true}
@@ -130,8 +130,8 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 			}
 		}
 	}
-	if asked < 200 || len(rec.seen()) != 0 {
-		t.Errorf("%d asked, %d went up", asked, len(rec.seen()))
+	if asked < 200 || len(rec.Seen()) != 0 {
+		t.Errorf("%d asked, %d went up", asked, len(rec.Seen()))
 	}
 	registrations := 0
 	for _, file := range programText(t, rooms...) {
@@ -242,7 +242,7 @@ func TestRequirement_15_SlowAndLargeRequestsAreBounded(t *testing.T) {
 }
 
 func TestRequirement_18_OddJSONHasADefinedResult(t *testing.T) {
-	rec, base := record(t)
+	rec, base := sidecartest.Record(t)
 	s := start(t, base)
 	deep := strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)
 	for name, c := range map[string]struct {
@@ -271,15 +271,15 @@ func TestRequirement_18_OddJSONHasADefinedResult(t *testing.T) {
 		"a nested field twice":          {`{"model":"gpt-4o","metadata":{"model":1,"model":2}}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before, start := len(rec.seen()), allocated()
+			before, start := len(rec.Seen()), allocated()
 			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", c.body)
 			if grown := allocated() - start; grown > 64<<20 {
 				t.Errorf("%d bytes were allocated for %d", grown, len(c.body))
 			}
-			came := len(rec.seen()) - before
+			came := len(rec.Seen()) - before
 			switch {
-			case c.up && (a.StatusCode != 200 || came != 1 || string(rec.body) != c.body):
-				t.Errorf("%d, %d went up, %.100q", a.StatusCode, came, rec.body)
+			case c.up && (a.StatusCode != 200 || came != 1 || string(rec.Body) != c.body):
+				t.Errorf("%d, %d went up, %.100q", a.StatusCode, came, rec.Body)
 			case !c.up && (a.StatusCode != 400 || sidecartest.ErrorOf(t, a) != "duplicate_field" || came != 0):
 				t.Errorf("%d %s, %d went up", a.StatusCode, a.Body, came)
 			}

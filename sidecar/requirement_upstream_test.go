@@ -11,9 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -38,36 +36,9 @@ func decoy(t *testing.T) (address string) {
 	return server.Listener.Addr().String()
 }
 
-// recorder is an upstream that remembers what came.
-type recorder struct {
-	mu    sync.Mutex
-	lines []string // method and request target
-	last  *http.Request
-	body  []byte
-}
-
-func record(t *testing.T) (*recorder, string) {
-	rec := &recorder{}
-	return rec, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		rec.mu.Lock()
-		defer rec.mu.Unlock()
-		rec.lines = append(rec.lines, r.Method+" "+r.RequestURI)
-		rec.last, rec.body = r, body
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`)
-	})
-}
-
-func (r *recorder) seen() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.lines)
-}
-
 func TestRequirement_01_UpstreamOnlyFromConfig(t *testing.T) {
 	bad := decoy(t)
-	rec, base := record(t)
+	rec, base := sidecartest.Record(t)
 	s := start(t, base)
 	evil := "http://" + bad + "/v1"
 	headers := []string{
@@ -80,12 +51,12 @@ func TestRequirement_01_UpstreamOnlyFromConfig(t *testing.T) {
 		t.Fatalf("%d %s", a.StatusCode, a.Body)
 	}
 	host := strings.TrimPrefix(strings.TrimSuffix(base, "/v1"), "http://")
-	if rec.last.Host != host || !strings.HasPrefix(rec.last.RequestURI, "/v1/chat/completions?") || rec.last.Header.Get("Authorization") != "Bearer sk-upstream-canary" || rec.last.Header.Get("Api-Key") != "" {
-		t.Errorf("up went %s to %s with %v", rec.last.RequestURI, rec.last.Host, rec.last.Header)
+	if rec.Last.Host != host || !strings.HasPrefix(rec.Last.RequestURI, "/v1/chat/completions?") || rec.Last.Header.Get("Authorization") != "Bearer sk-upstream-canary" || rec.Last.Header.Get("Api-Key") != "" {
+		t.Errorf("up went %s to %s with %v", rec.Last.RequestURI, rec.Last.Host, rec.Last.Header)
 	}
 	// A request target with a host of its own names no other host either.
 	statuses, _ := s.Rawly(fmt.Sprintf("POST %s/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", evil, len(sidecartest.Chat), sidecartest.Chat))
-	if lines := rec.seen(); len(statuses) != 1 || statuses[0] == 200 && lines[len(lines)-1] != "POST /v1/chat/completions" {
+	if lines := rec.Seen(); len(statuses) != 1 || statuses[0] == 200 && lines[len(lines)-1] != "POST /v1/chat/completions" {
 		t.Errorf("absolute form: %v, upstream saw %v", statuses, lines)
 	}
 	statuses, _ = s.Rawly("CONNECT " + bad + " HTTP/1.1\r\nHost: " + bad + "\r\nConnection: close\r\n\r\n")
@@ -111,7 +82,7 @@ func TestRequirement_02_RedirectsAreNotFollowed(t *testing.T) {
 // Encoded slashes pass, unlike in the requirement: providers name models so
 // (contract, Routes).
 func TestRequirement_03_PathsStayBelowTheBase(t *testing.T) {
-	rec, base := record(t)
+	rec, base := sidecartest.Record(t)
 	s := start(t, base)
 	for target, want := range map[string]string{
 		"/v1/models/org%2Fname": "/v1/models/org%2Fname", "/v1/models?x=/../y": "/v1/models?x=/../y",
@@ -120,9 +91,9 @@ func TestRequirement_03_PathsStayBelowTheBase(t *testing.T) {
 		"/v1//admin": "", "/v1/a//b": "", "/v1/a%5cb": "", "/v1/..%5cadmin": "", "//v1/models": "", "/v1/%2e": "", "/v1/session/../models": "",
 		"/v1/session/%2e%2e/models": "", "/admin": "", "*": "", "/v1": "", "/": "",
 	} {
-		before := len(rec.seen())
+		before := len(rec.Seen())
 		statuses, _ := s.Rawly("GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-		now := rec.seen()
+		now := rec.Seen()
 		switch {
 		case want == "" && (len(now) != before || len(statuses) == 1 && statuses[0] < 300):
 			t.Errorf("%s: %v, upstream saw %v", target, statuses, now[before:])
@@ -202,10 +173,10 @@ func TestRequirement_16_NothingIsUnpackedWithoutBound(t *testing.T) {
 	}
 	zip.Close()
 	t.Run("a coded request", func(t *testing.T) {
-		rec, base := record(t)
+		rec, base := sidecartest.Record(t)
 		s := start(t, base)
-		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", bomb.String(), "Content-Encoding", "gzip"); a.StatusCode != 200 || !bytes.Equal(rec.body, bomb.Bytes()) || rec.last.Header.Get("Content-Encoding") != "gzip" {
-			t.Errorf("%d, %d of %d bytes went up", a.StatusCode, len(rec.body), bomb.Len())
+		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", bomb.String(), "Content-Encoding", "gzip"); a.StatusCode != 200 || !bytes.Equal(rec.Body, bomb.Bytes()) || rec.Last.Header.Get("Content-Encoding") != "gzip" {
+			t.Errorf("%d, %d of %d bytes went up", a.StatusCode, len(rec.Body), bomb.Len())
 		}
 	})
 	for _, status := range []int{200, 400, 429} {
@@ -260,10 +231,10 @@ func TestRequirement_17_RequestsCannotBeSmuggled(t *testing.T) {
 		"a target without an HTTP/1.": "GET /v1/models\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			rec, base := record(t)
+			rec, base := sidecartest.Record(t)
 			s := start(t, base)
 			statuses, _ := s.Rawly(text + "GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-			came := rec.seen()
+			came := rec.Seen()
 			for _, line := range came {
 				if strings.Contains(line, "smuggled") {
 					t.Errorf("%v, upstream saw %v", statuses, came)
@@ -272,8 +243,8 @@ func TestRequirement_17_RequestsCannotBeSmuggled(t *testing.T) {
 			if len(came) > 1 {
 				t.Errorf("one request became %v", came)
 			}
-			if len(came) == 1 && (len(rec.last.TransferEncoding) > 0 && rec.last.ContentLength >= 0 || len(rec.last.Header["Content-Length"]) > 1 || rec.last.Header.Get("X-Evil") != "") {
-				t.Errorf("it was not framed anew: %v %v %v", rec.last.TransferEncoding, rec.last.ContentLength, rec.last.Header)
+			if len(came) == 1 && (len(rec.Last.TransferEncoding) > 0 && rec.Last.ContentLength >= 0 || len(rec.Last.Header["Content-Length"]) > 1 || rec.Last.Header.Get("X-Evil") != "") {
+				t.Errorf("it was not framed anew: %v %v %v", rec.Last.TransferEncoding, rec.Last.ContentLength, rec.Last.Header)
 			}
 		})
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
-	"net/url"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -33,14 +31,13 @@ type lives struct {
 
 func newLives(t *testing.T, settings ...string) *lives {
 	t.Helper()
-	env := sidecartest.Pairs(append([]string{
+	config, err := configOf(append([]string{
 		"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1", "LEARN_LIMITS", "false", "DISCONNECT_POLICY", "cancel", "SHUTDOWN_GRACE", "1s",
-	}, settings...))
-	config, err := config.Load(nil, func(name string) string { return env[name] })
+	}, settings...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := openLedger(t.Context(), config, slog.New(slog.DiscardHandler))
+	store, err := openLedger(t.Context(), config, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,35 +54,22 @@ func newLives(t *testing.T, settings ...string) *lives {
 
 // live is one life: use has a sidecar that is gone afterwards, with everything
 // it had not put into the ledger.
-func (l *lives) live(restored bool, use func(b *bubble)) {
+func (l *lives) live(restored bool, use func(b *sidecartest.Bubble)) {
 	l.t.Helper()
-	base, err := url.Parse("http://provider/v1")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	logger := slog.New(slog.DiscardHandler)
-	transport := upstream.NewTransport()
-	transport.DialContext = l.up.DialContext
-	s := newServer(dependencies{
-		Config: l.config, Logger: logger, Ledger: l.store,
-		Upstream: upstream.New(upstream.Config{Base: base, Key: func() string { return "sk-1" }, Transport: transport}),
-	})
-	if restored {
-		s.restore(l.t.Context())
-	}
-	down := provider.NewPipe()
-	ctx, crash := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- s.serve(ctx, down, nil) }()
-	client := &http.Client{Transport: &http.Transport{DialContext: down.DialContext}}
-	use(&bubble{client: client})
-	crash()
-	if err := <-served; err != nil {
-		l.t.Errorf("serve: %v", err)
-	}
-	s.limits.Close()
-	client.CloseIdleConnections()
-	transport.CloseIdleConnections()
+	b := sidecartest.Wiring{
+		Up: l.up, Down: provider.NewPipe(),
+		Provider: func(net.Listener) func() error { return func() error { return nil } }, // it outlives them
+		Sidecar: func(client *upstream.Client) (func(context.Context, net.Listener) error, func() error) {
+			s := newServer(dependencies{Config: l.config, Logger: quiet, Ledger: l.store, Upstream: client})
+			if restored {
+				s.restore(l.t.Context())
+			}
+			return func(ctx context.Context, down net.Listener) error { return s.serve(ctx, down, nil) },
+				func() error { s.limits.Close(); return nil }
+		},
+	}.Start(l.t)
+	use(b)
+	b.Stop()
 }
 
 // crashLoop lets 30 clients call at once in each of n short lives, and returns
@@ -95,11 +79,11 @@ func crashLoop(t *testing.T, n int, life time.Duration, restored bool) provider.
 	t.Helper()
 	l := newLives(t, "RATE_LIMIT_PER_MIN", "60", "TOKEN_LIMIT_PER_MIN", "100000")
 	for range n {
-		l.live(restored, func(b *bubble) {
+		l.live(restored, func(b *sidecartest.Bubble) {
 			calling, hangUp := context.WithCancel(t.Context())
 			var calls sync.WaitGroup
 			for i := range 30 {
-				calls.Go(func() { _, _, _, _ = b.ask(calling, fmt.Sprint("s", i), sidecartest.Chat) })
+				calls.Go(func() { _, _, _, _ = b.Ask(calling, fmt.Sprint("s", i), sidecartest.Chat) })
 			}
 			<-time.After(life)
 			hangUp()
@@ -140,19 +124,19 @@ func TestRestore_TheDayIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLives(t, "CONFIG_FILE", file)
 		defer l.close()
-		ask := func(b *bubble, want int, code string) {
-			if status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != want || !strings.Contains(text, code) {
+		ask := func(b *sidecartest.Bubble, want int, code string) {
+			if status, _, text, err := b.Ask(t.Context(), "s", sidecartest.Chat); err != nil || status != want || !strings.Contains(text, code) {
 				t.Errorf("%d %v %s, want %d %s", status, err, text, want, code)
 			}
 		}
 		for range 2 {
-			l.live(true, func(b *bubble) { ask(b, 200, ""); ask(b, 200, "") })
+			l.live(true, func(b *sidecartest.Bubble) { ask(b, 200, ""); ask(b, 200, "") })
 		}
-		l.live(true, func(b *bubble) {
+		l.live(true, func(b *sidecartest.Bubble) {
 			ask(b, 200, "")
 			ask(b, 503, "daily_limit")
 		})
 		<-time.After(26 * time.Hour)
-		l.live(true, func(b *bubble) { ask(b, 200, "") })
+		l.live(true, func(b *sidecartest.Bubble) { ask(b, 200, "") })
 	})
 }

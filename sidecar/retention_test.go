@@ -21,7 +21,7 @@ func TestRetention_RemovesRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = start(t, upstream, settings...)
-	eventually(t, "the row goes", func() bool { return len(s.Rows("a")) == 0 })
+	sidecartest.Eventually(t, "the row goes", func() bool { return len(s.Rows("a")) == 0 })
 	if got := s.Status()["a"]; got.RequestCount != 1 || got.TotalTokens == 0 {
 		t.Errorf("status = %+v; want that totals stay", got)
 	}

@@ -31,7 +31,7 @@ func TestRows_NotSentNoRow(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer db.Close()
-		eventually(t, "its note is gone", func() bool {
+		sidecartest.Eventually(t, "its note is gone", func() bool {
 			var n int
 			return db.QueryRowContext(t.Context(), "SELECT count(*) FROM inflight").Scan(&n) == nil && n == 0
 		})
@@ -44,10 +44,10 @@ func TestRows_NotSentNoRow(t *testing.T) {
 			_, err := sidecartest.Try(ctx, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat)
 			result <- err
 		}()
-		eventually(t, "the request is on its way", func() bool { return metric(t, s.URL, "llm_queue_proxy_in_flight") == "1" })
+		sidecartest.Eventually(t, "the request is on its way", func() bool { return metric(t, s.URL, "llm_queue_proxy_in_flight") == "1" })
 		cancel()
 		<-result
-		eventually(t, "the request is over", func() bool { return len(s.Log.Lines("request")) == 1 })
+		sidecartest.Eventually(t, "the request is over", func() bool { return len(s.Log.Lines("request")) == 1 })
 		if rows := s.SessionsPage(); len(rows) != 0 {
 			t.Errorf("sessions %+v; want none", rows)
 		}

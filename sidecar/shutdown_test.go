@@ -29,7 +29,7 @@ func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
 		b := newBubble(t, provider.Config{}, "SHUTDOWN_GRACE", "10s")
 		get := func(path string) (int, bool) {
 			t.Helper()
-			resp, err := b.client.Get("http://127.0.0.1" + path)
+			resp, err := b.Client.Get("http://127.0.0.1" + path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -40,23 +40,23 @@ func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
 		if status, closes := get("/readyz"); status != 200 || closes {
 			t.Errorf("before: %d, closes: %v", status, closes)
 		}
-		conn, err := b.dial(t.Context()) // a load balancer's, say
+		conn, err := b.Dial(t.Context()) // a load balancer's, say
 		if err != nil {
 			t.Fatal(err)
 		}
 		started := time.Now()
-		b.cancel()
+		b.Cancel()
 		synctest.Wait()
 		for range 3 { // new connections each, as the answers say
 			if status, closes := get("/readyz"); status != 503 || !closes {
 				t.Errorf("readiness while draining: %d, closes: %v", status, closes)
 			}
-			if status, _, _, err := b.ask(t.Context(), "s", sidecartest.Chat); status != 200 {
+			if status, _, _, err := b.Ask(t.Context(), "s", sidecartest.Chat); status != 200 {
 				t.Errorf("a request while draining: %d, %v", status, err)
 			}
 		}
 		conn.Close()
-		b.stop()
+		b.Stop()
 		if took := time.Since(started); took > 10*time.Millisecond {
 			t.Errorf("it took %v with nobody connected", took)
 		}
@@ -64,7 +64,7 @@ func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
 	t.Run("an idle connection is waited for a tenth of the grace", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBubble(t, provider.Config{}, "SHUTDOWN_GRACE", "10s")
-			conn, err := b.dial(t.Context())
+			conn, err := b.Dial(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +77,7 @@ func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
 				_, _ = io.Copy(io.Discard, resp.Body)
 			}
 			started := time.Now()
-			b.stop()
+			b.Stop()
 			if took := time.Since(started); took < time.Second || took > 1100*time.Millisecond {
 				t.Errorf("stopped after %v, want a second", took)
 			}
@@ -87,7 +87,7 @@ func TestShutdown_LameDuckServesWhoIsConnected(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBubble(t, provider.Config{}, "SHUTDOWN_GRACE", "10s")
 			started := time.Now()
-			b.stop()
+			b.Stop()
 			if took := time.Since(started); took != 0 {
 				t.Errorf("an idle sidecar took %v to stop", took)
 			}
@@ -102,12 +102,12 @@ func TestShutdown_QueueIsServedWhileItCanFinish(t *testing.T) {
 		var statuses [4]int
 		var calls sync.WaitGroup
 		for i := range statuses {
-			calls.Go(func() { statuses[i], _, _, _ = b.ask(t.Context(), "s", sidecartest.Chat) })
+			calls.Go(func() { statuses[i], _, _, _ = b.Ask(t.Context(), "s", sidecartest.Chat) })
 		}
 		synctest.Wait()
-		b.cancel()
+		b.Cancel()
 		calls.Wait() // of six seconds each two are over before the last fifth, and a third is on its way
-		b.stop()
+		b.Stop()
 		served := 0
 		for _, status := range statuses {
 			if status == 200 {

@@ -18,25 +18,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
-
-// eventually waits for what other processes, or the program's own timers, bring about.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	end := time.After(30 * time.Second)
-	for !done() {
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-end:
-			t.Fatalf("%s: it did not happen within 30 s", what)
-		}
-	}
-}
 
 const lockHolderEnv = "SIDECAR_TEST_HOLD_LOCK"
 
@@ -122,7 +108,7 @@ func booked(t *testing.T, url, session string, sim *provider.Server) {
 			t.Logf("the provider: %+v; the sidecar: %s", want, a.Body)
 		}
 	})
-	eventually(t, "every answer is booked", func() bool {
+	sidecartest.Eventually(t, "every answer is booked", func() bool {
 		a = sidecartest.Send(t, "GET", url+"/sessions/"+session+"/status", "")
 		return json.Unmarshal([]byte(a.Body), &got) == nil && got.RequestCount >= want.Delivered
 	})
@@ -178,7 +164,7 @@ func TestStoreFault_LockedByAnotherProcess(t *testing.T) {
 	}
 	release()
 	booked(t, s.URL, "a", sim)
-	eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })
+	sidecartest.Eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })
 	if got := metric(t, s.URL, "llm_queue_proxy_ledger_journaled"); got != "0" {
 		t.Errorf("%s records in the journal; want none", got)
 	}
@@ -217,7 +203,7 @@ func TestStoreFault_DiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		booked(t, s.URL, "a", sim)
-		eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })
+		sidecartest.Eventually(t, "the sidecar is ready again", func() bool { _, status := readiness(t, s.URL); return status == "ok" })
 		if lines := s.Log.Lines("usage not recorded"); len(lines) > 0 {
 			t.Errorf("%d records were given up: %v", len(lines), lines[0])
 		}

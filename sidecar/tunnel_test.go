@@ -146,7 +146,7 @@ func TestTunnel_OpensOnlyForAWebsocket(t *testing.T) {
 		{"another protocol in the answer", "GET /v1/realtime HTTP/1.1\r\nConnection: keep-alive, upgrade\r\nUpgrade: WebSocket\r\n", "", "websocket"},
 	} {
 		t.Run(request.name, func(t *testing.T) {
-			_, reader := raw(t, s, request.head+"Host: 127.0.0.1\r\n\r\n"+request.body)
+			_, reader := s.Raw(request.head + "Host: 127.0.0.1\r\n\r\n" + request.body)
 			resp, err := http.ReadResponse(reader, nil)
 			if err != nil || resp.StatusCode != 502 || asked.Load() != request.upgrade {
 				t.Errorf("%v, %v; the provider was asked for %q", resp, err, asked.Load())
@@ -195,7 +195,7 @@ func TestTunnel_HalfCloseReachesTheOtherSide(t *testing.T) {
 		_, _ = fmt.Fprintf(conn, "%s, %v", all, err)
 	}))
 	// "early" leaves with the handshake, before anybody has agreed to it.
-	conn, reader := raw(t, s, "GET /v1/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly ")
+	conn, reader := s.Raw("GET /v1/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly ")
 	resp, err := http.ReadResponse(reader, nil)
 	if err != nil || resp.StatusCode != 101 {
 		t.Fatalf("%v, %v", resp, err)
@@ -291,8 +291,8 @@ func TestTunnel_SlowReader(t *testing.T) {
 			}
 			cut.Store(int64(time.Since(started)))
 		})
-		defer b.stop()
-		conn, err := b.dial(t.Context())
+		defer b.Stop()
+		conn, err := b.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -346,7 +346,7 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				over := make(chan struct{})
-				b := newBubbleOn(t, sidecartest.NewCable(), sidecartest.NewCable(), serving(func(w http.ResponseWriter, _ *http.Request) {
+				b := newBubbleOn(t, sidecartest.NewCable(), sidecartest.NewCable(), sidecartest.Serving(func(w http.ResponseWriter, _ *http.Request) {
 					conn, _, err := http.NewResponseController(w).Hijack()
 					if err != nil {
 						t.Error(err)
@@ -356,9 +356,9 @@ func TestTunnel_SilenceIsBounded(t *testing.T) {
 					_, _ = io.WriteString(conn, head)
 					c.provider(conn, over)
 				}))
-				defer b.stop()
+				defer b.Stop()
 				defer close(over)
-				conn, err := b.dial(t.Context())
+				conn, err := b.Dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -59,7 +59,7 @@ func TestUpload_EarlyAnswerIsNotHeldBack(t *testing.T) {
 	} {
 		t.Run(upload.name, func(t *testing.T) {
 			s := start(t, base)
-			conn, reader := raw(t, s, upload.text)
+			conn, reader := s.Raw(upload.text)
 			_ = conn.SetReadDeadline(time.Now().Add(4 * time.Second)) // less than bodyRest
 			resp, err := http.ReadResponse(reader, nil)
 			for err == nil && resp.StatusCode == 100 {
@@ -135,7 +135,7 @@ func TestUpload_AnswerFlowsWhileItIsSent(t *testing.T) {
 func TestUpload_ConnectionIsKeptBehindIt(t *testing.T) {
 	base := sidecartest.Scripted(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	s := start(t, base)
-	_, reader := raw(t, s, "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 300000\r\n\r\n"+strings.Repeat("x", 300000)+
+	_, reader := s.Raw("POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 300000\r\n\r\n" + strings.Repeat("x", 300000) +
 		"GET /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 	for range 2 {
 		resp, err := http.ReadResponse(reader, nil)

@@ -49,7 +49,7 @@ func TestVariants_NoClientSeesA429(t *testing.T) {
 				b := newBubble(t, provider.Config{
 					Account: test.account, TTFT: 300 * time.Millisecond, TokenInterval: 20 * time.Millisecond, Jitter: 0.5, Seed: 3,
 				}, settings...)
-				defer b.stop()
+				defer b.Stop()
 				r := b.overload(t, rpm*1.3, length, warmUp)
 				t.Logf("%+v", r)
 				if r.client429 != 0 || r.failed != 0 {
@@ -83,7 +83,7 @@ func TestVariants_AutoFollowsTheDialect(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBubble(t, provider.Config{Dialect: test.dialect, Account: account})
-				defer b.stop()
+				defer b.Stop()
 				if got := b.profileAfter(t, 1); got != test.want {
 					t.Errorf("after a good answer auto charges as %q, want %q", got, test.want)
 				}
@@ -101,7 +101,7 @@ func TestVariants_AutoFollowsTheDialect(t *testing.T) {
 						silent.ServeHTTP(w, r)
 					}
 				})
-				defer b.stop()
+				defer b.Stop()
 				if got := b.profileAfter(t, 2); got != test.want || telling.Totals().Throttled != 1 {
 					t.Errorf("after a 429 auto charges as %q, want %q", got, test.want)
 				}
@@ -114,11 +114,11 @@ func TestVariants_AutoFollowsTheDialect(t *testing.T) {
 func (b *bubble) profileAfter(t *testing.T, calls int) string {
 	t.Helper()
 	for range calls {
-		if status, _, text, err := b.ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {
+		if status, _, text, err := b.Ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {
 			t.Fatalf("%d %s %v", status, text, err)
 		}
 	}
-	resp, err := b.client.Get("http://127.0.0.1/queue/status")
+	resp, err := b.Client.Get("http://127.0.0.1/queue/status")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func (b *bubble) overload(t *testing.T, perMinute float64, length, warmUp time.D
 				body := fmt.Sprintf(`{"model":"gpt-4o","max_tokens":%d,"messages":[{"role":"user","content":"%d: %s say %d words"}]}`,
 					200+random.IntN(200), random.IntN(1e6), strings.Repeat("fairness ", random.IntN(120)), 20+random.IntN(160))
 				calls.Go(func() {
-					switch status, _, _, err := b.ask(ctx, fmt.Sprint("s", i), body); {
+					switch status, _, _, err := b.Ask(ctx, fmt.Sprint("s", i), body); {
 					case err != nil && ctx.Err() != nil:
 					case err != nil:
 						failed.Add(1)

@@ -216,3 +216,17 @@ func (s *Sidecar) Rawly(text string) (statuses []int, rest string) {
 		}
 	}
 }
+
+// Raw sends text as it is, and returns the connection and what is read from it.
+func (s *Sidecar) Raw(text string) (net.Conn, *bufio.Reader) {
+	s.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close() })
+	if _, err := io.WriteString(conn, text); err != nil {
+		s.t.Fatal(err)
+	}
+	return conn, bufio.NewReader(conn)
+}
