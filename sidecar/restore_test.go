@@ -56,6 +56,7 @@ func newLives(t *testing.T, settings ...string) *lives {
 // it had not put into the ledger.
 func (l *lives) live(restored bool, use func(b *sidecartest.Bubble)) {
 	l.t.Helper()
+	over := make(chan struct{})
 	b := sidecartest.Wiring{
 		Up: l.up, Down: provider.NewPipe(),
 		Provider: func(net.Listener) func() error { return func() error { return nil } }, // it outlives them
@@ -64,11 +65,13 @@ func (l *lives) live(restored bool, use func(b *sidecartest.Bubble)) {
 			if restored {
 				s.restore(l.t.Context())
 			}
-			return func(ctx context.Context, down net.Listener) error { return s.serve(ctx, down, nil) },
+			return func(ctx context.Context, down net.Listener) error { defer close(over); return s.serve(ctx, down, nil) },
 				func() error { s.limits.Close(); return nil }
 		},
 	}.Start(l.t)
 	use(b)
+	b.Cancel()
+	<-over // while the clients' connections are still open
 	b.Stop()
 }
 
