@@ -13,6 +13,7 @@ const (
 	Completions
 	Responses
 	Embeddings
+	numEndpoints
 )
 
 // A format is all that there is to know of one endpoint. To add an endpoint, add
@@ -39,7 +40,7 @@ const (
 	byTokens
 )
 
-var formats = [...]format{
+var formats = [numEndpoints]format{
 	Other:       {path: "other"},
 	Chat:        {method: "POST", path: "chat/completions", parse: chatParser.parse, asksUsage: true, answer: &chunks, generates: true, billing: byTokens},
 	Completions: {method: "POST", path: "completions", parse: completionParser.parse, asksUsage: true, answer: &chunks, generates: true, billing: byTokens},

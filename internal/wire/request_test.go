@@ -46,12 +46,22 @@ func TestFormats_AreFoundAndSayWhatTheyAre(t *testing.T) {
 		if got := EndpointOf("POST", e.String()); got != e {
 			t.Errorf("%v is found as %v", e, got)
 		}
-		known := e != Other
-		if e.Decoded() != known || e.TellsUsage() != known || e.Billed() != known {
-			t.Errorf("%v: decoded %v, tells usage %v, billed %v", e, e.Decoded(), e.TellsUsage(), e.Billed())
+		if e.String() == "" || e != Other && formats[e].method == "" {
+			t.Errorf("endpoint %d has no row", i)
 		}
-		if generates := known && e != Embeddings; e.Generates() != generates {
-			t.Errorf("%v generates: %v", e, e.Generates())
+		// What is billed has to be known before it is sent, and afterwards.
+		if e.Billed() && !(e.Decoded() && e.TellsUsage()) {
+			t.Errorf("%v is billed: decoded %v, tells usage %v", e, e.Decoded(), e.TellsUsage())
+		}
+		if (e.TellsUsage() || e.Generates()) && !e.Decoded() {
+			t.Errorf("%v is not decoded: tells usage %v, generates %v", e, e.TellsUsage(), e.Generates())
+		}
+	}
+	for e, want := range map[Endpoint][3]bool{ // decoded, billed, generates
+		Other: {}, Chat: {true, true, true}, Completions: {true, true, true}, Responses: {true, true, true}, Embeddings: {true, true, false},
+	} {
+		if got := [3]bool{e.Decoded(), e.Billed(), e.Generates()}; got != want {
+			t.Errorf("%v: decoded, billed, generates: %v, want %v", e, got, want)
 		}
 	}
 	for _, method := range []string{"", "GET"} {
