@@ -57,6 +57,8 @@ type GroupState struct {
 	Meters      []Meter
 	Nursery     bool           // holds models that have not answered yet
 	Sessions    []SessionState // those waiting or served, by band, client and name
+
+	order string // of the groups: a nursery's pattern, or the name
 }
 
 // SessionState is a session that waits or is being served.
@@ -94,7 +96,7 @@ func (c *core) snapshot(now llm.Instant) Snapshot {
 	groups := map[*lane.Lane]*GroupState{}
 	of := func(l *lane.Lane) *GroupState {
 		if groups[l] == nil {
-			groups[l] = &GroupState{Name: string(l.Name), Profile: l.Profile(), Meters: l.Meters(now)}
+			groups[l] = &GroupState{Name: string(l.Name), order: string(l.Name), Profile: l.Profile(), Meters: l.Meters(now)}
 		}
 		return groups[l]
 	}
@@ -122,7 +124,15 @@ func (c *core) snapshot(now llm.Instant) Snapshot {
 		g.Sessions = merge(g.Sessions)
 		s.Groups = append(s.Groups, *g)
 	}
-	slices.SortFunc(s.Groups, func(a, b GroupState) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Groups, func(a, b GroupState) int { // requests without a model before new models
+		switch {
+		case a.order != b.order:
+			return cmp.Compare(a.order, b.order)
+		case a.Nursery:
+			return 1
+		}
+		return -1
+	})
 	return s
 }
 

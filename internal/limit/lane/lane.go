@@ -146,7 +146,9 @@ func (l *Lane) relimit(now llm.Instant) {
 }
 
 func (l *Lane) setLimit(now llm.Instant, d llm.Dimension, amount float64, refill Refill, period time.Duration) {
-	limit := Limit{Amount: amount, Period: period, Refill: refill, Mirrors: l.known[d].mirrors && l.cfg.Share == 1}
+	limit := Limit{Amount: amount, Period: period, Refill: refill}
+	// A limit that is new starts cold: its level follows the provider's step by step.
+	limit.Mirrors = l.known[d].mirrors && l.cfg.Share == 1 && l.limits[d].Amount > 0 && l.limits[d].Refill == refill
 	limit.Paced = d == llm.Requests && l.family == azure
 	if limit == l.limits[d] {
 		return

@@ -106,7 +106,6 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 	if v.HasRemaining && v.Remaining == 0 && (!v.HasLimit || v.HasReset && v.Reset <= 0) {
 		return
 	}
-	fresh := !l.on.has(d)
 	if v.HasLimit {
 		if d == llm.Requests && l.known[d].perDay(v) {
 			// Some tiers name their requests per day by the header of the minute: a
@@ -129,7 +128,7 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 			l.become(now, p)
 		}
 	}
-	l.source.Told(now, d, t.sample(d, v.Remaining, fresh))
+	l.source.Told(now, d, t.sample(d, v.Remaining))
 }
 
 // perDay weighs whether v, named per minute, is a limit per day: three answers

@@ -112,7 +112,6 @@ type Sample struct {
 	Sent        llm.Instant
 	Remaining   float64
 	Spent, Late float64 // from the Mark
-	Fresh       bool    // this answer is the first to name the limit
 
 	family profile // that Spent was booked by
 	ok     bool

@@ -34,8 +34,6 @@ func (b *bucket) sync(now llm.Instant, s Sample) {
 	case b.refill != Continuous || b.paced || !b.mirrors:
 		// Ours is the stricter view: windows that we cannot see the phase of, caps
 		// below the provider's limit, and levels that other sidecars share.
-	case s.Fresh:
-		b.level = min(hat-s.Late, b.capacity())
 	default:
 		if hat -= s.Late; hat > b.level {
 			b.level = min(b.level+raiseGain*(hat-b.level), b.capacity())

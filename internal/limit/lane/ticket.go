@@ -202,10 +202,10 @@ func (t *Ticket) spent(d llm.Dimension) float64 {
 }
 
 // sample is what a header says is left of d.
-func (t *Ticket) sample(d llm.Dimension, remaining int64, fresh bool) Sample {
+func (t *Ticket) sample(d llm.Dimension, remaining int64) Sample {
 	return Sample{
 		Sent: t.sentAt, Remaining: float64(remaining), Spent: t.mark.Spent[d], Late: t.mark.Late[d],
-		Fresh: fresh, family: t.family,
+		family: t.family,
 	}
 }
 
