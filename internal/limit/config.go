@@ -43,7 +43,7 @@ type Config struct {
 	MaxWait          time.Duration // longest wait of a request, all attempts together; 0 = 240 s
 	MaxWaiting       int           // requests in the queue; 0 = 10,000
 	MaxWaitingBytes  int64         // their body bytes; 0 = no bound
-	MaxWaitingTokens int64         // their charges in tokens; 0 = no bound
+	MaxWaitingTokens int64         // their prompts in tokens, and their answers as allowed; 0 = no bound
 	MaxAttempts      int           // of a request, each turned away by the provider; 0 = 10
 
 	// Source, when set, makes the source of a model's lane once the model has

@@ -2,7 +2,6 @@ package limit
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
@@ -36,6 +35,7 @@ type core struct {
 	ghosts    queue.Ghosts
 	done      []*Lease // decided since the caller last looked
 	heads     []choice // see pick
+	round     uint64
 	wakeAt    llm.Instant
 	rejecting bool // refuse waiters and newcomers instead of serving them
 	dice      uint64
@@ -81,6 +81,7 @@ func (c *core) reconfigure(cfg Config, now llm.Instant) {
 		}
 	}
 	c.regroup(now)
+	c.roster.ReleaseClients() // the sources have heard something new
 }
 
 // regroup brings every model that has not answered to the nursery of its pattern:
@@ -93,18 +94,22 @@ func (c *core) regroup(now llm.Instant) {
 			n.crowd.lanes[0].Join(n.base)
 		}
 	}
+	moving := []*model{}
 	for pattern, n := range c.nurseries {
 		for name, m := range n.models {
-			if now, _ := c.configured(name); now != pattern {
-				delete(n.models, name)
-				n.guests = slices.DeleteFunc(n.guests, func(guest llm.Model) bool { return guest == name })
+			if matching, _ := c.configured(name); matching != pattern {
+				n.drop(name)
+				moving = append(moving, m)
 			}
-			m.nursery = c.nursery(name, now)
-			m.nursery.models[name] = m
-			m.nursery.meet(name)
-			m.lanes[0].Join(m.nursery.base)
-			m.queue.Join(m.nursery.contest)
+			m.lanes[0].Join(n.base)
 		}
+	}
+	for _, m := range moving {
+		m.nursery = c.nursery(m.name, now)
+		m.nursery.models[m.name] = m
+		m.nursery.meet(m.name)
+		m.lanes[0].Join(m.nursery.base)
+		m.queue.Join(m.nursery.contest)
 	}
 }
 
@@ -150,8 +155,8 @@ func (c *core) prime(r Recent, now llm.Instant) {
 	used[llm.RequestsDay], used[llm.TokensDay] = float64(r.RequestsDay), float64(r.TokensDay)
 	c.caps.Prime(now, used)
 	if r.Model != "" {
-		m := c.confirm(c.model(r.Model, now), r.Model, now)
-		m.lanes[0].Prime(now, used)
+		c.confirm(c.model(r.Model, now), r.Model, now)
+		c.model(r.Model, now).lanes[0].Prime(now, used)
 	}
 }
 

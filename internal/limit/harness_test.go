@@ -59,7 +59,8 @@ func limitedTo(l Limits) Config {
 
 // answered is the lane of a model that has answered well.
 func answered(c *core, name llm.Model, now llm.Instant) *lane.Lane {
-	return c.confirm(c.model(name, now), name, now).lanes[0]
+	c.confirm(c.model(name, now), name, now)
+	return c.model(name, now).lanes[0]
 }
 
 // meter is one limit of a lane; zero if it has none of d.

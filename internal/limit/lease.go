@@ -95,7 +95,12 @@ func (le *Lease) Attempt() int { return le.attempt }
 // Sent must be called just before the request's bytes leave: from then on its
 // charge counts as booked by the provider.
 func (le *Lease) Sent() {
-	le.event(func(c *core, now llm.Instant) { c.sent(le, now) })
+	if le.l == nil || le.ended {
+		return
+	}
+	le.l.mu.Lock()
+	defer le.l.mu.Unlock()
+	le.l.core.sent(le, le.l.now())
 }
 
 // Observe takes in what the headers of an answer say about the provider's
@@ -165,7 +170,7 @@ func (le *Lease) Unsent(ctx context.Context, after time.Duration) error {
 // again takes in a refusal that counts so many attempts, unless it met a probe,
 // requeues the request and waits.
 func (le *Lease) again(ctx context.Context, attempts int, refuse func(c *core, now llm.Instant) (notBefore llm.Instant, probe bool)) error {
-	if le.ended {
+	if le.l == nil || le.ended {
 		return ErrEnded
 	}
 	l := le.l

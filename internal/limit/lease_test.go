@@ -47,7 +47,14 @@ func TestLease_EndsOnceForEver(t *testing.T) {
 	})
 }
 
-func TestLease_ThatWasNeverGrantedEndsToo(*testing.T) { new(Lease).Release() }
+func TestLease_ThatWasNeverGrantedHasEnded(t *testing.T) {
+	le := new(Lease)
+	le.Release()
+	le.Sent()
+	if err := le.Throttled(t.Context(), llm.Signal{}); !errors.Is(err, ErrEnded) {
+		t.Error(err)
+	}
+}
 
 func TestLease_WaitedSurvivesTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -75,7 +75,6 @@ func (c *core) model(name llm.Model, now llm.Instant) *model {
 		return m
 	}
 	n := c.nursery(name, now)
-	n.meet(name)
 	if m := n.models[name]; m != nil {
 		return m
 	}
@@ -139,7 +138,7 @@ func (n *nursery) title() string {
 func (n *nursery) forget(now llm.Instant) bool {
 	var idlest *model
 	for _, m := range n.models {
-		if m.idle() && m.pausedUntil() <= now && (idlest == nil || m.used < idlest.used) {
+		if m.idle() && m.pausedUntil() <= now && (idlest == nil || m.used < idlest.used || m.used == idlest.used && m.name < idlest.name) {
 			idlest = m
 		}
 	}
@@ -147,6 +146,7 @@ func (n *nursery) forget(now llm.Instant) bool {
 		return false
 	}
 	delete(n.models, idlest.name)
+	idlest.queue.Close()
 	return true
 }
 
@@ -162,19 +162,22 @@ func (m *model) pausedUntil() llm.Instant {
 	return at
 }
 
-// confirm gives m, of which name has answered well, a source of its own. Its queue
-// and its lane stay what they are. Of a crowd only those who come from now on are
-// in a queue of their own.
-func (c *core) confirm(m *model, name llm.Model, now llm.Instant) *model {
+// confirm gives the model of a name that has answered well a source of its own; its
+// queue and its lane stay what they are. m is the model that was asked. Of a crowd only
+// those who come from now on are in a queue of their own. Beyond maxModels nothing
+// changes: such a model goes by what is configured.
+func (c *core) confirm(m *model, name llm.Model, now llm.Instant) {
 	n := m.nursery
 	if n == nil {
-		return m
+		return
 	}
 	c.forget(now)
-	if own := c.models[name]; own != nil || len(c.models) >= maxModels {
-		return m
+	if c.models[name] != nil || len(c.models) >= maxModels {
+		return
 	}
-	if c.leave(name); m == n.crowd {
+	if own := c.leave(name); own != nil {
+		m = own // a crowd's name may have got a queue of its own meanwhile
+	} else if m == n.crowd {
 		m = c.enroll(n, name, now)
 	}
 	m.nursery = nil
@@ -185,7 +188,6 @@ func (c *core) confirm(m *model, name llm.Model, now llm.Instant) *model {
 	}
 	m.lanes[0].Own(source, now)
 	c.models[name] = m
-	return m
 }
 
 // leave takes the model of a name out of its nursery; nil if it has none there.
@@ -195,10 +197,15 @@ func (c *core) leave(name llm.Model) *model {
 	if n == nil {
 		return nil
 	}
-	n.guests = slices.DeleteFunc(n.guests, func(guest llm.Model) bool { return guest == name })
 	m := n.models[name]
-	delete(n.models, name)
+	n.drop(name)
 	return m
+}
+
+// drop takes a name out of n.
+func (n *nursery) drop(name llm.Model) {
+	delete(n.models, name)
+	n.guests = slices.DeleteFunc(n.guests, func(guest llm.Model) bool { return guest == name })
 }
 
 // alias books that the provider calls the limit of l by name. Two lanes that it
@@ -216,9 +223,12 @@ func (c *core) alias(l *lane.Lane, name llm.Model, now llm.Instant) {
 			other = newModel(name, c.contest(l), l, now)
 		}
 		other.queue.Join(c.contest(l))
+		if own := other.lanes[0]; own != l {
+			l.Merge(own, now)
+		} else {
+			l.Aliases = append(l.Aliases, name)
+		}
 		other.nursery, other.lanes[0] = nil, l
-		l.Queued += other.queue.Waiting()
-		l.Aliases = append(l.Aliases, name)
 		c.models[name] = other
 		return
 	}
@@ -246,33 +256,37 @@ func (c *core) contest(l *lane.Lane) *queue.Contest {
 	return queue.NewContest(&c.roster)
 }
 
-// forget drops models that nobody has used for an hour.
+// forget drops models that nobody has used for an hour, and their lanes. All names of a
+// lane go together: one that came back alone would get a second bucket of the same limit.
 func (c *core) forget(now llm.Instant) {
-	for name, m := range c.models {
+	used := map[*lane.Lane]bool{}
+	for _, m := range c.models {
 		if !m.idle() || now.Sub(m.used) <= modelIdle {
+			for _, l := range m.lanes {
+				used[l] = true
+			}
+		}
+	}
+	closed := map[*lane.Lane]bool{}
+	for name, m := range c.models {
+		if slices.ContainsFunc(m.lanes, func(l *lane.Lane) bool { return used[l] }) {
 			continue
 		}
 		delete(c.models, name)
+		m.queue.Close()
 		for _, l := range m.lanes {
-			if !c.serves(l) {
+			if !closed[l] {
+				closed[l] = true
 				l.Close()
 			}
 		}
 	}
 }
 
-// serves reports whether some model has the lane l.
-func (c *core) serves(l *lane.Lane) bool {
-	for _, m := range c.models {
-		if slices.Contains(m.lanes, l) {
-			return true
-		}
-	}
-	return false
-}
-
-// closeLanes tells every lane that nothing more will be taken.
+// closeLanes tells every lane that nothing more will be taken, and makes no source
+// any more.
 func (c *core) closeLanes() {
+	c.cfg.Source = nil
 	closed := map[*lane.Lane]bool{}
 	for _, m := range c.models {
 		for _, l := range m.lanes {

@@ -360,6 +360,92 @@ func TestLimiter_ASourcesWakeUpServesTheQueue(t *testing.T) {
 	})
 }
 
+func TestGrants_WhatComesBackIsOffered(t *testing.T) {
+	c, g, _ := granting(Config{})
+	a := enter(t, c, by("poor", "s"), 0)
+	g.give(c, a, 1)
+	drainDone(c, 0)
+	b := enter(t, c, by("poor", "s"), 0)
+	c.release(a, second)
+	if drainDone(c, 2*second); b.state != granted {
+		t.Error("the grant came back and nobody looks")
+	}
+}
+
+func TestGrants_AMergeWakesHeldClients(t *testing.T) {
+	cfg := limitedTo(Limits{})
+	g := &grants{Clock: lane.NewClock(), left: map[uint64]float64{}, limits: map[llm.Dimension]lane.Limit{}}
+	cfg.Source = func(name llm.Model, _ func()) lane.Source {
+		if name == "m" {
+			return g
+		}
+		return nil
+	}
+	c := newCore(cfg, 0)
+	answered(c, "m", 0)
+	answered(c, "canonical", 0)
+	rich, poor := enter(t, c, by("rich", "s"), 0), enter(t, c, by("poor", "s"), 0)
+	g.give(c, rich, 1)
+	drainDone(c, 0)
+	c.sent(rich, 0)
+	c.throttled(rich, &llm.Signal{Group: "canonical", HasRetryAfter: true}, second)
+	c.end(rich, second)
+	if drainDone(c, 100*second); poor.state != granted {
+		t.Error("waits for a grant of a source that is closed")
+	}
+}
+
+func TestGrants_AReloadWakesHeldClients(t *testing.T) {
+	c, g, _ := granting(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{RequestsPerMinute: 10}}}})
+	a := enter(t, c, by("poor", "s"), 0)
+	drainDone(c, 0)
+	id := a.queued.Session.Client()
+	g.left[id] = 1 // as a source would that grants of its own accord at SetLimit
+	c.reconfigure(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{RequestsPerMinute: 20}}}, Source: c.cfg.Source}.withDefaults(), second)
+	if drainDone(c, second); a.state != granted {
+		t.Error("not asked again after SetLimit")
+	}
+}
+
+type counter struct {
+	*grants
+	calls, entries int
+}
+
+func (s *counter) Waiting(_ llm.Instant, waiting []lane.Backlog) {
+	s.calls++
+	s.entries += len(waiting)
+}
+
+func TestGrants_WhoWaitsIsToldOnceForEachLook(t *testing.T) {
+	s := &counter{grants: &grants{Clock: lane.NewClock(), left: map[uint64]float64{}, limits: map[llm.Dimension]lane.Limit{}}}
+	c := newCore(Config{Source: func(llm.Model, func()) lane.Source { return s }}.withDefaults(), 0)
+	answered(c, "m", 0)
+	for i := range 500 {
+		enter(t, c, by(fmt.Sprint(i), "s"), 0)
+	}
+	s.calls, s.entries = 0, 0
+	c.roster.ReleaseClients() // one wake-up
+	c.pump(second, pumpBatch)
+	if s.calls > 2 {
+		t.Errorf("one wake-up: told %d times, %d backlogs made", s.calls, s.entries)
+	}
+}
+
+func TestLimiter_MakesNoSourceAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		made := 0
+		l := New(Config{Source: func(llm.Model, func()) lane.Source { made++; return lane.NewClock() }})
+		le := mustAcquire(t, l, request("a"))
+		l.Close()
+		le.Sent()
+		le.Settle(llm.Usage{Input: 1})
+		if made != 0 {
+			t.Error("a source was made after Close: nobody closes it")
+		}
+	})
+}
+
 // places is a core whose model m has two lanes, with different limits.
 func places(t *testing.T, caps Limits) (c *core, a, b *lane.Lane) {
 	t.Helper()

@@ -16,6 +16,9 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 	}
 	m := c.model(r.Model, now)
 	m.used = now
+	if m.nursery != nil {
+		m.nursery.meet(r.Model)
+	}
 	for _, l := range m.lanes {
 		l.Refresh(now)
 	}
@@ -40,6 +43,9 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 	rejected := c.judge(le, now)
 	if rejected != nil {
 		c.unlink(le, now)
+		if back {
+			c.ghosts.Leave(r.RetryKey, &le.queued, now)
+		}
 	}
 	return rejected
 }
@@ -177,8 +183,6 @@ type choice struct {
 	dayIsOver bool
 }
 
-func (x *choice) contest() *queue.Contest { return x.lease.model.queue.Contest() }
-
 // pick chooses who goes next: of every contest the first, if one of its lanes lets it
 // go; of those the one of the contest that had least. The choice is strict: what its
 // limit, or the caps over all models, do not let go yet is not overtaken. For limits
@@ -187,6 +191,7 @@ func (c *core) pick(now llm.Instant) choice {
 	at := c.roster.Release(now)
 	for {
 		c.heads = c.heads[:0]
+		c.round++
 		for _, m := range c.active {
 			next := c.head(m, now)
 			switch {
@@ -198,30 +203,31 @@ func (c *core) pick(now llm.Instant) choice {
 				c.enlist(&next)
 			}
 		}
-		best := choice{}
+		var best *choice
 		for i := range c.heads {
 			switch next := &c.heads[i]; {
 			case next.at > now:
 				at = min(at, next.at)
-			case best.lease == nil || next.before(&best):
-				best = *next
+			case best == nil || next.before(best):
+				best = next
 			}
 		}
-		if best.lease == nil {
+		if best == nil {
 			return choice{at: at}
 		}
 		w := &best.lease.queued
 		v := c.caps.When(now, w.Session.Client(), best.charge)
 		switch {
 		case v.At <= now:
-			return best
+			return *best
 		case v.ThisAsker:
 			c.roster.Hold(w.Session.Parent, v.At)
 			at = min(at, v.At)
-		case v.Limit.Daily() && v.At > w.Deadline:
-			best.dayIsOver = true
-			return best
 		default:
+			best.dayIsOver = v.Limit.Daily() && v.At > w.Deadline
+			if best.dayIsOver {
+				return *best
+			}
 			return choice{at: min(at, v.At)}
 		}
 	}
@@ -229,15 +235,13 @@ func (c *core) pick(now llm.Instant) choice {
 
 // enlist keeps the first of each contest in heads.
 func (c *core) enlist(next *choice) {
-	for i := range c.heads {
-		if have := &c.heads[i]; have.contest() == next.contest() {
-			if next.before(have) {
-				*have = *next
-			}
-			return
-		}
+	contest := next.lease.model.queue.Contest()
+	if contest.Round != c.round {
+		contest.Round, contest.First = c.round, len(c.heads)
+		c.heads = append(c.heads, *next)
+	} else if have := &c.heads[contest.First]; next.before(have) {
+		*have = *next
 	}
-	c.heads = append(c.heads, *next)
 }
 
 func (x *choice) before(y *choice) bool {
@@ -248,29 +252,33 @@ func (x *choice) before(y *choice) bool {
 // next client's is asked. A lane that is paused has no head: in its contest others
 // may go meanwhile.
 func (c *core) head(m *model, now llm.Instant) choice {
-	at := llm.Never
+	next := choice{at: llm.Never}
+	asked := false
 	for {
 		w := m.queue.Head(func(w *queue.Waiter) float64 { return c.costOf(m, w) })
 		if w == nil {
-			return choice{at: at}
+			break
 		}
 		l, charge, v := m.soonest(w, now)
-		next := choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, charge)}
-		if v.At <= now {
-			return next
-		}
-		m.tell(now)
-		switch {
-		case v.ThisAsker:
+		m.queue.Away(v.At > now && v.Limit == llm.None && !v.ThisAsker)
+		asked = asked || v.At > now
+		if v.ThisAsker && v.At > now {
 			c.roster.Hold(w.Session.Parent, v.At)
-			at = min(at, v.At)
-		case v.Limit == llm.None:
-			return choice{at: min(at, v.At)}
-		default:
-			next.dayIsOver = v.Limit.Daily() && v.At > w.Deadline
-			return next
+			next.at = min(next.at, v.At)
+			continue
 		}
+		if v.At > now && v.Limit == llm.None {
+			next.at = min(next.at, v.At)
+			break
+		}
+		next = choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, charge)}
+		next.dayIsOver = v.At > now && v.Limit.Daily() && v.At > w.Deadline
+		break
 	}
+	if asked {
+		m.tell(now)
+	}
+	return next
 }
 
 // costOf is what w would cost if it went now, for the floors of bands.

@@ -79,6 +79,7 @@ func (c *core) end(le *Lease, now llm.Instant) {
 	le.model.queue.Ended(le.queued.Session, now)
 	le.model.inflight--
 	c.inflight--
+	c.roster.ReleaseClients() // what came back may be what they wait for
 }
 
 // throttled takes in a curable 429. It returns when the request may go again, and

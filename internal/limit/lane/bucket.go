@@ -216,7 +216,7 @@ func (b *bucket) need(amount float64) float64 {
 	return amount + g
 }
 
-// ready is the earliest llm.Instant at which amount may be taken; llm.Never if only the
+// ready is the earliest instant at which amount may be taken; llm.Never if only the
 // end of another request can tell.
 func (b *bucket) ready(now llm.Instant, amount float64) llm.Instant {
 	if amount <= 0 {
@@ -273,7 +273,7 @@ func (b *bucket) take(amount float64) {
 }
 
 // refund returns amount (or charges more, if negative) of what was taken at the
-// llm.Instant taken.
+// instant taken.
 func (b *bucket) refund(now llm.Instant, amount float64, taken llm.Instant) {
 	switch {
 	case amount == 0:

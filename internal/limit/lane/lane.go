@@ -45,7 +45,9 @@ type Lane struct {
 	family  profile // as used: for auto, the best guess so far
 	hinted  hint
 
-	inflight    int
+	inflight    int // tickets that have not ended
+	slots       int // of them, those that hold a slot of the source as it is now
+	epoch       int // of that source: it changes when they do not move along
 	pausedUntil llm.Instant
 	breaker     breaker
 	rejects     int // pauses in a row without an answer between
@@ -66,8 +68,7 @@ type named struct {
 	dayHints int  // answers in a row whose limit per minute looked like one per day
 }
 
-// New returns a lane that takes of source. A source that is shared serves the
-// lanes of several models that have not answered yet; see [Lane.Own].
+// New returns a lane that takes of source alone.
 func New(name llm.Model, cfg Config, source Source, now llm.Instant) *Lane {
 	l := &Lane{Name: name, source: source, requestX: 1, rejectedAt: -1}
 	l.congestion.cutAt = -1
@@ -76,8 +77,8 @@ func New(name llm.Model, cfg Config, source Source, now llm.Instant) *Lane {
 	return l
 }
 
-// NewShared is New for a lane on a source that other lanes use too. Whoever makes
-// the source tells it the limits, through a lane of New.
+// NewShared returns a lane that takes of the source of another one, under its limits. It
+// learns nothing, for what it learned would hold for all; see [Lane.Own].
 func NewShared(name llm.Model, of *Lane) *Lane {
 	l := &Lane{
 		Name: name, source: of.source, shared: true, requestX: 1, rejectedAt: -1,
@@ -93,7 +94,10 @@ func NewShared(name llm.Model, of *Lane) *Lane {
 func (l *Lane) Own(source Source, now llm.Instant) {
 	if source == nil {
 		l.parent = l.source.(*Clock) // NewShared: nobody leases for models that may not exist
-		source = l.parent.part(float64(l.inflight))
+		source = l.parent.part(float64(l.slots))
+	} else {
+		l.slots = 0
+		l.epoch++
 	}
 	l.source, l.shared = source, false
 	l.congestion = congestion{cutAt: -1} // the model exists: what was refused before tells nothing of its limit
@@ -116,8 +120,13 @@ func (l *Lane) Configure(cfg Config, now llm.Instant) {
 	l.relimit(now)
 }
 
-// Join puts a shared lane onto the source of another, and under its limits.
+// Join puts a shared lane onto the source of another, and under its limits. What was
+// taken goes back to where it was taken.
 func (l *Lane) Join(of *Lane) {
+	if l.source != of.source {
+		l.slots = 0
+		l.epoch++
+	}
 	l.source, l.cfg, l.profile, l.family = of.source, of.cfg, of.profile, of.family
 	l.limits, l.known, l.on, l.rate = of.limits, of.known, of.on, of.rate
 }
@@ -131,18 +140,23 @@ func (l *Lane) relimit(now llm.Instant) {
 			continue
 		}
 		l.known[d].learned = false
-		refill, period := l.family.refill(), time.Minute
-		switch {
-		case d.Daily():
-			refill, period = Daily, day
-		case d == llm.Concurrent:
-			refill, period = Slots, time.Second
-			if amount > 0 && amount < 1 {
-				amount = 1 // a third of two places must not be none
-			}
+		if d == llm.Concurrent && amount > 0 && amount < 1 {
+			amount = 1 // a third of two slots must not be none
 		}
+		refill, period := l.usual(d)
 		l.setLimit(now, d, amount, refill, period)
 	}
+}
+
+// usual is how a limit of d comes back, unless the provider shows otherwise.
+func (l *Lane) usual(d llm.Dimension) (Refill, time.Duration) {
+	switch {
+	case d.Daily():
+		return Daily, day
+	case d == llm.Concurrent:
+		return Slots, time.Second
+	}
+	return l.family.refill(), time.Minute
 }
 
 func (l *Lane) setLimit(now llm.Instant, d llm.Dimension, amount float64, refill Refill, period time.Duration) {
@@ -162,8 +176,8 @@ func (l *Lane) setLimit(now llm.Instant, d llm.Dimension, amount float64, refill
 	l.source.SetLimit(now, d, limit)
 }
 
-// Live is the lane that l's limits are now: itself, unless it was merged.
-func (l *Lane) Live() *Lane {
+// live is the lane that l's limits are now: itself, unless it was merged.
+func (l *Lane) live() *Lane {
 	for l.into != nil {
 		l = l.into
 	}
@@ -171,7 +185,8 @@ func (l *Lane) Live() *Lane {
 }
 
 // Merge makes l the lane of what from had: the provider calls both the same. The
-// lower levels and the longer pause hold.
+// lower levels and the longer pause hold. What was taken of a source that other lanes
+// share goes back there.
 func (l *Lane) Merge(from *Lane, now llm.Instant) {
 	l.Aliases = append(append(l.Aliases, from.Name), from.Aliases...)
 	l.pausedUntil = max(l.pausedUntil, from.pausedUntil)
@@ -180,6 +195,9 @@ func (l *Lane) Merge(from *Lane, now llm.Instant) {
 	l.onTheWay.Add(from.onTheWay, 1)
 	l.Queued += from.Queued
 	from.into, from.Queued = l, 0
+	if from.shared {
+		return
+	}
 	to, ok := l.source.(*Clock)
 	if own, also := from.source.(*Clock); ok && also {
 		to.absorb(own, now)

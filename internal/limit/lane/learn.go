@@ -80,6 +80,7 @@ func (l *Lane) learn(now llm.Instant, d llm.Dimension, limit float64, refill Ref
 	known.mirrors = configured == 0 || configured >= limit
 	if !known.mirrors { // ours is stricter, and the level that it has is not what the provider tells
 		limit = configured
+		refill, period = l.usual(d)
 	}
 	l.setLimit(now, d, limit, refill, period)
 	known.learned = configured != limit
@@ -111,6 +112,7 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 			// Some tiers name their requests per day by the header of the minute: a
 			// reset of 8.64 s after one request of 10,000 is a day for all of them.
 			if l.known[d].learned {
+				l.known[d].learned, l.known[d].mirrors = false, false
 				l.setLimit(now, d, 0, Continuous, time.Minute)
 			}
 			l.learn(now, llm.RequestsDay, float64(v.Limit), Continuous, day)

@@ -18,6 +18,7 @@ type Ticket struct {
 	load   llm.Load
 	charge llm.Vector
 	taken  llm.Instant
+	epoch  int // of the lane, when it was taken
 
 	sentAt  llm.Instant
 	sent    bool
@@ -36,15 +37,16 @@ type Ticket struct {
 func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge llm.Vector) Ticket {
 	l.source.Take(now, client, charge)
 	l.inflight++
+	l.slots++
 	if l.breaker.tripped() {
 		l.breaker.trying++
 		l.breaker.since = now
 	}
-	return Ticket{lane: l, source: l.source, client: client, load: load, charge: charge, taken: now, probe: l.breaker.tripped()}
+	return Ticket{lane: l, source: l.source, client: client, load: load, charge: charge, taken: now, epoch: l.epoch, probe: l.breaker.tripped()}
 }
 
 // Lane is the lane that the ticket was taken of, or what has become of it.
-func (t *Ticket) Lane() *Lane { return t.lane.Live() }
+func (t *Ticket) Lane() *Lane { return t.lane.live() }
 
 // Charge is what was taken.
 func (t *Ticket) Charge() llm.Vector { return t.charge }
@@ -63,7 +65,7 @@ func (t *Ticket) Probe() bool { return t.probe }
 // of it that the lane was born with.
 func (t *Ticket) Return(now llm.Instant, amount llm.Vector) {
 	source := t.source
-	if parent := t.lane.parent; parent != nil && source == Source(parent) {
+	if parent := t.lane.parent; parent != nil && source == Source(parent) && t.epoch == t.lane.epoch {
 		source = t.lane.source
 	}
 	source.Return(now, t.client, amount, t.taken)
@@ -168,6 +170,9 @@ func (t *Ticket) End(now llm.Instant) {
 		}
 	}
 	t.Return(now, llm.Vector{llm.Concurrent: 1})
+	if t.epoch == t.lane.epoch {
+		t.lane.slots--
+	}
 	l.inflight--
 }
 

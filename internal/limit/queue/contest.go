@@ -1,9 +1,6 @@
 package queue
 
-import (
-	"hash/fnv"
-	"slices"
-)
+import "hash/fnv"
 
 // A Contest is the queues whose clients compete for one limit: usually of one model;
 // of several where they are names of one limit, or where nobody has ever answered by
@@ -14,6 +11,13 @@ type Contest struct {
 	owed   [numBands]float64 // see Queue.Head
 	turns  map[clientKey]*turn
 	tag    float64 // among contests, for what limits them all
+	had    float64 // of the queue served last: virtual time among queues
+	queues int
+
+	// Round and First are for whoever picks among contests to keep its place: it must
+	// not search for a contest that it has met.
+	Round uint64
+	First int
 }
 
 type clientKey struct {
@@ -26,23 +30,22 @@ func NewContest(r *Roster) *Contest {
 	return &Contest{roster: r, turns: map[clientKey]*turn{}, tag: r.turns}
 }
 
-// enter gives a client's flow the turn that the client has in c.
-func (c *Contest) enter(client *Flow) {
+// enter gives a client's flow, which does not compete, the turn that the client has
+// in c: that of tag if it has none.
+func (c *Contest) enter(client *Flow, tag float64) {
 	key := clientKey{client.band, client.Name}
-	if t := c.turns[key]; t != nil {
-		t.flows = append(t.flows, client)
-		client.turn = t
-		return
+	t := c.turns[key]
+	if t == nil {
+		t = &turn{tag: tag}
+		c.turns[key] = t
 	}
-	client.turn = &turn{tag: client.turn.tag, flows: []*Flow{client}}
-	c.turns[key] = client.turn
+	t.owners++
+	client.turn = t
 }
 
 // leave takes it back.
 func (c *Contest) leave(client *Flow) {
-	t := client.turn
-	t.flows = slices.DeleteFunc(t.flows, func(f *Flow) bool { return f == client })
-	if len(t.flows) == 0 {
+	if client.turn.owners--; client.turn.owners == 0 {
 		delete(c.turns, clientKey{client.band, client.Name})
 	}
 }
@@ -54,35 +57,47 @@ func (q *Queue) Join(to *Contest) {
 	if from == to {
 		return
 	}
+	from.queues--
+	to.queues++
+	q.had += to.had - from.had
+	q.contest = to
 	for i, band := range q.bands {
 		old, now := &from.bands[i], &to.bands[i]
 		shift := now.clock - old.clock
-		competing := band.ready
-		for _, s := range competing {
-			old.leave(s.flow.Weight)
-			now.busy++
-			now.shares += s.flow.Weight
+		var competing []*Flow
+		for len(band.ready) > 0 {
+			client := band.ready[0].flow
+			competing = append(competing, client)
+			client.pop()
 		}
 		old.sum.Add(band.Sum, -1)
 		now.sum.Add(band.Sum, 1)
 		band.time = now
 		for key, client := range q.clients {
-			if int(key.band) != i {
-				continue
+			if int(key.band) == i {
+				tag := client.turn.tag + shift
+				from.leave(client)
+				to.enter(client, tag)
 			}
-			from.leave(client)
-			client.turn = &turn{tag: client.turn.tag + shift} // unless it has one there
-			to.enter(client)
+		}
+		for _, client := range competing {
 			now.finish = max(now.finish, client.turn.tag)
-		}
-		for j := range competing {
-			competing[j].tag = competing[j].flow.turn.tag
-		}
-		for j := range slices.Backward(competing) {
-			band.down(j)
+			client.push()
 		}
 	}
-	q.contest = to
+}
+
+// Away tells whether q is kept from being served by something that is none of its
+// rivals' business, such as a pause. Its clients do not save up turns meanwhile.
+func (q *Queue) Away(away bool) {
+	back := q.away && !away
+	q.away = away
+	if !back || q.contest.queues == 1 {
+		return // alone, nobody has had a turn meanwhile
+	}
+	for _, client := range q.clients {
+		client.lift(client.Parent.time.clock)
+	}
 }
 
 // Contest is the one that q is in.
@@ -112,7 +127,8 @@ func (c *Contest) book(q *Queue, cost float64) {
 	c.tag = max(c.tag, c.roster.turns)
 	c.roster.turns = c.tag
 	c.tag += cost
-	q.had += cost
+	c.had = max(c.had, q.had)
+	q.had = c.had + cost
 }
 
 // identity numbers a client in the same way in every process.

@@ -51,7 +51,7 @@ type Flow struct {
 type virtual struct {
 	clock  float64  // the start tag last served
 	finish float64  // the largest tag handed out
-	busy   int      // siblings that compete
+	busy   int      // turns that compete
 	shares float64  // the sum of their weights
 	sum    llm.Load // of all that wait, in a band
 }
@@ -59,8 +59,10 @@ type virtual struct {
 // A turn is when a flow is next. A client has it in common over all queues of a
 // contest, so that it gets no more by asking in many.
 type turn struct {
-	tag   float64 // virtual start time of its next request
-	flows []*Flow // of a client, one in each queue that knows it
+	tag    float64 // virtual start time of its next request
+	weight float64 // as it is counted in shares
+	owners int     // of a client, the queues that know it
+	flows  []*Flow // of a client, those that compete
 }
 
 // An entry keeps the key beside the pointer, so that sifting stays in one array.
@@ -107,18 +109,16 @@ func (f *Flow) Oldest() llm.Instant {
 // time it missed, so its tag moves up to the clock; but what was charged to it
 // in excess while its requests were in flight is its own (credit), and may take
 // it below the clock by that much. A client that competes in another queue of the
-// contest was not away.
+// contest was not away, unless that queue is.
 func (f *Flow) activate() {
-	if slices.ContainsFunc(f.turn.flows, func(twin *Flow) bool { return twin.index >= 0 }) {
-		f.push()
-		return
+	if !slices.ContainsFunc(f.turn.flows, func(twin *Flow) bool { return !twin.queue.away }) {
+		floor := f.Parent.time.clock
+		if f.InFlight > 0 {
+			floor -= f.credit
+		}
+		f.credit = 0
+		f.lift(floor)
 	}
-	floor := f.Parent.time.clock
-	if f.InFlight > 0 {
-		floor -= f.credit
-	}
-	f.credit = 0
-	f.turn.tag = max(f.turn.tag, floor)
 	f.push()
 }
 
@@ -128,8 +128,7 @@ func (f *Flow) push() {
 	if p.Parent != nil && p.index < 0 && p.held == 0 {
 		p.activate()
 	}
-	p.time.busy++
-	p.time.shares += f.Weight
+	p.time.enter(f)
 	p.ready = append(p.ready, entry{f.turn.tag, f})
 	f.index = len(p.ready) - 1
 	p.up(len(p.ready) - 1)
@@ -157,16 +156,34 @@ func (f *Flow) pop() {
 	if i < last {
 		p.fix(i)
 	}
-	p.time.leave(f.Weight)
+	p.time.leave(f)
 	if last == 0 && p.Parent != nil && p.index >= 0 {
 		p.pop()
 	}
 }
 
-// leave notes that one of the siblings does not compete any more.
-func (v *virtual) leave(weight float64) {
+// enter notes that one of the siblings competes: with its turn, once for all queues.
+func (v *virtual) enter(f *Flow) {
+	if f.sessions != nil {
+		f.turn.flows = append(f.turn.flows, f)
+	}
+	if len(f.turn.flows) <= 1 {
+		v.busy++
+		v.shares += f.Weight
+		f.turn.weight = f.Weight
+	}
+}
+
+// leave is the reverse of enter.
+func (v *virtual) leave(f *Flow) {
+	if f.sessions != nil {
+		f.turn.flows = slices.DeleteFunc(f.turn.flows, func(twin *Flow) bool { return twin == f })
+	}
+	if len(f.turn.flows) > 0 {
+		return
+	}
 	v.busy--
-	if v.shares -= weight; v.busy == 0 {
+	if v.shares -= f.turn.weight; v.busy == 0 {
 		v.shares = 0 // shed the rounding
 		v.clock = max(v.clock, v.finish)
 	}
@@ -190,23 +207,29 @@ func (f *Flow) correct(refund float64) {
 	}
 }
 
-func (f *Flow) move(d float64) {
-	f.turn.tag += d
-	if f.sessions == nil {
+func (f *Flow) move(d float64) { f.set(f.turn.tag + d) }
+
+// lift moves the tag up to least.
+func (f *Flow) lift(least float64) {
+	if f.turn.tag < least {
+		f.set(least)
+	}
+}
+
+func (f *Flow) set(tag float64) {
+	f.turn.tag = tag
+	if f.sessions == nil && f.index >= 0 {
 		f.sift()
-		return
 	}
 	for _, twin := range f.turn.flows {
 		twin.sift()
 	}
 }
 
-// sift puts f where its tag belongs among those that compete.
+// sift puts f, which competes, where its tag belongs.
 func (f *Flow) sift() {
-	if f.index >= 0 {
-		f.Parent.ready[f.index].tag = f.turn.tag
-		f.Parent.fix(f.index)
-	}
+	f.Parent.ready[f.index].tag = f.turn.tag
+	f.Parent.fix(f.index)
 }
 
 // reweigh changes the weight. Tags already given stay as they are.
@@ -215,7 +238,8 @@ func (f *Flow) reweigh(weight float64) {
 		return
 	}
 	if f.index >= 0 {
-		f.Parent.time.shares += weight - f.Weight
+		f.Parent.time.shares += weight - f.turn.weight
+		f.turn.weight = weight
 	}
 	f.Weight, f.per = weight, 1/weight
 }

@@ -20,12 +20,14 @@ type Queue struct {
 	contest *Contest
 	bands   [numBands]*Flow // high, normal, low
 	clients map[clientKey]*Flow
-	had     float64 // cost of what was served
+	had     float64 // virtual time among the queues of the contest
+	away    bool    // see Away
 }
 
 // New returns an empty queue in a contest.
 func New(c *Contest) *Queue {
-	q := &Queue{roster: c.roster, contest: c, clients: map[clientKey]*Flow{}}
+	q := &Queue{roster: c.roster, contest: c, clients: map[clientKey]*Flow{}, had: c.had}
+	c.queues++
 	for i, name := range []string{"high", "normal", "low"} {
 		band := newFlow(nil, name, 1)
 		band.band, band.queue, band.time = int8(i), q, &c.bands[i]
@@ -50,7 +52,7 @@ func (q *Queue) Session(k Key, now llm.Instant) *Flow {
 		client = newFlow(q.bands[k.Band], k.Client, k.ClientWeight)
 		client.sessions, client.time, client.id = map[string]*Flow{}, new(virtual), identity(k.Client)
 		q.clients[key] = client
-		q.contest.enter(client)
+		q.contest.enter(client, q.contest.bands[k.Band].clock)
 	}
 	client.reweigh(k.ClientWeight)
 	s := client.sessions[k.Session]
@@ -75,6 +77,17 @@ func (q *Queue) drop(s *Flow) {
 	}
 }
 
+// Close forgets an empty queue's sessions, of which nothing may be in flight. The queue
+// must not be used again.
+func (q *Queue) Close() {
+	for _, client := range q.clients {
+		for _, s := range client.sessions {
+			q.roster.forget(s)
+		}
+	}
+	q.contest.queues--
+}
+
 // Waiting is how many requests wait.
 func (q *Queue) Waiting() int {
 	return q.bands[0].Waiting() + q.bands[1].Waiting() + q.bands[2].Waiting()
@@ -85,6 +98,7 @@ func (q *Queue) Waiting() int {
 func (q *Queue) Insert(w *Waiter, back bool) {
 	if q.Waiting() == 0 {
 		q.contest.tag = max(q.contest.tag, q.roster.turns)
+		q.had = max(q.had, q.contest.had)
 	}
 	s := w.Session
 	s.insert(w)
@@ -221,7 +235,7 @@ func least(all, mine llm.Load, part float64) llm.Load {
 func (q *Queue) partOf(s *Flow) float64 {
 	weigh := func(f *Flow) float64 {
 		all := f.Parent.time.shares
-		if f.index < 0 {
+		if f.index < 0 && len(f.turn.flows) == 0 {
 			all += f.Weight
 		}
 		return f.Weight / all

@@ -157,7 +157,7 @@ func check(t interface {
 	Fatalf(format string, args ...any)
 }, c *Contest, queues ...*Queue,
 ) {
-	flows := map[*turn]int{}
+	owners := map[*turn]int{}
 	for band := range numBands {
 		var sum llm.Load
 		busy, shares := 0, 0.0
@@ -167,9 +167,11 @@ func check(t interface {
 			}
 			f := q.bands[band]
 			sum.Add(f.Sum, 1)
-			busy += len(f.ready)
 			for i, s := range f.ready {
-				shares += s.flow.Weight
+				if s.flow.turn.flows[0] == s.flow { // once for each turn
+					busy++
+					shares += s.flow.turn.weight
+				}
 				if s.flow.index != i || s.tag != s.flow.turn.tag || i > 0 && f.ready[(i-1)/4].tag > s.tag {
 					t.Fatalf("slot %d of band %d: index %d, tag %v, the flow's %v", i, band, s.flow.index, s.tag, s.flow.turn.tag)
 				}
@@ -187,14 +189,14 @@ func check(t interface {
 			continue
 		}
 		for k, client := range q.clients {
-			if flows[client.turn]++; c.turns[k] != client.turn || !slices.Contains(client.turn.flows, client) {
+			if owners[client.turn]++; c.turns[k] != client.turn || slices.Contains(client.turn.flows, client) != (client.index >= 0) {
 				t.Fatalf("client %v has another turn than its contest knows", k)
 			}
 		}
 	}
 	for k, turn := range c.turns {
-		if flows[turn] != len(turn.flows) {
-			t.Fatalf("the turn of %v is of %d queues, %d have it", k, len(turn.flows), flows[turn])
+		if owners[turn] != turn.owners {
+			t.Fatalf("the turn of %v is of %d queues, %d have it", k, turn.owners, owners[turn])
 		}
 	}
 }

@@ -21,7 +21,8 @@ type Roster struct {
 	first, last *Flow   // that may be idle; first has been listed longest
 	turns       float64 // virtual time among contests
 
-	held []*Flow // sessions and clients that must not be served yet
+	held    []*Flow // sessions and clients that must not be served yet
+	clients int     // of them, the clients
 }
 
 // An idleness is a session's entry in the list of those that may be idle.
@@ -84,9 +85,17 @@ func (r *Roster) review(s *Flow, now llm.Instant) {
 	case now.Sub(s.idle.since) <= sessionIdle && r.known <= maxSessions:
 		r.Idle(s, now)
 	default:
-		r.known--
-		s.queue.drop(s)
+		r.forget(s)
 	}
+}
+
+// forget drops a session that nothing refers to.
+func (r *Roster) forget(s *Flow) {
+	if s.idle.listed != 0 {
+		r.unlist(s)
+	}
+	r.known--
+	s.queue.drop(s)
 }
 
 // Hold keeps a session or a client from being served until then.
@@ -96,6 +105,9 @@ func (r *Roster) Hold(f *Flow, until llm.Instant) {
 	}
 	if f.held == 0 {
 		r.held = append(r.held, f)
+		if f.sessions != nil {
+			r.clients++
+		}
 	}
 	f.held = max(f.held, until, 1)
 }
@@ -125,6 +137,9 @@ func (r *Roster) Release(now llm.Instant) (next llm.Instant) {
 // ReleaseClients lets all clients that are held back compete again: what kept them
 // has changed.
 func (r *Roster) ReleaseClients() {
+	if r.clients == 0 {
+		return
+	}
 	for _, f := range r.held {
 		if f.sessions != nil {
 			f.held = -1 // before any time
@@ -137,6 +152,9 @@ func (r *Roster) letGo(f *Flow) {
 		return
 	}
 	f.held = 0
+	if f.sessions != nil {
+		r.clients--
+	}
 	for i, h := range r.held {
 		if h == f {
 			last := len(r.held) - 1
