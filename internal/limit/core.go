@@ -84,35 +84,6 @@ func (c *core) reconfigure(cfg Config, now llm.Instant) {
 	c.roster.ReleaseClients() // the sources have heard something new
 }
 
-// regroup brings every model that has not answered to the nursery of its pattern:
-// the patterns may have changed.
-func (c *core) regroup(now llm.Instant) {
-	for pattern, n := range c.nurseries {
-		_, cfg := c.configured(llm.Model(pattern))
-		n.base.Configure(cfg, now)
-		if n.crowd != nil {
-			n.crowd.lanes[0].Join(n.base)
-		}
-	}
-	moving := []*model{}
-	for pattern, n := range c.nurseries {
-		for name, m := range n.models {
-			if matching, _ := c.configured(name); matching != pattern {
-				n.drop(name)
-				moving = append(moving, m)
-			}
-			m.lanes[0].Join(n.base)
-		}
-	}
-	for _, m := range moving {
-		m.nursery = c.nursery(m.name, now)
-		m.nursery.models[m.name] = m
-		m.nursery.meet(m.name)
-		m.lanes[0].Join(m.nursery.base)
-		m.queue.Join(m.nursery.contest)
-	}
-}
-
 // lift drops the default limit over all models once a provider's own is in force.
 func (c *core) lift(l *lane.Lane, now llm.Instant) {
 	if c.provisional && l.Follows(llm.Requests) {

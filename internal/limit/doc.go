@@ -19,14 +19,14 @@
 // goroutine per waiter and no tick: whoever changes the state pumps.
 //
 // Read limiter.go and lease.go for what callers see, core.go and model.go for the
-// state, serve.go for who goes next, settle.go for what follows.
+// state, enter.go for who comes, serve.go for who goes next, settle.go for what follows.
 //
 // # Names that have never answered
 //
 // A name costs its inventor nothing, so it must buy nothing. Until a model has
 // answered well it is in the nursery of its pattern. It has a queue, a pause and a
 // breaker of its own, but all of a nursery take of one source, and their clients are in
-// one contest (see package queue). The first good answer gives the model a part of the
+// one contest (see package queue, and nursery.go). The first good answer gives the model a part of the
 // source, with the levels that it has.
 //
 // # Bounds
