@@ -279,6 +279,30 @@ func TestCore_ARefusedRequestPaysForItsTurnOnce(t *testing.T) {
 	}
 }
 
+// TestCore_ARefusedRetryKeepsItsTurn: who comes back for a turn that it left, and is
+// refused, may come back once more.
+func TestCore_ARefusedRetryKeepsItsTurn(t *testing.T) {
+	c := newCore(Config{MaxWaiting: 3, Global: Limits{Concurrent: 1}}.withDefaults(), 0)
+	take(t, c, ask("m", "x"), 0)
+	r := ask("m", "s")
+	r.RetryKey = 7
+	first := enter(t, c, r, 0)
+	seq := first.queued.Seq
+	c.cancel(first, second)
+	for range 3 {
+		enter(t, c, ask("m", "y"), second)
+	}
+	r.RetryCount = 1
+	r.Priority = Low
+	if _, rejected := arrive(c, r, time.Hour, 2*second); rejected == nil || rejected.Reason != QueueFull {
+		t.Fatalf("refused: %+v", rejected)
+	}
+	c.cfg.MaxWaiting = 10
+	if again := enter(t, c, r, 3*second); again.queued.Seq != seq {
+		t.Errorf("its turn is the %dth, want the %dth that it had", again.queued.Seq, seq)
+	}
+}
+
 // TestCore_ForecastsLeaveOutTheNewcomerItself, and what does not go before it.
 func TestCore_ForecastsLeaveOutTheNewcomerItself(t *testing.T) {
 	for _, test := range []struct {

@@ -182,6 +182,28 @@ func TestLane_AConfiguredLimitStaysACap(t *testing.T) {
 	}
 }
 
+// TestLane_ANewLimitStartsCold: the level that the first answer tells is reached step by
+// step, a fifth of the way with each further answer.
+func TestLane_ANewLimitStartsCold(t *testing.T) {
+	c := NewClock()
+	l := New("m", learning(llm.Vector{}), c, 0)
+	s := &llm.Signal{}
+	s.Levels[llm.Requests] = llm.Level{Limit: 600, Remaining: 500, HasLimit: true, HasRemaining: true}
+	first := sent(l, second)
+	first.Observe(second, s)
+	b := &c.buckets[llm.Requests]
+	if b.level > 0.1*600+b.reserve() {
+		t.Errorf("level = %v after the first answer, want a tenth of the limit", b.level)
+	}
+	next := sent(l, 2*second)
+	b.advance(2 * second)
+	before := b.level
+	next.Observe(2*second, s)
+	if want := before + 0.2*(500-before); b.level < want-1 || b.level > want+1 {
+		t.Errorf("level = %v after the second, want a fifth of the way from %v to 500", b.level, before)
+	}
+}
+
 // TestLane_AShareIsOfWhatTheSourceIsTold: LIMIT_SHARE holds whatever the source is.
 func TestLane_AShareIsOfWhatTheSourceIsTold(t *testing.T) {
 	cfg := learning(llm.Vector{llm.Requests: 600, llm.Concurrent: 2})

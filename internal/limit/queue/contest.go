@@ -59,7 +59,6 @@ func (q *Queue) Join(to *Contest) {
 	}
 	from.queues--
 	to.queues++
-	q.had += to.had - from.had
 	q.contest = to
 	for i, band := range q.bands {
 		old, now := &from.bands[i], &to.bands[i]

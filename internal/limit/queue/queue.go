@@ -98,7 +98,6 @@ func (q *Queue) Waiting() int {
 func (q *Queue) Insert(w *Waiter, back bool) {
 	if q.Waiting() == 0 {
 		q.contest.tag = max(q.contest.tag, q.roster.turns)
-		q.had = max(q.had, q.contest.had)
 	}
 	s := w.Session
 	s.insert(w)

@@ -99,6 +99,30 @@ func TestContest_BandsAreServedInOrderOverAllQueues(t *testing.T) {
 	}
 }
 
+// TestQueue_APauseTakesNoRefunds: alone in its contest a queue that was away goes on as it
+// was. Among others, its clients have no claim to what those had meanwhile.
+func TestQueue_APauseTakesNoRefunds(t *testing.T) {
+	for others, want := range map[bool]int{false: 5, true: 3} {
+		c := NewContest(new(Roster))
+		q := New(c)
+		if others {
+			New(c)
+		}
+		for n := range 20 {
+			add(q, key("refunded", "s"), uint64(n))
+			add(q, key("other", "s"), uint64(n))
+		}
+		serve(20, q)
+		s := q.Session(key("refunded", "s"), 0)
+		q.Correct(s, 6)
+		q.Away(true)
+		q.Away(false)
+		if got := serve(5, q)["refunded"]; got != want {
+			t.Errorf("others: %v: served %d of 5 after the pause, want %d", others, got, want)
+		}
+	}
+}
+
 // TestRoster_WhoWasHeldBackHasItsTurnStill: what others had meanwhile is owed to it.
 func TestRoster_WhoWasHeldBackHasItsTurnStill(t *testing.T) {
 	for _, client := range []bool{false, true} {
