@@ -35,6 +35,7 @@ type core struct {
 	ghosts    queue.Ghosts
 	done      []*Lease // decided since the caller last looked
 	heads     []choice // see pick
+	spare     []*held  // see newHeld
 	round     uint64
 	wakeAt    llm.Instant
 	rejecting bool // refuse waiters and newcomers instead of serving them

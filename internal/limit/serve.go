@@ -191,11 +191,10 @@ func (c *core) dispatch(next *choice, now llm.Instant) {
 	m.queue.Serve(w, next.cost, now)
 	c.unlisted(le)
 	le.state = granted
-	le.held = &held{
-		ticket: next.lane.Take(now, w.Session.Client(), w.Load, next.charge),
-		caps:   c.caps.Take(now, w.Session.Client(), w.Load, next.charge),
-		cost:   next.cost,
-	}
+	le.held = c.newHeld()
+	le.held.ticket = next.lane.Take(now, w.Session.Client(), w.Load, next.charge)
+	le.held.caps = c.caps.Book(now, w.Session.Client(), next.charge)
+	le.held.cost = next.cost
 	m.inflight++
 	m.used = now
 	c.inflight++

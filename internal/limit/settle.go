@@ -10,8 +10,33 @@ import (
 // A held is what a granted request holds: a slot in a lane and, together with it
 // or not at all, one under the caps over all models.
 type held struct {
-	ticket, caps lane.Ticket
-	cost         float64 // by which fairness counted it
+	ticket lane.Ticket
+	caps   lane.Booking
+	cost   float64 // by which fairness counted it
+}
+
+// maxSpare bounds the helds that are kept for the next requests.
+const maxSpare = 256
+
+// newHeld is one that a request has given up, or a new one: each would be garbage
+// that every request pays for.
+func (c *core) newHeld() *held {
+	n := len(c.spare)
+	if n == 0 {
+		return new(held)
+	}
+	h := c.spare[n-1]
+	c.spare = c.spare[:n-1]
+	return h
+}
+
+// giveUp takes what le held from it, for another.
+func (c *core) giveUp(le *Lease) {
+	if len(c.spare) < maxSpare {
+		*le.held = held{} // nothing that it spoke of is kept alive
+		c.spare = append(c.spare, le.held)
+	}
+	le.held = nil
 }
 
 // sent marks the moment before the request's bytes leave.
@@ -76,6 +101,7 @@ func (c *core) takeBack(le *Lease, now llm.Instant) {
 func (c *core) end(le *Lease, now llm.Instant) {
 	le.held.ticket.End(now)
 	le.held.caps.End(now)
+	c.giveUp(le)
 	le.model.queue.Ended(le.queued.Session, now)
 	le.model.inflight--
 	c.inflight--
@@ -116,6 +142,7 @@ func (c *core) exhausted(le *Lease, now llm.Instant) *Rejected {
 // not to be served before notBefore. The slot is given up; whether the charge is
 // too is the caller's to say.
 func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Instant) *Rejected {
+	cost := le.held.cost
 	c.end(le, now)
 	if c.rejecting {
 		return c.refuse(Draining, time.Second, "", 0, 0)
@@ -128,8 +155,7 @@ func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Inst
 		return c.refuse(DeadlineUnreachable, start.Sub(now), "", 0, start.Sub(now))
 	}
 	w := &le.queued
-	le.model.queue.Undo(w.Session, le.held.cost)
-	le.held = nil
+	le.model.queue.Undo(w.Session, cost)
 	le.fluid, le.bias = 0, 0 // nobody has foretold this wait
 	w.QueuedAt, w.Deadline = now, now.Add(maxWait)
 	c.link(le, true)

@@ -12,13 +12,8 @@ import (
 // one of Throttled, Unavailable and TakeBack for a refusal; Settle if the usage is
 // known; End, whatever came before.
 type Ticket struct {
-	lane   *Lane
-	source Source
-	client uint64
-	load   llm.Load
-	charge llm.Vector
-	taken  llm.Instant
-	epoch  int // of the lane, when it was taken
+	Booking
+	load llm.Load
 
 	sentAt  llm.Instant
 	sent    bool
@@ -35,21 +30,13 @@ type Ticket struct {
 // Take books charge, which When has just let go, and makes its ticket. The load is
 // what the charge was made of.
 func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge llm.Vector) Ticket {
-	l.source.Take(now, client, charge)
-	l.inflight++
-	l.slots++
-	if l.breaker.tripped() {
+	t := Ticket{Booking: l.Book(now, client, charge), load: load, probe: l.breaker.tripped()}
+	if t.probe {
 		l.breaker.trying++
 		l.breaker.since = now
 	}
-	return Ticket{lane: l, source: l.source, client: client, load: load, charge: charge, taken: now, epoch: l.epoch, probe: l.breaker.tripped()}
+	return t
 }
-
-// Lane is the lane that the ticket was taken of, or what has become of it.
-func (t *Ticket) Lane() *Lane { return t.lane.live() }
-
-// Charge is what was taken.
-func (t *Ticket) Charge() llm.Vector { return t.charge }
 
 // WasSent reports whether the request has left.
 func (t *Ticket) WasSent() bool { return t.sent }
@@ -60,16 +47,6 @@ func (t *Ticket) HasStarted() bool { return t.started }
 // Probe reports whether the attempt goes ahead of others, to try a provider that
 // refused everything. What it meets is not its own fault.
 func (t *Ticket) Probe() bool { return t.probe }
-
-// Return gives back amount of what was taken to where it came from, or to the part
-// of it that the lane was born with.
-func (t *Ticket) Return(now llm.Instant, amount llm.Vector) {
-	source := t.source
-	if parent := t.lane.parent; parent != nil && source == Source(parent) && t.epoch == t.lane.epoch {
-		source = t.lane.source
-	}
-	source.Return(now, t.client, amount, t.taken)
-}
 
 // Sent marks the moment before the request's bytes leave, and remembers the
 // ledger: the answer's headers speak of then.
@@ -128,11 +105,9 @@ func (t *Ticket) Started(now llm.Instant) {
 	l.congestion.answered(now, t.sentAt)
 }
 
-// TakeBack returns the charge, wholly: the request was not processed.
+// TakeBack is Booking's, and takes the request off what shadow ledgers have.
 func (t *Ticket) TakeBack(now llm.Instant) {
-	back := t.charge
-	back[llm.Concurrent] = 0 // the slot comes back with End
-	t.Return(now, back)
+	t.Booking.TakeBack(now)
 	if t.sent {
 		t.Lane().shadows.book(t.load, -1)
 	}
@@ -169,11 +144,7 @@ func (t *Ticket) End(now llm.Instant) {
 			l.breaker.trying--
 		}
 	}
-	t.Return(now, llm.Vector{llm.Concurrent: 1})
-	if t.epoch == t.lane.epoch {
-		t.lane.slots--
-	}
-	l.inflight--
+	t.Booking.End(now)
 }
 
 // passed notes that the provider did not refuse the probe t.
