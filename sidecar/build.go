@@ -76,11 +76,13 @@ func newServer(d dependencies) *server {
 
 // accessOf is what the settings say of who is let in.
 func accessOf(cfg *config.Config) httpapi.Access {
-	a := httpapi.Access{Hosts: cfg.AllowedHosts}
-	for _, k := range cfg.ClientKeys {
-		a.Keys = append(a.Keys, httpapi.Key{Name: k.Name, Key: string(k.Key)})
+	keys := func(list []config.ClientKey) (out []httpapi.Key) {
+		for _, k := range list {
+			out = append(out, httpapi.Key{Name: k.Name, Key: string(k.Key)})
+		}
+		return out
 	}
-	return a
+	return httpapi.Access{Hosts: cfg.AllowedHosts, Keys: keys(cfg.ClientKeys), Admins: keys(cfg.AdminKeys)}
 }
 
 func openLedger(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*ledger.Store, error) {

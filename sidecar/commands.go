@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -189,8 +190,8 @@ func ask(ctx context.Context, cfg *config.Config, address, path string, into any
 	if err != nil {
 		return fmt.Errorf("ask the sidecar: %w", err)
 	}
-	if len(cfg.ClientKeys) > 0 {
-		req.Header.Set("Authorization", "Bearer "+string(cfg.ClientKeys[0].Key))
+	if keys := append(slices.Clip(cfg.AdminKeys), cfg.ClientKeys...); len(keys) > 0 { // an admin sees more
+		req.Header.Set("Authorization", "Bearer "+string(keys[0].Key))
 	}
 	if len(cfg.AllowedHosts) > 0 {
 		req.Host = cfg.AllowedHosts[0]

@@ -94,13 +94,14 @@ func freeAddress(t *testing.T) string {
 func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 	rec, base := sidecartest.Record(t)
 	admin := freeAddress(t)
-	s := start(t, base, "ADMIN_ADDR", admin, "CLIENT_API_KEYS", "web=key-canary-1")
+	s := start(t, base, "ADMIN_ADDR", admin, "CLIENT_API_KEYS", "web=key-canary-1", "ADMIN_API_KEYS", "key-canary-2")
 	open := map[string]bool{"GET /livez": true, "GET /readyz": true, "GET /healthz": true}
 	asked := 0
 	for _, config := range []*config.Config{{}, {AdminAddr: admin}} {
 		for _, route := range configured(config).routes() {
-			if route.Open != open[route.Pattern] {
-				t.Errorf("%s is open: %v", route.Pattern, route.Open)
+			isOpen := route.To == httpapi.ToAnybody
+			if isOpen != open[route.Pattern] {
+				t.Errorf("%s is open: %v", route.Pattern, isOpen)
 			}
 			method, path, hasMethod := strings.Cut(route.Pattern, " ")
 			if !hasMethod {
@@ -120,11 +121,11 @@ func TestRequirement_12_EveryRouteFailsClosed(t *testing.T) {
 				} {
 					asked++
 					body := map[string]string{"POST": sidecartest.Chat}[method]
-					if a := sidecartest.Send(t, method, url+path, body, headers...); a.StatusCode != 401 && !route.Open {
+					if a := sidecartest.Send(t, method, url+path, body, headers...); a.StatusCode != 401 && !isOpen {
 						t.Errorf("%s %s with %v: %d", method, url+path, headers, a.StatusCode)
 					}
 				}
-				if a := sidecartest.Send(t, method, url+path+"?api_key=key-canary-1&key=key-canary-1", ""); a.StatusCode != 401 && !route.Open {
+				if a := sidecartest.Send(t, method, url+path+"?api_key=key-canary-1&key=key-canary-1", ""); a.StatusCode != 401 && !isOpen {
 					t.Errorf("%s %s with a key in the query: %d", method, url+path, a.StatusCode)
 				}
 			}

@@ -83,7 +83,7 @@ func TestRequirement_05_KeysAreNowhere(t *testing.T) {
 		t.Error("too little was logged to prove anything")
 	}
 	env := map[string]string{
-		"OPENAI_API_KEY": "sk-upstream-canary", "CLIENT_API_KEYS": "a=key-canary-1,key-canary-2", "POSTGRES_DSN": "postgres://u:pw-canary@h/d",
+		"OPENAI_API_KEY": "sk-upstream-canary", "CLIENT_API_KEYS": "a=key-canary-1,key-canary-2", "ADMIN_API_KEYS": "b=key-canary-3", "POSTGRES_DSN": "postgres://u:pw-canary@h/d",
 		"REPOSITORY_TYPE": "postgres", "OPENAI_BASE_URL": "https://u:pw-canary@h/v1?key=pw-canary", "RATE_LIMIT_PER_MIN": "x",
 	}
 	for _, args := range [][]string{{"config", "print"}, {"config", "check"}, {"serve"}, {"--help"}, {"queue"}, {"--openai-api-key", "sk-upstream-canary"}} {
@@ -290,7 +290,7 @@ func TestRequirement_13_KeysAreComparedWithoutTellingThem(t *testing.T) {
 			t.Errorf("%.20q: %s, others %s", key, answer, first)
 		}
 	}
-	text, err := os.ReadFile("../internal/httpapi/guard.go")
+	text, err := os.ReadFile("../internal/httpapi/access.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,6 +305,8 @@ func TestRequirement_21_FailsClosed(t *testing.T) {
 		"a list without a key":      {"CLIENT_API_KEYS", " , "},
 		"a key without a text":      {"CLIENT_API_KEYS", "web="},
 		"a file without a key":      {"CLIENT_API_KEYS_FILE", empty},
+		"admins without a key":      {"ADMIN_API_KEYS", " , "},
+		"a file without admins":     {"ADMIN_API_KEYS_FILE", empty},
 		"a file that is not there":  {"CLIENT_API_KEYS_FILE", filepath.Join(t.TempDir(), "none")},
 		"a provider's key of space": {"OPENAI_API_KEY", " "},
 	} {

@@ -40,7 +40,7 @@ func (s *server) routes() []httpapi.Route {
 	routes := []httpapi.Route{
 		{Pattern: httpapi.APIPattern, On: httpapi.MainListener, Handler: s.proxy.Serve},
 		{Pattern: "/v1", On: httpapi.MainListener, Handler: httpapi.Unknown}, // or the mux would redirect, past the guard
-		{Pattern: "/", On: httpapi.BothListeners, Handler: httpapi.Unknown},
+		{Pattern: "/", On: httpapi.BothListeners, To: httpapi.ToOwners, Handler: httpapi.Unknown},
 	}
 	return append(routes, s.admin.Routes()...)
 }

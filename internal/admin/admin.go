@@ -32,24 +32,24 @@ func (a *Admin) Routes() []httpapi.Route {
 		own = httpapi.AdminListener
 	}
 	routes := []httpapi.Route{
-		{Pattern: "GET /v1/session/{id}/status", On: httpapi.MainListener, Handler: a.status},
+		{Pattern: "GET /v1/session/{id}/status", On: httpapi.MainListener, To: httpapi.ToOwners, Handler: a.status},
 
-		{Pattern: "GET /sessions/status", On: own, Handler: a.statuses},
-		{Pattern: "GET /sessions/{id}/status", On: own, Handler: a.status},
-		{Pattern: "GET /sessions/{id}/requests", On: own, Handler: a.requests},
-		{Pattern: "GET /sessions", On: own, Handler: a.sessions},
-		{Pattern: "DELETE /sessions/{id}", On: own, Handler: a.deleteSession},
-		{Pattern: "GET /usage", On: own, Handler: a.usage},
-		{Pattern: "GET /queue/status", On: own, Handler: a.queue},
-		{Pattern: "GET /metrics", On: own, Handler: a.series},
+		{Pattern: "GET /sessions/status", On: own, To: httpapi.ToOwners, Handler: a.statuses},
+		{Pattern: "GET /sessions/{id}/status", On: own, To: httpapi.ToOwners, Handler: a.status},
+		{Pattern: "GET /sessions/{id}/requests", On: own, To: httpapi.ToOwners, Handler: a.requests},
+		{Pattern: "GET /sessions", On: own, To: httpapi.ToOwners, Handler: a.sessions},
+		{Pattern: "DELETE /sessions/{id}", On: own, To: httpapi.ToOwners, Handler: a.deleteSession},
+		{Pattern: "GET /usage", On: own, To: httpapi.ToOwners, Handler: a.usage},
+		{Pattern: "GET /queue/status", On: own, To: httpapi.ToOwners, Handler: a.queue},
+		{Pattern: "GET /metrics", On: own, To: httpapi.ToOperators, Handler: a.series},
 
-		{Pattern: "GET /livez", On: httpapi.BothListeners, Open: true, Handler: a.live},
-		{Pattern: "GET /healthz", On: httpapi.BothListeners, Open: true, Handler: a.live},
-		{Pattern: "GET /readyz", On: httpapi.BothListeners, Open: true, Handler: a.ready},
+		{Pattern: "GET /livez", On: httpapi.BothListeners, To: httpapi.ToAnybody, Handler: a.live},
+		{Pattern: "GET /healthz", On: httpapi.BothListeners, To: httpapi.ToAnybody, Handler: a.live},
+		{Pattern: "GET /readyz", On: httpapi.BothListeners, To: httpapi.ToAnybody, Handler: a.ready},
 	}
 	for i, r := range routes {
-		routes[i].Handler = func(w http.ResponseWriter, req *http.Request, client string) error {
-			return told(r.Handler(w, req, client))
+		routes[i].Handler = func(w http.ResponseWriter, req *http.Request, who httpapi.Caller) error {
+			return told(r.Handler(w, req, who))
 		}
 	}
 	return routes

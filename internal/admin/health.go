@@ -6,13 +6,13 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 )
 
-func (a *Admin) live(w http.ResponseWriter, _ *http.Request, _ string) error {
+func (a *Admin) live(w http.ResponseWriter, _ *http.Request, _ httpapi.Caller) error {
 	return httpapi.WriteJSON(w, map[string]string{"status": "ok"})
 }
 
 // ready says whether this process should get requests. A provider that
 // is down is no reason to say no: the queue is what requests are sent here for.
-func (a *Admin) ready(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) ready(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	if a.Draining() {
 		return httpapi.ErrShuttingDown
 	}
@@ -26,7 +26,7 @@ func (a *Admin) ready(w http.ResponseWriter, r *http.Request, _ string) error {
 	return httpapi.WriteJSON(w, map[string]string{"status": "ok"})
 }
 
-func (a *Admin) series(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) series(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	a.Metrics.ServeHTTP(w, r)
 	return nil
 }

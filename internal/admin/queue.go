@@ -11,7 +11,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 )
 
-func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ string) error {
+func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ httpapi.Caller) error {
 	return httpapi.WriteJSON(w, queueStatusOf(a.Limits.Snapshot(), time.Now()))
 }
 

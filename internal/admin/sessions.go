@@ -81,7 +81,7 @@ func statusOf(s ledger.Session) SessionStatus {
 
 // statuses writes all sessions as one object. It is written as it is read,
 // so that a hundred thousand sessions need no memory here.
-func (a *Admin) statuses(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) statuses(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	out := bufio.NewWriter(w)
 	started := false
 	for one, err := range a.Ledger.Status(r.Context()) {
@@ -122,7 +122,7 @@ func (a *Admin) statuses(w http.ResponseWriter, r *http.Request, _ string) error
 	return nil
 }
 
-func (a *Admin) status(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) status(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	id := r.PathValue("id")
 	if err := session.CheckID(id); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (a *Admin) status(w http.ResponseWriter, r *http.Request, _ string) error {
 	return httpapi.WriteJSON(w, statusOf(one))
 }
 
-func (a *Admin) sessions(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) sessions(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	limit, cursor, err := pageOf(r.URL.Query())
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (a *Admin) sessions(w http.ResponseWriter, r *http.Request, _ string) error
 	return httpapi.WriteJSON(w, SessionPage{rows, httpapi.Optional(page.NextCursor)})
 }
 
-func (a *Admin) requests(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) requests(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	id := r.PathValue("id")
 	if err := session.CheckID(id); err != nil {
 		return err
@@ -190,7 +190,7 @@ func requestRowOf(r ledger.Record, prices *price.Table) RequestRow {
 	return row
 }
 
-func (a *Admin) deleteSession(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) deleteSession(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	id := r.PathValue("id")
 	if err := session.CheckID(id); err != nil {
 		return err

@@ -54,7 +54,7 @@ type Pricer struct {
 	Currency string
 }
 
-func (a *Admin) usage(w http.ResponseWriter, r *http.Request, _ string) error {
+func (a *Admin) usage(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
 	query := r.URL.Query()
 	now := time.Now()
 	from, err := ParseTime(query.Get("from"), now.Add(-24*time.Hour))

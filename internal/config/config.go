@@ -34,6 +34,7 @@ type Config struct {
 	ListenAddr           string
 	AdminAddr            string // "" = the main listener serves everything
 	ClientKeys           []ClientKey
+	AdminKeys            []ClientKey // who may see everything
 	AllowUnauthenticated bool
 	AllowedHosts         []string // nil: loopback names while bound to loopback, else any
 	SessionHeader        string
@@ -60,7 +61,7 @@ type Config struct {
 	texts   map[string]Secret // each setting as it was written, "" = not set
 }
 
-// A ClientKey lets one client in.
+// A ClientKey lets one client in. Several may have one name: they are one client.
 type ClientKey struct {
 	Name string
 	Key  Secret

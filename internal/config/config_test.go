@@ -65,7 +65,7 @@ func TestLoadConfig_NamesEveryFaultAtOnce(t *testing.T) {
 		"OPENAI_BASE_URL", "api.openai.com", "RATE_LIMIT_PER_MIN", "-1", "TOKEN_LIMIT_PER_MIN", "many", "MAX_CONCURRENT_REQUESTS", "1.5",
 		"LEARN_LIMITS", "perhaps", "LIMIT_SHARE", "2/1", "PROVIDER_PROFILE", "bedrock", "QUEUE_MAX_WAIT", "240", "QUEUE_MAX_REQUESTS", "0",
 		"QUEUE_MAX_BYTES", "lots", "QUEUE_HEARTBEAT", "10ms", "MAX_BODY_BYTES", "-3MiB", "PORT", "65536", "LISTEN_ADDR", "8080",
-		"CLIENT_API_KEYS", "=x", "ALLOW_UNAUTHENTICATED", "si", "ALLOWED_HOSTS", "http://x", "ADMIN_ADDR", "x", "REPOSITORY_TYPE", "redis",
+		"CLIENT_API_KEYS", "=x", "ADMIN_API_KEYS", "=x", "ALLOW_UNAUTHENTICATED", "si", "ALLOWED_HOSTS", "http://x", "ADMIN_ADDR", "x", "REPOSITORY_TYPE", "redis",
 		"DISCONNECT_POLICY", "wait", "LEDGER_DURABILITY", "some", "LEDGER_ON_FAILURE", "panic", "SESSION_HEADER", "X Y",
 		"LOG_FORMAT", "xml", "LOG_LEVEL", "loud", "SHUTDOWN_GRACE", "soon", "CONFIG_FILE", "nowhere.yaml",
 	)
@@ -118,7 +118,17 @@ func TestLoadConfig_SettingsTogether(t *testing.T) {
 		{"admin is another port", []string{"ADMIN_ADDR", "127.0.0.1:8081"}, ""},
 		{"upstream is another port", []string{"OPENAI_BASE_URL", "http://127.0.0.1:8081/v1"}, ""},
 		{"postgres without address", []string{"REPOSITORY_TYPE", "postgres"}, "POSTGRES_DSN"},
-		{"a key that no header can carry", []string{"CLIENT_API_KEYS", "a=b,a=c"}, "CLIENT_API_KEYS"},
+		{"two keys of one client, while it changes them", []string{"CLIENT_API_KEYS", "a=b,a=c"}, ""},
+		{"one key of two clients", []string{"CLIENT_API_KEYS", "a=b,c=b"}, "CLIENT_API_KEYS"},
+		{"a key without a name in the place of a named one", []string{"CLIENT_API_KEYS", "key-2=b,c"}, "CLIENT_API_KEYS"},
+		{"the same the other way round", []string{"CLIENT_API_KEYS", "b,key-1=c"}, "CLIENT_API_KEYS"},
+		{"a client's name that the ledger would cut", []string{"CLIENT_API_KEYS", strings.Repeat("n", 129) + "=b"}, "CLIENT_API_KEYS"},
+		{"a client's name that no log line shows", []string{"CLIENT_API_KEYS", "a\tb=c"}, "CLIENT_API_KEYS"},
+		{"admins without a key", []string{"ADMIN_API_KEYS", " , "}, "ADMIN_API_KEYS"},
+		{"an admin who is a client, too", []string{"CLIENT_API_KEYS", "a=b", "ADMIN_API_KEYS", "b"}, ""},
+		{"operators' routes open to the network for admins", []string{"ADMIN_ADDR", "0.0.0.0:1", "ADMIN_API_KEYS", "b"}, ""},
+		{"operators' routes open to the network for all", []string{"ADMIN_ADDR", "0.0.0.0:1"}, "ADMIN_API_KEYS, CLIENT_API_KEYS or"},
+		{"the API open to the network for admins", []string{"LISTEN_ADDR", "0.0.0.0:1", "ADMIN_API_KEYS", "b"}, "CLIENT_API_KEYS or"},
 		{"both key and key file", []string{"OPENAI_API_KEY_FILE", "x"}, "OPENAI_API_KEY and OPENAI_API_KEY_FILE"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

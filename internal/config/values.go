@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
@@ -230,22 +232,41 @@ func setHosts(c *Config, v string) error {
 	return nil
 }
 
-func setClientKeys(c *Config, v string) error {
-	if len(splitList(v)) == 0 {
-		return errForm // a list without a key must not open the door
-	}
-	for i, entry := range splitList(v) {
-		name, key, named := strings.Cut(entry, "=")
-		if !named || key == "" && strings.HasSuffix(entry, "=") {
-			// A key of its own may end in "=" padding.
-			name, key = fmt.Sprintf("key-%d", i+1), entry
+// keyList reads keys. Those of one name are one client, so that a key can be replaced while
+// both work. One without a name is called by its place.
+func keyList(unnamed string, field func(*Config) *[]ClientKey) setter {
+	return func(c *Config, v string) error {
+		entries := splitList(v)
+		if len(entries) == 0 {
+			return errForm // a list without a key must not open the door
 		}
-		if name == "" || key == "" || slices.ContainsFunc(c.ClientKeys, func(k ClientKey) bool { return k.Name == name || k.Key == Secret(key) }) {
-			return errForm
+		var list []ClientKey
+		places := map[string]bool{}
+		for i, entry := range entries {
+			name, key, named := strings.Cut(entry, "=")
+			if !named || key == "" && strings.HasSuffix(entry, "=") {
+				// A key of its own may end in "=" padding.
+				name, key = fmt.Sprintf("%s-%d", unnamed, i+1), entry
+				places[name] = true
+			}
+			known := slices.ContainsFunc(list, func(k ClientKey) bool {
+				return k.Key == Secret(key) || k.Name == name && places[name]
+			})
+			if !fitName(name) || key == "" || known {
+				return errForm
+			}
+			list = append(list, ClientKey{name, Secret(key)})
 		}
-		c.ClientKeys = append(c.ClientKeys, ClientKey{name, Secret(key)})
+		*field(c) = list
+		return nil
 	}
-	return nil
+}
+
+// maxName bounds a client's name, in bytes: the ledger keeps it whole, and two that it cut would be one client.
+const maxName = 128
+
+func fitName(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 // splitList splits at commas and line ends, so that a mounted file may hold

@@ -60,6 +60,14 @@ var (
 		Status: http.StatusUnauthorized, Code: "invalid_api_key", Final: true,
 		Message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token, or as api-key",
 	}
+	errAdminNeeded = &Error{
+		Status: http.StatusUnauthorized, Code: "invalid_api_key", Final: true,
+		Message: "an admin key is needed: send one of ADMIN_API_KEYS as a bearer token, or as api-key",
+	}
+	errNotAdmin = &Error{
+		Status: http.StatusForbidden, Code: "admin_key_needed", Final: true,
+		Message: "this route is for one of ADMIN_API_KEYS",
+	}
 	errHost = &Error{
 		Status: http.StatusMisdirectedRequest, Code: "host_not_allowed", Final: true,
 		Message: "the Host header names none of ALLOWED_HOSTS",

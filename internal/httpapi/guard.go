@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,9 +13,8 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
 
-// A Handler answers a request, or returns the error to answer with. client is
-// the name of the key it came with, else its address.
-type Handler func(w http.ResponseWriter, r *http.Request, client string) error
+// A Handler answers a request of a caller, or returns the error to answer with.
+type Handler func(w http.ResponseWriter, r *http.Request, who Caller) error
 
 // A Listener is one of the two that a sidecar may have, or both.
 type Listener uint8
@@ -36,7 +33,7 @@ const APIPattern = "/v1/{rest...}"
 type Route struct {
 	Pattern string
 	On      Listener
-	Open    bool // needs no client key, whatever its host
+	To      Audience
 	Handler Handler
 }
 
@@ -49,15 +46,6 @@ const (
 	// upstream goes to another.
 	SlowReader = 2 * time.Minute
 )
-
-// A Key lets one client in.
-type Key struct{ Name, Key string }
-
-// An Access says who is let in.
-type Access struct {
-	Keys  []Key    // none: everybody is, by address
-	Hosts []string // in lower case; none: loopback names on loopback, else any
-}
 
 // A Guard lets requests through to their handlers, and answers with the errors
 // that those return. It is safe for concurrent use.
@@ -91,7 +79,7 @@ func (g *Guard) Handler(routes []Route, on Listener, local bool) http.Handler {
 	mux := http.NewServeMux()
 	for _, route := range routes {
 		if route.On&on != 0 {
-			mux.Handle(route.Pattern, g.admitted(route, local))
+			mux.Handle(route.Pattern, g.admitted(route, on, local))
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -118,18 +106,21 @@ func (g *Guard) Handler(routes []Route, on Listener, local bool) http.Handler {
 
 // admitted lets a request through to its handler if its host, its origin and
 // its key are accepted, and answers with the error that the handler returns.
-func (g *Guard) admitted(route Route, local bool) http.Handler {
+func (g *Guard) admitted(route Route, on Listener, local bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if route.Pattern != APIPattern {
 			// Who does not read a page would hold its connection for ever.
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(SlowReader))
 		}
-		client, err := "", error(nil)
-		if !route.Open { // a kubelet knows neither our names nor our keys
-			client, err = g.access.Load().admit(r, local)
+		access, who := g.access.Load(), Caller{}
+		var err error
+		if route.To != ToAnybody { // a kubelet knows neither our names nor our keys
+			if err = access.checkHost(r, local); err == nil {
+				who, err = access.callerOf(r, route.To, on, local)
+			}
 		}
 		if err == nil {
-			err = route.Handler(w, r, client)
+			err = route.Handler(w, r, who)
 		}
 		switch {
 		case err == nil:
@@ -164,42 +155,18 @@ func reset(w http.ResponseWriter) {
 	conn.Close()
 }
 
-// admit checks host, origin and key, and names the client.
-func (a *Access) admit(r *http.Request, local bool) (client string, err error) {
+// checkHost refuses a request for a host that is not ours, or from a page of another one.
+func (a *Access) checkHost(r *http.Request, local bool) error {
 	if !a.hostAllowed(r.Host, local) {
-		return "", errHost
+		return errHost
 	}
 	if origin := r.Header.Get("Origin"); origin != "" {
 		u, err := url.Parse(origin)
 		if err != nil || u.Host == "" || !a.hostAllowed(u.Host, local) {
-			return "", errOrigin
+			return errOrigin
 		}
 	}
-	if len(a.Keys) == 0 {
-		if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-			return host, nil
-		}
-		return r.RemoteAddr, nil
-	}
-	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, section 11.1
-		key = r.Header.Get("Api-Key")
-	}
-	if key == "" && WantsWebsocket(r) {
-		key = protocolKey(r)
-	}
-	// Digests have one length, so the comparison tells nothing of the keys'.
-	given := sha256.Sum256([]byte(key))
-	for _, k := range a.Keys {
-		known := sha256.Sum256([]byte(k.Key))
-		if subtle.ConstantTimeCompare(given[:], known[:]) == 1 {
-			client = k.Name
-		}
-	}
-	if client == "" {
-		return "", errUnauthorized
-	}
-	return client, nil
+	return nil
 }
 
 // hostAllowed guards a listener on loopback against web pages whose name
@@ -221,4 +188,4 @@ func (a *Access) hostAllowed(hostport string, local bool) bool {
 }
 
 // Unknown answers for every path that has no route.
-func Unknown(http.ResponseWriter, *http.Request, string) error { return errUnknownRoute }
+func Unknown(http.ResponseWriter, *http.Request, Caller) error { return errUnknownRoute }

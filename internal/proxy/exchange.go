@@ -41,9 +41,9 @@ type exchange struct {
 	row       ledger.Record // once it is booked
 }
 
-func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identity, client string) *exchange {
+func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identity, caller httpapi.Caller) *exchange {
 	x := &exchange{p: p, req: request{
-		r: r, cfg: p.settings.Load(), client: client, who: who, id: ledger.NewID(), started: time.Now(),
+		r: r, cfg: p.settings.Load(), client: caller.Name, owner: caller.Owner(), who: who, id: ledger.NewID(), started: time.Now(),
 	}}
 	x.ans.w, x.ans.r, x.ans.id = w, r, x.req.id
 	x.up = upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}

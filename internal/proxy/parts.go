@@ -12,6 +12,7 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/budget"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
@@ -101,8 +102,8 @@ func New(d Parts) *Proxy {
 }
 
 // Serve answers a request for /v1/...; what it returns is in the client's words.
-func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, client string) error {
-	return told(p.handleProxy(w, r, client))
+func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
+	return told(p.handleProxy(w, r, who))
 }
 
 // Reconfigure takes up what the settings in force have new.

@@ -16,7 +16,7 @@ import (
 // ledger's row. Whatever happens after the first attempt, the lease ends and
 // one row is written; once a byte of the answer is out, nothing is made up any
 // more: the connection is cut instead.
-func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, client string) (err error) {
+func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpapi.Caller) (err error) {
 	// 1 Identify.
 	who, err := session.From(r, p.settings.Load().SessionHeader)
 	if err != nil {
@@ -28,7 +28,7 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, client strin
 	if strings.HasPrefix(who.Rest, "v1/") {
 		return errDoubleV1
 	}
-	x := p.begin(w, r, who, client)
+	x := p.begin(w, r, who, caller)
 	defer func() { x.end(err) }()
 
 	if err := p.Unfit(); err != nil {

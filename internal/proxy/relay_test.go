@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
@@ -50,7 +51,7 @@ func TestRelay_EndlessLineTakesNoMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := made(t)
 			w := &nobody{header: http.Header{}}
-			x := p.begin(w, httptest.NewRequestWithContext(t.Context(), "POST", "/v1/chat/completions", nil), session.Identity{}, "c")
+			x := p.begin(w, httptest.NewRequestWithContext(t.Context(), "POST", "/v1/chat/completions", nil), session.Identity{}, httpapi.Caller{Name: "c"})
 			defer func() { x.end(nil) }()
 			x.req.endpoint, x.req.decoded = wire.Chat, &wire.Request{Endpoint: wire.Chat, Stream: true}
 			x.req.await()

@@ -19,6 +19,7 @@ type request struct {
 	r       *http.Request
 	cfg     *config.Config // as it was when the request came, for all of its way
 	client  string
+	owner   string // whose its session is; "" for nobody's
 	who     session.Identity
 	id      ledger.ID
 	started time.Time
