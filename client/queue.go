@@ -12,6 +12,17 @@ type Queue struct {
 	InFlight int            `json:"in_flight"` // requests at the upstream
 	Groups   []QueueGroup   `json:"groups"`
 	Sessions []QueueSession `json:"sessions"` // those with requests waiting
+	Memory   QueueMemory    `json:"memory"`
+}
+
+// QueueMemory is what the sidecar's requests and answers hold, in bytes.
+type QueueMemory struct {
+	Limit    int64 `json:"limit"`    // QUEUE_MAX_BYTES
+	Held     int64 `json:"held"`     // the sum of the kinds below
+	Peak     int64 `json:"peak"`     // the most that was held at once, since the start
+	Requests int64 `json:"requests"` // bodies, until nothing can be sent again
+	Answers  int64 `json:"answers"`  // what is kept back of answers
+	Views    int64 `json:"views"`    // copies made to be read
 }
 
 // QueueGroup is a set of models that share limits.

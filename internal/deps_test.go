@@ -32,8 +32,8 @@ var floors = [][]string{
 	},
 	// Parts of a leaf.
 	{"internal/limit/queue", "internal/limit/lane"},
-	// The words of all rooms.
-	{"internal/llm"},
+	// The words of all rooms, and what counts their bytes.
+	{"internal/llm", "internal/memory"},
 }
 
 // outsiders are modules of others that one room knows, so that they can be replaced there.

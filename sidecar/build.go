@@ -67,7 +67,7 @@ func newServer(d dependencies) *server {
 		Settings: &s.cfg, Logger: d.Logger, Ledger: d.Ledger, Limits: s.limits, Tokens: s.tokens, Metrics: s.metrics, Upstream: d.Upstream,
 	})
 	s.admin = &admin.Admin{
-		Settings: &s.cfg, Ledger: d.Ledger, Limits: s.limits, Metrics: s.metrics.Handler(), Logger: d.Logger,
+		Settings: &s.cfg, Ledger: d.Ledger, Limits: s.limits, Memory: s.proxy.Memory(), Metrics: s.metrics.Handler(), Logger: d.Logger,
 		Draining: s.guard.Draining, Unfit: s.proxy.Unfit,
 	}
 	s.watch()

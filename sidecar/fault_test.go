@@ -448,7 +448,7 @@ func TestFault_22_PanicEndsOneRequest(t *testing.T) {
 	if n := s.limits.InFlight(); n != 0 {
 		t.Errorf("%d places are lost", n)
 	}
-	if used, drains, flight := s.proxy.Load().BodyBytes, s.proxy.Load().Drains, s.proxy.Load().Answers; used != 0 || drains != 0 || flight != 0 {
+	if used, drains, flight := s.proxy.Load().Memory.All, s.proxy.Load().Drains, s.proxy.Load().Answers; used != 0 || drains != 0 || flight != 0 {
 		t.Errorf("%d bytes, %d drains, %d in flight", used, drains, flight)
 	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()

@@ -84,6 +84,7 @@ func runServe(ctx context.Context, cfg *config.Config, getenv func(string) strin
 	defer ignoreHangup()
 	level := new(slog.LevelVar)
 	logger := newLogger(cfg, level, stderr)
+	config.BoundHeap()
 	main, admin, err := listen(cfg, getenv)
 	if err != nil {
 		return err

@@ -204,7 +204,7 @@ func TestUpload_TrickleIsCut(t *testing.T) {
 					t.Errorf("answered %q", text)
 				}
 				time.Sleep(time.Minute)
-				if n := b.server.limits.InFlight() + int(b.server.proxy.Load().BodyBytes); n != 0 {
+				if n := b.server.limits.InFlight() + int(b.server.proxy.Load().Memory.All); n != 0 {
 					t.Errorf("%d places and bytes are still held", n)
 				}
 			})

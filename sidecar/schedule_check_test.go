@@ -193,7 +193,7 @@ func (s *stage) checkAtRest() {
 			t.Errorf("after three idle minutes %s has %v of %d: permits are lost", m.Name, m.Level, m.Limit)
 		}
 	}
-	if n := s.srv.proxy.Load().BodyBytes; n != 0 {
+	if n := s.srv.proxy.Load().Memory.All; n != 0 {
 		t.Errorf("%d bytes of bodies are still held", n)
 	}
 	if n := s.srv.proxy.Load().Drains; n != 0 {

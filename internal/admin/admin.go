@@ -9,6 +9,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 )
 
 // Admin serves the routes of operators: what was used, what waits, and how the
@@ -18,6 +19,7 @@ type Admin struct {
 	Settings *atomic.Pointer[config.Config]
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
+	Memory   *memory.Account
 	Metrics  http.Handler // writes every series
 	Logger   *slog.Logger
 	Draining func() bool  // the service ends

@@ -9,10 +9,13 @@ import (
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 )
 
 func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ httpapi.Caller) error {
-	return httpapi.WriteJSON(w, queueStatusOf(a.Limits.Snapshot(), time.Now()))
+	status := queueStatusOf(a.Limits.Snapshot(), time.Now())
+	status.Memory = queueMemoryOf(a.Memory.Held())
+	return httpapi.WriteJSON(w, status)
 }
 
 // QueueStatus is the answer of /queue/status.
@@ -21,6 +24,21 @@ type QueueStatus struct {
 	InFlight int            `json:"in_flight"`
 	Groups   []QueueGroup   `json:"groups"`
 	Sessions []queueSession `json:"sessions"`
+	Memory   queueMemory    `json:"memory"`
+}
+
+// queueMemory is what requests and answers hold, in bytes, and the most that they may.
+type queueMemory struct {
+	Limit    int64 `json:"limit"`
+	Held     int64 `json:"held"`
+	Peak     int64 `json:"peak"` // since the start
+	Requests int64 `json:"requests"`
+	Answers  int64 `json:"answers"`
+	Views    int64 `json:"views"`
+}
+
+func queueMemoryOf(h memory.Held) queueMemory {
+	return queueMemory{h.Most, h.All, h.Peak, h.Of[memory.Requests], h.Of[memory.Answers], h.Of[memory.Views]}
 }
 
 // A QueueGroup is what shares its limits: a model, or the models of one deployment.

@@ -29,7 +29,7 @@ var settings = []Setting{
 	{"PROVIDER_PROFILE", "auto", "auto, openai, azure, anthropic or postpaid", "how the upstream charges and refills", false, oneOf(func(c *Config) *string { return &c.Profile }, "auto", "openai", "azure", "anthropic", "postpaid")},
 	{"QUEUE_MAX_WAIT", "240s", "a positive duration", "longest wait, over all attempts, before a clear refusal", false, duration(func(c *Config) *time.Duration { return &c.QueueMaxWait }, 1)},
 	{"QUEUE_MAX_REQUESTS", "10000", "a whole number from 1", "requests that may wait at once", false, count(func(c *Config) *int64 { return &c.QueueMaxRequests }, 1)},
-	{"QUEUE_MAX_BYTES", "a quarter of the memory limit", "a size such as 512MiB", "bytes of request bodies held at once", false, setQueueBytes},
+	{"QUEUE_MAX_BYTES", "a quarter of the memory limit", "a size such as 512MiB", "bytes that requests and answers may hold at once", false, setQueueBytes},
 	{"QUEUE_HEARTBEAT", "off", `a duration from 1s, or "off"`, "for streaming requests: after this long in the queue answer 200 and send a line of one space every so often; later refusals then cut the connection", false, setHeartbeat},
 	{"MAX_BODY_BYTES", "32MiB", "a size such as 32MiB", "largest body of a metered request", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes })},
 	{"PORT", "8080", "a port from 0 to 65535", "port of the listener", false, setPort},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 )
 
 // A body has BodyPatience plus the time of its bytes at bodyRate: one that
@@ -25,47 +26,25 @@ func bodyDeadline(started time.Time, read int) time.Time {
 	return started.Add(httpapi.BodyPatience + time.Duration(read)*time.Second/bodyRate)
 }
 
-// A byteBudget bounds the bytes of bodies held at once, so that a full queue
-// cannot fill the memory. It is safe for concurrent use.
-type byteBudget struct {
-	max  int64
-	used atomic.Int64
-}
-
-// reserve takes n bytes, or none and reports false.
-func (b *byteBudget) reserve(n int64) bool {
-	if b.used.Add(n) > b.max {
-		b.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-func (b *byteBudget) release(n int64) { b.used.Add(-n) }
-
 // A heldBody is the body of a metered request, kept until no attempt can
 // follow any more.
 type heldBody struct {
-	bytes    []byte
-	reserved int64
-	budget   *byteBudget
-	once     sync.Once
+	bytes  []byte
+	memory memory.Hold
 }
 
 // release gives the bytes back. Calling it again does nothing.
 func (h *heldBody) release() {
-	h.once.Do(func() {
-		h.budget.release(h.reserved)
-		h.bytes = nil
-	})
+	h.bytes = nil
+	h.memory.Release()
 }
 
 // readBody takes in a metered body. Its bytes are reserved before they are
 // read, where a length was declared, and in steps where not.
 func (p *Proxy) readBody(x *exchange) (*heldBody, error) {
 	w, r, most := x.ans.w, x.req.r, x.req.cfg.MaxBodyBytes
-	h := &heldBody{budget: p.bodies}
-	if r.ContentLength > min(most, p.bodies.max) {
+	h := &heldBody{memory: p.memory.Hold(memory.Requests)}
+	if r.ContentLength > min(most, p.memory.Most()) {
 		w.Header().Set("Connection", "close") // or the server would read on to the end
 		return nil, errBodySize
 	}
@@ -73,11 +52,10 @@ func (p *Proxy) readBody(x *exchange) (*heldBody, error) {
 	if r.ContentLength < 0 {
 		capacity = 4 << 10
 	}
-	if !p.bodies.reserve(capacity) {
+	if !h.memory.TryGrow(capacity) {
 		w.Header().Set("Connection", "close")
-		return nil, errBodies
+		return nil, errMemory
 	}
-	h.reserved = capacity
 	rc, started := http.NewResponseController(w), time.Now()
 	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	buf := make([]byte, 0, capacity)
@@ -89,12 +67,11 @@ func (p *Proxy) readBody(x *exchange) (*heldBody, error) {
 				w.Header().Set("Connection", "close")
 				return nil, errBodySize
 			}
-			if !p.bodies.reserve(more) {
+			if !h.memory.TryGrow(more) {
 				h.release()
 				w.Header().Set("Connection", "close")
-				return nil, errBodies
+				return nil, errMemory
 			}
-			h.reserved += more
 			buf = append(make([]byte, 0, int64(cap(buf))+more), buf...)
 		}
 		_ = rc.SetReadDeadline(bodyDeadline(started, len(buf)))

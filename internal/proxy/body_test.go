@@ -9,19 +9,6 @@ import (
 	"time"
 )
 
-func TestByteBudget_RefusesAndIsGivenBack(t *testing.T) {
-	b := &byteBudget{max: 10}
-	if !b.reserve(6) || b.reserve(5) || !b.reserve(4) || b.reserve(1) {
-		t.Error("the budget is not kept")
-	}
-	held := &heldBody{reserved: 6, budget: b}
-	held.release()
-	held.release()
-	if b.used.Load() != 4 {
-		t.Errorf("%d bytes reserved, want 4", b.used.Load())
-	}
-}
-
 func TestBody_DeadlineGrowsWithItsBytes(t *testing.T) {
 	start := time.Now()
 	if d := bodyDeadline(start, 0).Sub(start); d != 30*time.Second {

@@ -11,6 +11,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
@@ -34,6 +35,12 @@ type exchange struct {
 	rekeyed bool             // sent again with the key that is in the file by now
 	tries   int              // that may have reached the provider
 
+	held struct { // what the account counts beside the body
+		header  memory.Hold // long headers of the request
+		buffers memory.Hold // that bytes pass through
+		watch   memory.Hold // what watch keeps back, until the answer has ended
+	}
+
 	watch     *wire.Watcher // nil: the answer is not looked into
 	usage     *llm.Usage    // what the answer said that it cost; nil: nothing
 	truncated bool
@@ -46,6 +53,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identi
 		r: r, cfg: p.settings.Load(), client: caller.Name, owner: caller.Owner(), who: who, id: ledger.NewID(), started: time.Now(),
 	}}
 	x.ans.w, x.ans.r, x.ans.id = w, r, x.req.id
+	x.held.header, x.held.buffers, x.held.watch = p.memory.Hold(memory.Requests), p.memory.Hold(memory.Answers), p.memory.Hold(memory.Answers)
 	x.up = upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
@@ -72,6 +80,9 @@ func (x *exchange) end(failure error) {
 	}
 	x.cancel(nil)
 	x.req.close()
+	x.held.header.Release()
+	x.held.buffers.Release()
+	x.held.watch.Release()
 	x.settleDrain()
 	if x.sent.Load() {
 		x.p.inFlight.Add(-1)

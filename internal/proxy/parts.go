@@ -15,6 +15,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
@@ -54,8 +55,8 @@ type Proxy struct {
 	key      *providerKey
 	budgets  *budget.Book
 	lineage  *budget.Lineage
-	bodies   *byteBudget
-	instance string // our entry in the Via header
+	memory   *memory.Account // of all that requests and answers keep
+	instance string          // our entry in the Via header
 	seed     maphash.Seed
 
 	repeats  repeatBudget
@@ -79,7 +80,7 @@ func New(d Parts) *Proxy {
 		tokens: d.Tokens, metrics: d.Metrics, upstream: d.Upstream,
 		key:      newProviderKey(cfg, d.Logger),
 		lineage:  budget.NewLineage(maxLinks),
-		bodies:   &byteBudget{max: cfg.QueueMaxBytes},
+		memory:   memory.NewAccount(cfg.QueueMaxBytes),
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}
@@ -129,12 +130,12 @@ func (p *Proxy) Close() { p.budgets.Close() }
 
 // A Load is what requests under way keep.
 type Load struct {
-	BodyBytes int64 // of bodies
-	Answers   int64 // that have been asked for and are not over
-	Drains    int64 // of them, those whose clients have left
+	Memory  memory.Held // bytes of requests and answers
+	Answers int64       // that have been asked for and are not over
+	Drains  int64       // of them, those whose clients have left
 }
 
 // Load tells what requests under way keep now.
 func (p *Proxy) Load() Load {
-	return Load{p.bodies.used.Load(), p.inFlight.Load(), p.drains.Load()}
+	return Load{p.memory.Held(), p.inFlight.Load(), p.drains.Load()}
 }

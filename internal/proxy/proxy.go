@@ -34,6 +34,9 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 	if err := p.Unfit(); err != nil {
 		return err
 	}
+	if !x.held.header.TryGrow(longHeader(r)) {
+		return errMemory
+	}
 
 	// 2 Decode: a typed view beside the raw bytes.
 	if x.req.endpoint = wire.EndpointOf(r.Method, who.Rest); x.req.endpoint.Decoded() {

@@ -27,9 +27,9 @@ var (
 		Status: http.StatusRequestEntityTooLarge, Code: "request_too_large", Final: true,
 		Message: "the body is larger than MAX_BODY_BYTES",
 	}
-	errBodies = &httpapi.Error{
+	errMemory = &httpapi.Error{
 		Status: http.StatusServiceUnavailable, Code: "queue_full", RetryAfter: 5 * time.Second,
-		Message: "the bodies of the waiting requests fill QUEUE_MAX_BYTES",
+		Message: "what requests and answers hold fills QUEUE_MAX_BYTES",
 	}
 	errLedger = &httpapi.Error{
 		Status: http.StatusServiceUnavailable, Code: "ledger_unavailable", RetryAfter: ledgerPause,

@@ -30,9 +30,11 @@ var errEnded = errors.New("the answer is complete, its connection stays open")
 // Events are small and their streams long: a slow stream holds a small buffer,
 // and takes a large one when it fills that.
 var (
-	relayBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+	relayBuffers = sync.Pool{New: func() any { b := make([]byte, relayBytes); return &b }}
 	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<10); return &b }}
 )
+
+const relayBytes = 32 << 10
 
 // relay copies the upstream's answer to the client as it arrives, but for the
 // tail, which must wait for the ledger. A read error is the upstream's
@@ -61,7 +63,7 @@ func (p *Proxy) copyAnswer(x *exchange, resp *http.Response) error {
 	defer idle.Stop()
 
 	buffers := &relayBuffers
-	if x.ans.events {
+	if x.ans.events || !x.held.buffers.TryGrow(relayBytes) {
 		buffers = &eventBuffers
 	}
 	buffer := buffers.Get().(*[]byte)
@@ -101,7 +103,7 @@ func (p *Proxy) copyAnswer(x *exchange, resp *http.Response) error {
 		}
 		switch {
 		case readErr == nil:
-			if n == len(*buffer) && buffers == &eventBuffers {
+			if n == len(*buffer) && buffers == &eventBuffers && x.held.buffers.TryGrow(relayBytes) {
 				buffers.Put(buffer)
 				buffers = &relayBuffers
 				buffer = buffers.Get().(*[]byte)
@@ -133,10 +135,17 @@ func (x *exchange) readOn(resp *http.Response) {
 		return
 	}
 	defer hurry(resp).Stop()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, drainBytes))
-	x.watch.Push(body)
-	if err == nil {
-		x.watch.Close()
+	buffer := eventBuffers.Get().(*[]byte)
+	defer eventBuffers.Put(buffer)
+	for body := io.LimitReader(resp.Body, drainBytes); ; {
+		n, err := body.Read(*buffer)
+		x.watch.Push((*buffer)[:n])
+		if errors.Is(err, io.EOF) {
+			x.watch.Close()
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 
@@ -145,7 +154,9 @@ func (x *exchange) observe(resp *http.Response) {
 	if !x.req.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
 		return
 	}
-	x.watch = wire.Watch(x.req.endpoint, wire.WatchOptions{Stream: x.ans.events, StripUsage: x.spliced})
+	x.watch = wire.Watch(x.req.endpoint, wire.WatchOptions{
+		Stream: x.ans.events, StripUsage: x.spliced, Length: resp.ContentLength, Memory: &x.held.watch,
+	})
 }
 
 func isStream(resp *http.Response) bool {

@@ -7,7 +7,7 @@ import "bytes"
 // the event has happened. So usage behind a megabyte of text is found and held
 // back in constant memory.
 
-// bound lets go what has grown beyond holdEvents: an event that is not whole yet,
+// bound lets go what has grown beyond what may be held: an event that is not whole yet,
 // or what follows the end. The end itself is held whatever its size.
 func (w *Watcher) bound() {
 	s := &w.stream
@@ -15,7 +15,8 @@ func (w *Watcher) bound() {
 	if s.phase != live {
 		from = s.endAt
 	}
-	if len(s.data)-from <= holdEvents {
+	most := w.most(len(s.data) - from)
+	if len(s.data)-from <= most {
 		return
 	}
 	switch s.phase {
@@ -31,13 +32,25 @@ func (w *Watcher) bound() {
 		s.spill(s.next)
 	}
 	switch {
-	case len(s.data)-s.release <= holdEvents:
-	case len(s.data)-s.next > holdEvents/2:
+	case len(s.data)-s.release <= most:
+	case len(s.data)-s.next > most/2:
 		w.beginLong()
 	default:
 		// An event of very many lines: all but its last terminator leaves.
 		s.spill(s.end)
 	}
+}
+
+// most is how many bytes may be held, of n that would be.
+func (w *Watcher) most(n int) int {
+	if n <= holdUnasked {
+		w.short = false
+		return holdEvents
+	}
+	if w.short = !w.options.Memory.TryResize(int64(max(n, cap(w.held)+cap(w.spare)))); w.short {
+		return holdUnasked
+	}
+	return holdEvents
 }
 
 // spill lets a part of the event being read leave before it is judged.

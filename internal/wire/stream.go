@@ -77,6 +77,7 @@ func (w *Watcher) pushStream(p []byte) []byte {
 	}
 	w.readLines()
 	w.bound()
+	defer w.count()
 	data, n := s.data, s.release
 	s.data, s.release = nil, 0
 	s.move(n)

@@ -1,17 +1,24 @@
 package wire
 
-import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+import (
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
+)
 
 // WatchOptions say how an answer is framed and what may be done to it.
 type WatchOptions struct {
 	Stream     bool // the answer is text/event-stream
 	StripUsage bool // our splice asked for the usage chunk: take it out again
+
+	Length int64        // of the answer, as it says; 0 or less = it does not
+	Memory *memory.Hold // counts what is held; nil = nobody does
 }
 
 const (
 	holdJSON    = 8 << 20  // bytes up to which a JSON answer is held whole
 	holdFlowing = 4 << 10  // bytes held of a larger one
 	holdEvents  = 64 << 10 // bytes held of a stream
+	holdUnasked = 4 << 10  // bytes that are held without asking for memory
 )
 
 // Watcher reads an answer as it passes, finds its exact usage, and decides which
@@ -24,6 +31,10 @@ const (
 // terminator is held, because no client sees an event without it. If more than
 // that follows the terminal event, it passes: Terminal has been true for long by
 // then, and the record can be written.
+//
+// Where memory is short, 4 KiB stand for the 64, and a JSON answer is not held
+// whole: it passes like one that is too large for that, and its usage is read all
+// the same.
 type Watcher struct {
 	answer  *answerFormat // nil = the answer passes unread
 	options WatchOptions
@@ -39,11 +50,12 @@ type Watcher struct {
 
 	held  []byte // received, not yet released
 	spare []byte // what Push returned last, when that was not the caller's own: the two take turns
+	short bool   // memory was, at the last Push
 
 	stream stream // of an event stream
 
 	holdJSON int  // the constant; tests lower it
-	flowing  bool // a JSON answer outgrew it
+	flowing  bool // a JSON answer outgrew it, or memory was short
 }
 
 // Watch returns a Watcher for one answer of ep.
@@ -126,31 +138,70 @@ func (w *Watcher) ResponseID() string { return w.id }
 // response whose status is failed.
 func (w *Watcher) Failed() bool { return w.failed }
 
-// pushJSON holds an answer whole while that is cheap. Larger ones flow (a batch
-// of embeddings may have 60 MB) but for their last bytes.
+// pushJSON holds an answer whole while that is cheap. Others flow (a batch of
+// embeddings may have 60 MB) but for their last bytes.
 func (w *Watcher) pushJSON(p []byte) []byte {
 	w.t.feed(p)
 	w.learn()
-	if !w.flowing && len(w.held)+len(p) <= w.holdJSON {
+	if !w.flowing && w.grow(len(p)) {
 		w.held = append(w.held, p...)
 		return nil
 	}
+	defer w.count()
+	first := !w.flowing
 	w.flowing = true
 	if len(w.held) == 0 && len(p) > holdFlowing {
 		n := len(p) - holdFlowing
 		w.held = append(w.held, p[n:]...)
 		return p[:n]
 	}
+	if first { // what was held leaves without being copied
+		return w.swap(max(0, len(w.held)-max(0, holdFlowing-len(p))), p)
+	}
 	w.held = append(w.held, p...)
 	return w.release(w.held, max(0, len(w.held)-holdFlowing))
 }
 
+// grow makes room for n more bytes of a JSON answer that is held whole. It reports
+// false if the answer is too large for that, or memory is short.
+func (w *Watcher) grow(n int) bool {
+	need := len(w.held) + n
+	switch {
+	case need > w.holdJSON || w.options.Length > int64(w.holdJSON):
+		return false
+	case need <= cap(w.held):
+		return true
+	}
+	size := max(need, min(2*cap(w.held), w.holdJSON), int(w.options.Length))
+	if size > holdUnasked && !w.options.Memory.TryResize(int64(size)) {
+		return false
+	}
+	w.held = append(make([]byte, 0, size), w.held...)
+	return true
+}
+
+// count tells the account what the Watcher has by now.
+func (w *Watcher) count() {
+	n := cap(w.held) + cap(w.spare)
+	if n <= 2*holdUnasked {
+		n = 0
+	}
+	w.options.Memory.Resize(int64(n))
+}
+
 // release returns data[:n] and holds the rest. data is w.held.
 func (w *Watcher) release(data []byte, n int) []byte {
-	if cap(w.spare) > 4*holdEvents {
-		w.spare = nil // once was a whole answer
+	w.held = data
+	return w.swap(n, nil)
+}
+
+// swap returns the first n bytes held, and holds the rest and more.
+func (w *Watcher) swap(n int, more []byte) []byte {
+	data := w.held
+	if cap(w.spare) > 4*holdEvents || w.short {
+		w.spare = nil // once was a whole answer, or others need it
 	}
-	w.spare = append(w.spare[:0], data[n:]...)
+	w.spare = append(append(w.spare[:0], data[n:]...), more...)
 	w.held, w.spare = w.spare, data
 	return data[:n:n]
 }
