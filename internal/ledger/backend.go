@@ -69,6 +69,8 @@ type Sums struct {
 	Requests     int64 // metered, and answered 2xx
 	UnknownUsage int64 // requests that may have cost tokens which nobody reported
 	llm.Usage          // as far as it is exact
+
+	ToldCost llm.Money // what providers said that it cost, in US dollars
 }
 
 // Add adds o to s; with a sign of −1 it takes o off.
@@ -76,11 +78,16 @@ func (s *Sums) Add(o Sums, sign int64) {
 	s.Requests += sign * o.Requests
 	s.UnknownUsage += sign * o.UnknownUsage
 	s.Usage.Add(o.Usage, sign)
+	if sign < 0 {
+		s.ToldCost = s.ToldCost.Sub(o.ToldCost)
+	} else {
+		s.ToldCost = s.ToldCost.Add(o.ToldCost)
+	}
 }
 
 // sumsOf is what one record adds to its session and rollups.
 func sumsOf(r *Record) Sums {
-	s := Sums{Usage: r.Usage}
+	s := Sums{Usage: r.Usage, ToldCost: r.Told.Dollars()}
 	if r.counted() {
 		s.Requests = 1
 	}

@@ -61,9 +61,10 @@ func fillBig(b *testing.B, s *Store, n int) {
 			from, min(from+part, n)-1, begin, step, sessions, bigClients, bigModels)
 	}
 	exec("CREATE INDEX requests_session ON requests (session_id) WHERE session_id IS NOT NULL")
+	const columns = " (start, model_id, client_id, requests, unknown, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens) "
 	const counted = "count(*), 0, sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(reasoning_tokens)"
 	for _, g := range []grain{hourly, daily} {
-		exec("INSERT INTO "+rollupTable(g)+" SELECT started_at - started_at % ?1, model_id, client_id, "+counted+" FROM requests GROUP BY 1, 2, 3", int64(g))
+		exec("INSERT INTO "+rollupTable(g)+columns+"SELECT started_at - started_at % ?1, model_id, client_id, "+counted+" FROM requests GROUP BY 1, 2, 3", int64(g))
 	}
 	exec(`UPDATE sessions SET (requests, unknown, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, last_at) =
 		(SELECT ` + counted + `, max(started_at + total_ms) FROM requests WHERE session_id = sessions.id)`)

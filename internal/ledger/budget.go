@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -216,8 +217,8 @@ func (b *sqlBackend) budget(ctx context.Context, scope string, since time.Time) 
 	}
 	err := b.read.NewSelect().TableExpr("budget_usage AS b").
 		Join("JOIN names AS s ON s.id = b.scope_id").Join("JOIN names AS m ON m.id = b.model_id").
-		ColumnExpr("b.start, m.name AS model, b.requests, b.unknown, b.prompt_tokens, b.completion_tokens").
-		ColumnExpr("b.cached_tokens, b.reasoning_tokens, b.estimated_prompt, b.estimated_output").
+		ColumnExpr("b.start, m.name AS model, b.estimated_prompt, b.estimated_output").
+		ColumnExpr("b."+strings.Join(sumNames[:], ", b.")).
 		Where("s.name = ?", scope).Where("b.start >= ?", max(since.UnixMilli(), 0)).
 		Order("b.start", "b.model_id").Scan(ctx, &rows)
 	if err != nil {

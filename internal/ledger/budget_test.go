@@ -46,7 +46,7 @@ func TestStore_KeepsBudgets(t *testing.T) {
 		record(t, s, drawing("a", team), both, both, unknown, refused, small, drawing("a", next), testRecord("a"))
 
 		use := func(day Draw, model llm.Model, n int64) BudgetUse {
-			return BudgetUse{Start: day.Start, Model: model, Sums: Sums{Requests: n, Usage: llm.Usage{Input: 10 * n, Output: 5 * n, Cached: 4 * n, Reasoning: 2 * n}}}
+			return BudgetUse{Start: day.Start, Model: model, Sums: Sums{Requests: n, Usage: llm.Usage{Input: 10 * n, Output: 5 * n, Cached: 4 * n, Reasoning: 2 * n, CacheWrite: 3 * n}}}
 		}
 		first := use(team, "gpt-4o", 2)
 		first.Requests, first.UnknownUsage, first.Estimated = 3, 1, llm.Usage{Input: 12, Output: 9}
@@ -109,7 +109,7 @@ func TestStore_BudgetOfALateRecord(t *testing.T) {
 			t.Errorf("drawn %+v; want an estimate", got)
 		}
 		record(t, s, late)
-		want := []BudgetUse{{Start: budgetDay, Model: "gpt-4o", Sums: Sums{Requests: 1, Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}}}}
+		want := []BudgetUse{{Start: budgetDay, Model: "gpt-4o", Sums: Sums{Requests: 1, Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2, CacheWrite: 3}}}}
 		if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {
 			t.Errorf("drawn (-want +got):\n%s", diff)
 		}

@@ -89,7 +89,7 @@ func readPostgres(ctx context.Context, cfg *Config) (backend, error) {
 	}
 	db := openPostgresPool(config, readers, map[string]string{"default_transaction_read_only": "on"}, nil)
 	b := &sqlBackend{read: db, mapErr: postgresErr, shut: func(context.Context) error { return db.Close() }, patience: postgresPatience}
-	if _, err := b.budget(ctx, "", time.Time{}); err != nil { // the newest table: is the schema up to date
+	if err := b.upToDate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ledger: postgres %s: %w", placeOf(config), oneLine(err)), db.Close())
 	}
 	return b, nil
@@ -199,10 +199,35 @@ func (p *postgres) prepare(ctx context.Context, config *pgx.ConnConfig, cfg *Con
 	if p.schema == "" {
 		return fmt.Errorf("%w: no schema of the search path exists, or may be used", ErrInvalid)
 	}
-	if err := migrateUp(ctx, db, mustSub(postgresMigrations, "migration/postgres"), true); err != nil {
+	if err := p.migrate(ctx, db, cfg.StartPatience); err != nil {
 		return startErr(err)
 	}
 	return p.warnOfServer(ctx, db, cfg.Durability)
+}
+
+// A migration waits that long for a table, since whoever comes behind it waits as well. It tries again,
+// until the patience of the start ends.
+const migrateLockTimeout = time.Second
+
+// migrate brings the schema up to date beside sidecars that use it.
+func (p *postgres) migrate(ctx context.Context, db *bun.DB, patience time.Duration) error {
+	m := migrator{
+		files: mustSub(postgresMigrations, "migration/postgres"), alone: true, logger: p.logger,
+		before: []string{"SET LOCAL lock_timeout = " + millis(migrateLockTimeout)},
+	}
+	end := time.Now().Add(patience)
+	for {
+		err := m.up(ctx, db)
+		if code := sqlState(err); code != codeLockTimeout && code != codeDeadlock || time.Now().After(end) {
+			return err
+		}
+		p.logger.Warn("waiting for others to let the schema be upgraded", slog.Any("error", oneLine(err)))
+		select {
+		case <-time.After(migrateLockTimeout): // for those who waited behind
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // await tries to reach the server until patience ends. Beside a container that starts at the same

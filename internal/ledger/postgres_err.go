@@ -22,11 +22,16 @@ func postgresErr(err error) error {
 		strings.HasPrefix(code, "54"),    // program limit exceeded
 		code == "23502", code == "23514": // not null, check
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
-	case code == "40001", code == "40P01": // serialization failure, deadlock
+	case code == "40001", code == codeDeadlock: // serialization failure
 		return fmt.Errorf("%w: %w", errConflict, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
+
+const (
+	codeDeadlock    = "40P01"
+	codeLockTimeout = "55P03"
+)
 
 // startErr maps an error of Open, where a refusal that waiting does not cure is the setting's fault.
 func startErr(err error) error {

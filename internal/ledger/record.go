@@ -100,7 +100,8 @@ type Record struct {
 	Outcome              Outcome
 
 	Usage      llm.Usage
-	UsageKnown bool // false: the usage is stored as NULL, never as zero
+	UsageKnown bool     // false: the usage is stored as NULL, never as zero
+	Told       llm.Told `json:",omitzero"`
 
 	EstimatedPrompt, EstimatedOutput int64
 	Attempts                         int
@@ -114,6 +115,8 @@ type usageJSON struct {
 	Output    int64 `json:"Completion"`
 	Cached    int64
 	Reasoning int64
+
+	CacheWrite int64 `json:",omitempty"`
 }
 
 type plainRecord Record
@@ -167,9 +170,9 @@ func (r *Record) prepare() error {
 		return fmt.Errorf("record %s: %w: outcome %s", r.ID, ErrInvalid, r.Outcome)
 	case r.StartedAt.UnixMilli() < 0 || r.StartedAt.Year() > 9999:
 		return fmt.Errorf("record %s: %w: start time %v", r.ID, ErrInvalid, r.StartedAt)
-	case min(r.Usage.Input, r.Usage.Output, r.Usage.Cached, r.Usage.Reasoning) < 0:
+	case r.Usage.Least() < 0:
 		return fmt.Errorf("record %s: %w: negative usage", r.ID, ErrInvalid)
-	case max(r.Usage.Input, r.Usage.Output, r.Usage.Cached, r.Usage.Reasoning) > MaxTokens:
+	case r.Usage.Most() > MaxTokens:
 		return fmt.Errorf("record %s: %w: usage beyond %d tokens", r.ID, ErrInvalid, int64(MaxTokens))
 	}
 	for _, key := range []string{r.Session, r.Parent} {
@@ -183,6 +186,7 @@ func (r *Record) prepare() error {
 	if !r.UsageKnown {
 		r.Usage = llm.Usage{}
 	}
+	r.Told = tidyTold(r.Told)
 	r.Client, r.Route = cleanText(r.Client), cleanText(r.Route)
 	r.Model, r.AnsweredModel = cleanText(r.Model), cleanText(r.AnsweredModel)
 	r.EstimatedPrompt, r.EstimatedOutput = max(r.EstimatedPrompt, 0), max(r.EstimatedOutput, 0)
@@ -190,6 +194,17 @@ func (r *Record) prepare() error {
 	r.StartedAt = r.StartedAt.UTC().Truncate(time.Millisecond)
 	r.QueueWait, r.FirstByte, r.Total = wholeMillis(r.QueueWait), wholeMillis(r.FirstByte), wholeMillis(r.Total)
 	return nil
+}
+
+// tidyTold leaves out what is no total, no cost or no currency: strange news beside a count is no reason to lose the count.
+func tidyTold(t llm.Told) llm.Told {
+	if t.Total < 0 || t.Total > MaxTokens {
+		t.Total = 0
+	}
+	if !t.CostStands() {
+		t.Cost, t.Currency = "", ""
+	}
+	return t
 }
 
 // MaxTokens bounds each count of a Record's usage. It keeps sums of nine million records inside an int64.

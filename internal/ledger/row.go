@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -53,20 +54,36 @@ type usageColumns struct {
 	Output    int64 `bun:"completion_tokens"`
 	Cached    int64 `bun:"cached_tokens"`
 	Reasoning int64 `bun:"reasoning_tokens"`
+
+	CacheWrite int64 `bun:"cache_write_tokens"`
 }
 
 type sumColumns struct {
 	Requests     int64 `bun:"requests"`
 	UnknownUsage int64 `bun:"unknown"`
 	usageColumns
+	ToldNano  int64 `bun:"told_nano"`
+	ToldFemto int64 `bun:"told_femto"`
+}
+
+const femtoPerNano = 1_000_000
+
+// moneyColumns splits money in two, so that neither column runs over when they are summed.
+func moneyColumns(m llm.Money) (nano, femto int64) {
+	n, f := m.DivMod(femtoPerNano)
+	return int64(min(n, math.MaxInt64)), int64(f)
 }
 
 func columnsOf(s Sums) sumColumns {
-	return sumColumns{s.Requests, s.UnknownUsage, usageColumns(s.Usage)}
+	nano, femto := moneyColumns(s.ToldCost)
+	return sumColumns{s.Requests, s.UnknownUsage, usageColumns(s.Usage), nano, femto}
 }
 
 func (c sumColumns) sums() Sums {
-	return Sums{c.Requests, c.UnknownUsage, llm.Usage(c.usageColumns)}
+	return Sums{
+		Requests: c.Requests, UnknownUsage: c.UnknownUsage, Usage: llm.Usage(c.usageColumns),
+		ToldCost: llm.MoneyOf(uint64(max(c.ToldNano, 0)), femtoPerNano).Add(llm.Money{Lo: uint64(max(c.ToldFemto, 0))}),
+	}
 }
 
 // usageCells is the usage of one request. Unknown is NULL, because zero is a count.
@@ -89,6 +106,36 @@ func (c usageCells) fill(r *Record) {
 	if r.UsageKnown = c.Input != nil; r.UsageKnown {
 		r.Usage = llm.Usage{Input: *c.Input, Output: *c.Output, Cached: *c.Cached, Reasoning: *c.Reasoning}
 	}
+}
+
+// toldRow is what else the provider told of a request; a request of which it told nothing has none.
+type toldRow struct {
+	bun.BaseModel `bun:"table:request_told"`
+
+	ID ID `bun:"id,pk,type:blob"`
+	toldCells
+	ToldNano  int64 `bun:"told_nano,nullzero"`
+	ToldFemto int64 `bun:"told_femto,nullzero"`
+}
+
+type toldCells struct {
+	CacheWrite int64  `bun:"cache_write_tokens,nullzero"`
+	Total      int64  `bun:"told_total,nullzero"`
+	Cost       string `bun:"told_cost,nullzero"`
+	Currency   string `bun:"told_currency,nullzero"`
+}
+
+func toldOf(r *Record) toldRow {
+	row := toldRow{ID: r.ID, toldCells: toldCells{r.Usage.CacheWrite, r.Told.Total, r.Told.Cost, r.Told.Currency}}
+	row.ToldNano, row.ToldFemto = moneyColumns(r.Told.Dollars())
+	return row
+}
+
+func (c toldCells) fill(r *Record) {
+	if r.UsageKnown {
+		r.Usage.CacheWrite = c.CacheWrite
+	}
+	r.Told = llm.Told{Total: c.Total, Cost: c.Cost, Currency: c.Currency}
 }
 
 type sessionRow struct {
@@ -196,6 +243,7 @@ type logRow struct {
 	Status      int   `bun:"status"`
 	Outcome     uint8 `bun:"outcome"`
 	usageCells
+	toldCells
 }
 
 func (l *logRow) record() Record {
@@ -206,6 +254,7 @@ func (l *logRow) record() Record {
 		Total:     time.Duration(l.TotalMs) * time.Millisecond,
 	}
 	l.usageCells.fill(&r)
+	l.toldCells.fill(&r)
 	l.measures.fill(&r)
 	return r
 }

@@ -53,7 +53,9 @@ const sumsOfRequests = `
 	sum(CASE WHEN r.metered = 1 AND r.status BETWEEN 200 AND 299 THEN 1 ELSE 0 END) AS requests,
 	sum(CASE WHEN r.metered = 1 AND r.prompt_tokens IS NULL AND (r.status = 0 OR r.status BETWEEN 200 AND 299) THEN 1 ELSE 0 END) AS unknown,
 	coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens, coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
-	coalesce(sum(r.cached_tokens), 0) AS cached_tokens, coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens`
+	coalesce(sum(r.cached_tokens), 0) AS cached_tokens, coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens,
+	coalesce(sum(t.cache_write_tokens), 0) AS cache_write_tokens,
+	coalesce(sum(t.told_nano), 0) AS told_nano, coalesce(sum(t.told_femto), 0) AS told_femto`
 
 func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, error) {
 	ctx, cancel := b.within(ctx)
@@ -81,6 +83,7 @@ func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, e
 	var rows []totalRow
 	err = b.read.NewSelect().TableExpr("requests AS r").
 		Join("JOIN names AS m ON m.id = r.model_id").Join("JOIN names AS a ON a.id = r.answered_id").Join("JOIN names AS c ON c.id = r.client_id").
+		Join("LEFT JOIN request_told AS t ON t.id = r.id").
 		ColumnExpr(hour+" AS start, CASE WHEN m.name = '' THEN a.name ELSE m.name END AS model, c.name AS client").
 		ColumnExpr(sumsOfRequests).
 		Where("r.session_id = ?", session).Where("r.id >= ?", from).Where("r.id < ?", to).

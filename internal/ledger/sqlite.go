@@ -68,7 +68,8 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err := db.check(ctx); err != nil {
 		return nil, err
 	}
-	if err := migrateUp(ctx, db.write, mustSub(sqliteMigrations, "migration/sqlite"), alone); err != nil {
+	m := migrator{files: mustSub(sqliteMigrations, "migration/sqlite"), alone: alone, logger: cfg.Logger}
+	if err := waitBusy(ctx, func() error { return m.up(ctx, db.write) }); err != nil {
 		return nil, sqliteErr(err)
 	}
 	if err := b.probe(ctx); err != nil {
@@ -109,7 +110,7 @@ func readSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 		return nil, fmt.Errorf("open ledger: sqlite %q: %w", path, err)
 	}
 	b := &sqlBackend{read: db, mapErr: sqliteErr, shut: func(context.Context) error { return db.Close() }}
-	if _, err := b.budget(ctx, "", time.Time{}); err != nil { // the newest table: is the schema up to date
+	if err := b.upToDate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ledger: sqlite %q: %w", path, err), db.Close())
 	}
 	return b, nil

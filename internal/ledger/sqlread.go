@@ -90,6 +90,16 @@ func (b *sqlBackend) requests(ctx context.Context, key string, before *ID, limit
 	return out, nil
 }
 
+// upToDate tells whether the schema has all that is read. What a newer program added does no harm.
+func (b *sqlBackend) upToDate(ctx context.Context) error {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
+	if err := b.read.NewSelect().Model(new([]toldRow)).Where("id = ?", ID{}).Scan(ctx); err != nil { // the newest table
+		return b.readErr("read schema version", err)
+	}
+	return nil
+}
+
 // sumsOfRollup casts, because Postgres makes numeric of a sum of bigint.
 var sumsOfRollup = func() string {
 	var sums []string

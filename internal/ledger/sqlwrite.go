@@ -97,7 +97,7 @@ func (b *sqlBackend) apply(ctx context.Context, in batch) (int, error) {
 // tables tells whether all tables that apply writes are there.
 func (b *sqlBackend) tables(ctx context.Context) error {
 	for _, table := range [...]string{
-		"names", "sessions", "requests", "inflight", "usage_hourly", "usage_daily", "budget_usage", "inflight_draws",
+		"names", "sessions", "requests", "request_told", "inflight", "usage_hourly", "usage_daily", "budget_usage", "inflight_draws",
 	} {
 		if _, err := b.write.NewSelect().TableExpr(table).ColumnExpr("1").Limit(1).Exec(ctx); err != nil {
 			return fmt.Errorf("table %s: %w", table, err)
@@ -124,6 +124,9 @@ func (b *sqlBackend) tryApply(ctx context.Context, in batch) (int, error) {
 		}
 		var replaced []Record
 		if fresh, replaced, err = storeRecords(ctx, tx, in.records, names, sessions); err != nil {
+			return err
+		}
+		if err = storeTold(ctx, tx, fresh); err != nil {
 			return err
 		}
 		d := sum(fresh, replaced)
@@ -233,6 +236,22 @@ func insertRequests(ctx context.Context, tx bun.Tx, rows []requestRow) (map[ID]b
 	return isNew, err
 }
 
+// storeTold keeps what providers told of requests that were inserted.
+func storeTold(ctx context.Context, tx bun.Tx, fresh []Record) error {
+	var rows []toldRow
+	for i := range fresh {
+		if row := toldOf(&fresh[i]); row.toldCells != (toldCells{}) {
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	slices.SortFunc(rows, func(a, b toldRow) int { return compareIDs(a.ID, b.ID) })
+	_, err := tx.NewInsert().Model(&rows).Returning("NULL").Exec(ctx)
+	return err
+}
+
 // replace puts rows that say how a request ended in the place of ones that were booked as interrupted, marks them
 // as new, and returns what they replaced. That happens where the process was taken for dead and was not: only
 // cut off from a database that it shares. Exact usage must not be lost to that.
@@ -316,6 +335,7 @@ func sessionIDs(ctx context.Context, tx bun.Tx, records []Record) (map[string]in
 
 var sumNames = [...]string{
 	"requests", "unknown", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
+	"cache_write_tokens", "told_nano", "told_femto",
 }
 
 // addTo spells `column = table.column + excluded.column` for the sums.

@@ -40,7 +40,7 @@ func testRecord(session string) Record {
 	return Record{
 		ID: NewID(), StartedAt: time.Now(), Session: session, Client: "alice", Route: "chat/completions",
 		Metered: true, Stream: true, Model: "gpt-4o", AnsweredModel: "gpt-4o-2024-08-06", Status: 200, Outcome: Complete,
-		Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}, UsageKnown: true,
+		Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2, CacheWrite: 3}, UsageKnown: true,
 		EstimatedPrompt: 12, EstimatedOutput: 9, Attempts: 1,
 		QueueWait: 3 * time.Millisecond, FirstByte: 40 * time.Millisecond, Total: 90 * time.Millisecond,
 	}
@@ -124,6 +124,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		s := open(t, cfg)
 		want := testRecord("a")
 		want.Parent = "root"
+		want.Told = llm.Told{Total: 15, Cost: "0.00012345678901234567", Currency: "USD"}
 		for _, field := range append(zeroFields(want), zeroFields(want.Usage)...) {
 			if field != "Draws" { // which are read by their budgets
 				t.Errorf("%s is not tried", field)
@@ -131,7 +132,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		}
 		unknown := testRecord("a")
 		unknown.UsageKnown, unknown.Outcome, unknown.Status = false, ClientGone, 200
-		unknown.Parent = "root"
+		unknown.Parent, unknown.Told = "root", llm.Told{Total: 1100, Cost: "2.5"}
 		zero := testRecord("a")
 		zero.Usage, zero.Parent = llm.Usage{}, "root"
 		record(t, s, want, unknown, zero)
@@ -149,7 +150,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		}
 		start := want.StartedAt.UTC().Truncate(time.Millisecond)
 		wantSession := Session{
-			ID: "a", Sums: Sums{3, 1, llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}},
+			ID: "a", Sums: Sums{3, 1, llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2, CacheWrite: 3}, llm.Money{Lo: 2500123456789012}},
 			FirstAt: start, LastAt: stored[0].StartedAt.Add(zero.Total),
 		}
 		if diff := cmp.Diff(wantSession, session(t, s, "a"), ignoreSeq); diff != "" {
@@ -194,7 +195,7 @@ func TestStore_CountsWhatTheContractSays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []UsageRow{{Sums: Sums{3, 2, llm.Usage{Input: 21, Output: 10, Cached: 8, Reasoning: 4}}}}
+		want := []UsageRow{{Sums: Sums{3, 2, llm.Usage{Input: 21, Output: 10, Cached: 8, Reasoning: 4, CacheWrite: 6}, llm.Money{}}}}
 		if diff := cmp.Diff(want, rows); diff != "" {
 			t.Errorf("usage (-want +got):\n%s", diff)
 		}
@@ -426,8 +427,8 @@ func TestStore_RecentUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []ModelUse{
-			{Model: "gpt-4o", Requests: 5, Usage: llm.Usage{Input: 10 + 12, Output: 5 + 9, Cached: 4, Reasoning: 2}},
-			{Model: "small", Requests: 1, Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2}},
+			{Model: "gpt-4o", Requests: 5, Usage: llm.Usage{Input: 10 + 12, Output: 5 + 9, Cached: 4, Reasoning: 2, CacheWrite: 3}},
+			{Model: "small", Requests: 1, Usage: llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2, CacheWrite: 3}},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("recent use (-want +got):\n%s", diff)
@@ -658,7 +659,13 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 			Metered: rapid.Bool().Draw(rt, "metered"), Stream: rapid.Bool().Draw(rt, "stream"),
 			Status:  rapid.SampledFrom([]int{0, 200, 400, 500}).Draw(rt, "status"),
 			Outcome: Outcome(1 + n("outcome", 4)), UsageKnown: rapid.Bool().Draw(rt, "known"),
-			Usage: llm.Usage{Input: n("p", 1e9), Output: n("c", 1e9), Cached: n("k", 1e9), Reasoning: n("r", 1e9)}, Total: time.Duration(n("total", 1e12)),
+			Usage: llm.Usage{Input: n("p", 1e9), Output: n("c", 1e9), Cached: n("k", 1e9), Reasoning: n("r", 1e9), CacheWrite: n("w", 1e9)}, Total: time.Duration(n("total", 1e12)),
+		}
+		if rapid.Bool().Draw(rt, "told") {
+			r.Told = llm.Told{
+				Total: n("told", 1e9), Cost: rapid.StringMatching(`[0-9]{1,4}(\.[0-9]{1,20})?`).Draw(rt, "cost"),
+				Currency: rapid.SampledFrom([]string{"", "USD", "EUR"}).Draw(rt, "currency"),
+			}
 		}
 		past = append(past, r)
 		if e1, e2 := file.Record(ctx, r), mem.Record(ctx, r); e1 != nil || e2 != nil {
@@ -672,9 +679,9 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 			records, err := s.Requests(ctx, one.ID, RecordQuery{})
 			out = append(out, records, err)
 		}
-		for _, q := range []UsageQuery{{}, {From: base.Add(30 * time.Hour), To: base.Add(200 * time.Hour), By: []string{"day", "model"}}} {
+		for _, q := range []UsageQuery{{}, {Session: "a", By: []string{"model"}}, {From: base.Add(30 * time.Hour), To: base.Add(200 * time.Hour), By: []string{"day", "model"}}} {
 			rows, err := s.Usage(ctx, q)
-			out = append(out, rows, err)
+			out = append(out, rows, errors.Is(err, ErrNotFound), err == nil)
 		}
 		return out
 	}

@@ -37,6 +37,20 @@ func (m Money) Sub(o Money) Money {
 	return Money{hi, lo}
 }
 
+// MoneyOf returns n times each femto-units.
+func MoneyOf(n, each uint64) Money {
+	hi, lo := bits.Mul64(n, each)
+	return Money{hi, lo}
+}
+
+// DivMod returns m divided by femto-units, and the rest. A quotient beyond 64 bits is the largest.
+func (m Money) DivMod(by uint64) (quotient, rest uint64) {
+	if m.Hi >= by {
+		return math.MaxUint64, 0
+	}
+	return bits.Div64(m.Hi, m.Lo, by)
+}
+
 // Cmp returns -1, 0 or 1 as m is less than, equal to or more than o.
 func (m Money) Cmp(o Money) int {
 	switch {

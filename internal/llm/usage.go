@@ -1,12 +1,14 @@
 package llm
 
-// Usage is what a provider says that one request used, in tokens. Cached and
-// Reasoning are parts of the sums and are not added to them.
+// Usage is what a provider says that one request used, in tokens. All but Input and
+// Output are parts of these sums and are not added to them.
 type Usage struct {
-	Input     int64 // prompt tokens, Cached included
+	Input     int64 // prompt tokens, Cached and CacheWrite included
 	Output    int64 // completion tokens over all choices, Reasoning included
 	Cached    int64 // of Input: served from the provider's prompt cache
 	Reasoning int64 // of Output: thought, and not shown
+
+	CacheWrite int64 // of Input: written to the provider's prompt cache, which some bill above Input
 }
 
 // Add adds o to u; with a sign of −1 it takes o off.
@@ -15,7 +17,14 @@ func (u *Usage) Add(o Usage, sign int64) {
 	u.Output += sign * o.Output
 	u.Cached += sign * o.Cached
 	u.Reasoning += sign * o.Reasoning
+	u.CacheWrite += sign * o.CacheWrite
 }
+
+// Least and Most are the smallest and the largest of the counts.
+func (u Usage) Least() int64 { return min(u.Input, u.Output, u.Cached, u.Reasoning, u.CacheWrite) }
+
+// Most is the largest of the counts.
+func (u Usage) Most() int64 { return max(u.Input, u.Output, u.Cached, u.Reasoning, u.CacheWrite) }
 
 // Total is what most limits, and budgets in tokens, count.
 func (u Usage) Total() int64 { return u.Input + u.Output }

@@ -2,7 +2,6 @@ package price
 
 import (
 	"fmt"
-	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -28,10 +27,7 @@ func (r Rates) Cost(u llm.Usage) llm.Money {
 	return times(u.Input-cached, r.Input).Add(times(cached, r.CachedInput)).Add(times(u.Output, r.Output))
 }
 
-func times(tokens int64, r Rate) llm.Money {
-	hi, lo := bits.Mul64(uint64(max(tokens, 0)), uint64(r))
-	return llm.Money{Hi: hi, Lo: lo}
-}
+func times(tokens int64, r Rate) llm.Money { return llm.MoneyOf(uint64(max(tokens, 0)), uint64(r)) }
 
 // An Entry is one line of a price list.
 type Entry struct {

@@ -49,6 +49,7 @@ type Process struct {
 type Launch struct {
 	Sockets []*os.File // passed on as a service manager does
 	Wrapper []string   // a command that sets limits, and then becomes the program
+	Program string     // its path; "" = built of the folder that the tests run in
 }
 
 // Start runs the program, without waiting for it to serve; settings come as
@@ -58,9 +59,12 @@ func (l Launch) Start(t *testing.T, upstream string, settings ...string) *Proces
 	if runtime.GOOS == "windows" {
 		t.Skip("signals and sockets are passed on otherwise there")
 	}
-	path, err := ProgramPath()
-	if err != nil {
-		t.Fatal(err)
+	path := l.Program
+	if path == "" {
+		var err error
+		if path, err = ProgramPath(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	p := &Process{t: t, Log: &Log{serving: make(chan string, 1)}, ended: make(chan struct{})}
 	command := append(slices.Clone(l.Wrapper), "sh", "-c", `LISTEN_PID=$$ exec "$0"`, path)

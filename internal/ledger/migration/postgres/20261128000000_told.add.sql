@@ -1,0 +1,65 @@
+-- What a provider told of an answer besides prompt and completion, kept as it was told: a total, a cost (a decimal)
+-- and its currency; and the tokens that went into its prompt cache, where it counts them. A request of which nothing of
+-- that was told has no row. told_nano and told_femto are the cost for sums, if it is in US dollars: told_nano * 1e-9 + told_femto * 1e-15.
+--
+-- Tables are locked in the order in which writers lock them, behind the view, whose readers lock it first.
+CREATE TABLE IF NOT EXISTS request_told (
+  id                 uuid PRIMARY KEY,
+  cache_write_tokens bigint,
+  told_total         bigint,
+  told_cost          text,
+  told_currency      text,
+  told_nano          bigint,
+  told_femto         bigint
+);
+
+--bun:split
+
+CREATE OR REPLACE VIEW request_log AS
+SELECT r.id, s.key AS session, s.parent, c.name AS client, o.name AS route, m.name AS model, a.name AS answered_model,
+       r.metered, r.stream, r.status, r.outcome,
+       r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens, r.estimated_prompt, r.estimated_output,
+       r.attempts, r.started_at, r.queue_ms, r.first_byte_ms, r.total_ms, r.session_id,
+       t.cache_write_tokens, t.told_total, t.told_cost, t.told_currency
+FROM requests AS r
+JOIN names AS c ON c.id = r.client_id
+JOIN names AS o ON o.id = r.route_id
+JOIN names AS m ON m.id = r.model_id
+JOIN names AS a ON a.id = r.answered_id
+LEFT JOIN sessions AS s ON s.id = r.session_id
+LEFT JOIN request_told AS t ON t.id = r.id;
+
+--bun:split
+
+ALTER TABLE sessions
+  ADD COLUMN IF NOT EXISTS cache_write_tokens bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_nano bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_femto bigint DEFAULT 0;
+
+--bun:split
+
+-- A request takes its row along when it is deleted, by whatever release. Its own row is all that this locks.
+ALTER TABLE request_told
+  DROP CONSTRAINT IF EXISTS request_told_of,
+  ADD CONSTRAINT request_told_of FOREIGN KEY (id) REFERENCES requests (id) ON DELETE CASCADE;
+
+--bun:split
+
+ALTER TABLE usage_hourly
+  ADD COLUMN IF NOT EXISTS cache_write_tokens bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_nano bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_femto bigint DEFAULT 0;
+
+--bun:split
+
+ALTER TABLE usage_daily
+  ADD COLUMN IF NOT EXISTS cache_write_tokens bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_nano bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_femto bigint DEFAULT 0;
+
+--bun:split
+
+ALTER TABLE budget_usage
+  ADD COLUMN IF NOT EXISTS cache_write_tokens bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_nano bigint DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS told_femto bigint DEFAULT 0;
