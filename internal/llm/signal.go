@@ -6,6 +6,7 @@ import "time"
 type Level struct {
 	Limit, Remaining                 int64
 	Reset                            time.Duration // until the limit is full again
+	Period                           time.Duration // that the limit is for; 0 = the answer does not say
 	HasLimit, HasRemaining, HasReset bool
 }
 
@@ -17,9 +18,11 @@ type Signal struct {
 	RetryAfter    time.Duration
 	HasRetryAfter bool
 
-	Dimension              Dimension // of a 429: the limit that it is about; None = not said
-	Group                  Model     // of a 429: whose limit it is, as the provider calls it; aliases of one limit share it
-	Limit, Used, Requested int64     // of a 429: the numbers in its text; 0 = not said
+	Dimension              Dimension     // of a 429: the limit that it is about; None = not said
+	Group                  Model         // of a 429: whose limit it is, as the provider calls it; aliases of one limit share it
+	Period                 time.Duration // of a 429: of the limit that it is about; 0 = not said
+	Limit, Used, Requested int64         // of a 429: the numbers in its text; 0 = not said
+	Said                   string        // of a 429: the provider's word, shortened, without secrets, on one line
 
 	// Profile is "openai", "azure" or "anthropic" where host or headers show whose
 	// dialect the answer speaks; "" = they do not.

@@ -81,7 +81,7 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 	case verdict == upstream.Throttled:
 		kind, signal := wire.ParseThrottle(p.upstream.Host(), resp.Header, peek(resp), now)
 		p.metrics.Upstream429.WithLabelValues(throttleReason(kind, signal.Dimension)).Inc()
-		if kind != wire.Curable {
+		if kind == wire.Quota || kind == wire.TooLarge {
 			resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tmaxmax/go-sse"
 
@@ -258,11 +259,23 @@ func FuzzThrottle(f *testing.F) {
 	for _, s := range []string{
 		openAIError("Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29937, Requested 385. Please try again in 1h6m0.5s.", "tokens", "rate_limit_exceeded"),
 		`[{"error":{"details":[{"retryDelay":"34s"}]}}]`, `{"error":"x"}`, `{"error":{"error":{}}}`, `Please retry after 99999999999999 days`, `limit 1,2,3`, `{"detail":[]}`,
+		`{"error":{"message":"free-models-per-day","metadata":{"headers":{"X-RateLimit-Limit":"50","X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1772366430000"},"raw":"{\"error\":{\"message\":\"x\"}}"}}}`,
+		`[{"error":{"details":[{"violations":[{"quotaId":"GenerateRequestsPerDay","quotaValue":"0"}]},{"retryDelay":"34s"}]}}]`, `{"retry_after_ms":-5,"resets_at":"99999999999999","resets_in_seconds":"1h"}`,
+		`limit resets at: 2026-03-01 12:00:00 +0100, 1.00:00:99`, `sk-abcdefgh bearer x user@example.org org-12345678`, `<p>rate limit</p><style>`, `余额不足 per 86400s`,
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		_, th := ParseThrottle("", nil, body, time.Now())
+		kind, th := ParseThrottle("", nil, body, time.Now())
+		if inside, _, ok := ParseThrottleInside("", nil, body, time.Now()); ok && inside != kind {
+			t.Fatalf("inside of an answer it is of kind %d, else of %d", inside, kind)
+		}
+		if len(th.Said) > maxSaid || strings.ContainsAny(th.Said, "\n\r\x00\x1b") || !utf8.ValidString(th.Said) || Quotable(th.Said) != th.Said {
+			t.Fatalf("%q is no line that could be quoted", th.Said)
+		}
+		if th.Period < 0 || th.Dimension.Daily() && !daily(th.Period) {
+			t.Fatalf("%+v", th)
+		}
 		if th.Limit < 0 || th.Used < 0 || th.Requested < 0 || th.RetryAfter < 0 || th.RetryAfter > maxReset || !th.HasRetryAfter && th.RetryAfter != 0 {
 			t.Fatalf("%+v", th)
 		}

@@ -15,31 +15,90 @@ type ThrottleKind uint8
 
 // The kinds of 429.
 const (
-	Curable  ThrottleKind = iota // waiting cures it, or nothing says that it does not
-	Quota                        // insufficient_quota: a matter of money, not of time
+	Curable  ThrottleKind = iota // waiting cures it
+	Quota                        // a matter of money, of an account, or of a month: not of time
 	TooLarge                     // the request alone exceeds the limit
+	Unclear                      // it says something that tells neither: tries have to show
 )
 
 // ParseThrottle reads the headers and body of a 429, or of another refusal with
 // a retry hint, that came from host at now. The wait is, in this order:
-// retry-after-ms, retry-after, the time named in the message, the time that the
-// numbers in the message give, and the dimension's x-ratelimit-reset. The body
+// retry-after-ms, retry-after, the time named in the message, the time named by other
+// members of the body, the time that the numbers in the message give, and the
+// dimension's x-ratelimit-reset, be it in a header or in the body. The body
 // may be cut short: of a long one only the first kilobytes are looked at.
 //
 // Of the signal's numbers, Limit−Used is the upstream's own level, and Requested
 // its own estimate.
 func ParseThrottle(host string, h http.Header, body []byte, now time.Time) (ThrottleKind, llm.Signal) {
-	e, s := parseError(body), ParseRateLimit(host, h, now)
-	s.Group = groupOf(e.message)
-	s.Dimension = dimensionOf(e.message, e.typ)
-	s.Limit = number(limitPattern, e.message)
-	if s.Limit == 0 {
-		s.Limit = number(sentencePattern, e.message)
+	e := parseError(body)
+	return throttleOf(host, h, &e, now)
+}
+
+// ParseThrottleInside is ParseThrottle for an error that came inside an answer which is
+// none: an event of a stream, or a JSON body under status 200. object is the JSON that
+// holds it. ok is false where the error does not tell of a limit: then it is the
+// client's, as it is.
+func ParseThrottleInside(host string, h http.Header, object []byte, now time.Time) (kind ThrottleKind, s llm.Signal, ok bool) {
+	e := parseError(object)
+	kind, s = throttleOf(host, nil, &e, now)
+	s.Profile = dialectOf(host, h)
+	codes := strings.Join(append([]string{e.code, e.typ}, e.codes...), "\n")
+	words := plainWords(codes)
+	switch {
+	case kind == Quota, kind == TooLarge:
+	case limitCode.MatchString(words), ratePattern.MatchString(words):
+	case kind == Curable && ratePattern.MatchString(plainWords(e.text())):
+	default:
+		return 0, llm.Signal{}, false
 	}
-	s.Used, s.Requested = number(usedPattern, e.message), number(requestedPattern, e.message)
+	return kind, s, true
+}
+
+// limitCode are the codes that tell of a limit by the status that they stand for.
+var limitCode = regexp.MustCompile(`(?m)^(?:\w+ )*429(?: \w+)*$|\btoo many requests\b|\bresource exhausted\b|\brate limit`)
+
+func throttleOf(host string, h http.Header, e *errorObject, now time.Time) (ThrottleKind, llm.Signal) {
+	s := ParseRateLimit(host, h, now)
+	carried := ParseRateLimit(host, e.header, now)
+	for d := range s.Levels {
+		if s.Levels[d] == (llm.Level{}) {
+			s.Levels[d] = carried.Levels[d]
+		}
+	}
+	if !s.HasRetryAfter {
+		s.RetryAfter, s.HasRetryAfter = carried.RetryAfter, carried.HasRetryAfter
+	}
+	text := e.text()
+	s.Said = e.said()
+	s.Group = groupOf(text)
+	s.Limit = number(limitPattern, text)
+	if s.Limit == 0 {
+		s.Limit = number(sentencePattern, text)
+	}
+	s.Used, s.Requested = number(usedPattern, text), number(requestedPattern, text)
+	s.Dimension, s.Period = dimensionOf(text, e.typ)
+	byID := false
+	if d, period, limit, ok := quotaOf(e.quotas); ok && (s.Period == 0 || period > s.Period) {
+		s.Dimension, s.Period, byID = d, period, true
+		if s.Limit == 0 {
+			s.Limit = limit
+		}
+	}
+	if s.Dimension == llm.None && s.Period == 0 {
+		s.Dimension, s.Period = emptyDay(&s)
+	}
+	if s.Period == 0 && s.Dimension == llm.None {
+		s.Period = periodOf(plainWords(strings.Join(append([]string{e.code, e.typ}, e.codes...), "\n")))
+	}
+	if byID && daily(s.Period) {
+		// The hint beside a day's quota is that of its client library, and not of the day.
+		s.RetryAfter, s.HasRetryAfter = midnight(now), true
+	}
 	for _, hint := range []func() (time.Duration, bool){
-		func() (time.Duration, bool) { return waitNamed(e.message) },
-		func() (time.Duration, bool) { return waitNamed(e.retryDelay) },
+		func() (time.Duration, bool) { return waitNamed(text) },
+		func() (time.Duration, bool) { return dateNamed(text, now) },
+		func() (time.Duration, bool) { return waitTold(e, now) },
 		func() (time.Duration, bool) { return waitComputed(&s) },
 		func() (time.Duration, bool) { return resetOf(&s) },
 	} {
@@ -47,31 +106,48 @@ func ParseThrottle(host string, h http.Header, body []byte, now time.Time) (Thro
 			s.RetryAfter, s.HasRetryAfter = hint()
 		}
 	}
-	return kindOf429(&e, &s), s
+	kind := kindOf429(e, &s, s.HasRetryAfter)
+	if daily(s.Period) && !s.Dimension.Daily() {
+		s.Dimension = llm.RequestsDay
+	}
+	return kind, s
 }
 
-// kindOf429 looks for money, by a code or, without a hint to wait, by its
-// sentence, and then for a request that is too large, by the sentence or the
-// numbers.
-func kindOf429(e *errorObject, s *llm.Signal) ThrottleKind {
-	switch {
-	case quotaCode(e.code), quotaCode(e.typ),
-		!s.HasRetryAfter && containsFold(e.message, "check your plan and billing"),
-		containsFold(e.message, "credit balance is too low"):
-		return Quota
-	case containsFold(e.message, "request too large"), s.Limit > 0 && s.Requested > s.Limit:
-		return TooLarge
+// emptyDay finds the day's limit that levels show to be used up, where no text names one.
+func emptyDay(s *llm.Signal) (llm.Dimension, time.Duration) {
+	for d := range s.Levels {
+		if v := &s.Levels[d]; d > int(llm.None) && d < int(llm.RequestsDay) && v.HasRemaining && v.Remaining == 0 {
+			return llm.None, 0 // the minute's is used up as well, and is over first
+		}
 	}
-	return Curable
+	for _, d := range []llm.Dimension{llm.RequestsDay, llm.TokensDay} {
+		if v := &s.Levels[d]; v.HasRemaining && v.Remaining == 0 {
+			return d, day
+		}
+	}
+	return llm.None, 0
 }
 
-// quotaCode knows the codes of OpenAI and its relatives for an empty purse.
-func quotaCode(s string) bool {
-	switch s {
-	case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance", "insufficient_credits":
-		return true
+// waitTold reads the members that are named after a wait, or after its end.
+func waitTold(e *errorObject, now time.Time) (d time.Duration, ok bool) {
+	for _, text := range e.waits {
+		if f, err := strconv.ParseFloat(text, 64); err == nil {
+			d, ok = seconds(f)
+		} else if d, ok = waitNamed(text); !ok {
+			if parsed, err := time.ParseDuration(text); err == nil {
+				d, ok = believed(parsed)
+			}
+		}
+		if ok {
+			return d, ok
+		}
 	}
-	return false
+	for _, text := range e.until {
+		if d, ok = parseReset(text, now); ok {
+			return d, ok
+		}
+	}
+	return 0, false
 }
 
 // waitComputed applies the continuous bucket that OpenAI's published messages
@@ -107,8 +183,6 @@ func resetOf(s *llm.Signal) (d time.Duration, ok bool) {
 	return d, ok
 }
 
-const maxErrorBody = 16 << 10
-
 // The sentences providers use, as seen in public reports. Numbers may have
 // thousands separators (Anthropic) or a tilde (Groq).
 var (
@@ -117,11 +191,13 @@ var (
 	requestedPattern = regexp.MustCompile(`(?i)\brequested:? ~?(\d[\d,]*)`)
 	sentencePattern  = regexp.MustCompile(`(?i)\bof (\d[\d,]*) (?:input |output )?(?:tokens|requests) per`)
 
-	waitPattern = regexp.MustCompile(`(?i)\b(?:again|retry) (?:in|after):? ~?((?:\d+(?:\.\d+)?\s*` + unit + `\s*)+)|^(\d+(?:\.\d+)?s)$`)
+	waitPattern = regexp.MustCompile(`(?i)\b(?:(?:again|retry|retrying|resets?|reset|replenished|available|wait|lifted|resume[sd]?) (?:again )?(?:in|after|for)|please wait|wait(?: at least)?):? (?:about |~)?((?:\d+(?:\.\d+)?\s*` + unit + `(?:,| and)?\s*)+)|^(\d+(?:\.\d+)?s)$`)
+	spanPattern = regexp.MustCompile(`(?i)\b(?:again|retry|resets?|replenished|available|wait) (?:in|after|for) (?:(\d+)\.)?(\d{1,2}):(\d\d):(\d\d)\b`) // Azure's API Management
+	datePattern = regexp.MustCompile(`(?i)\b(?:again|retry|resets?|replenished|available|until|after|access|at|on)[ :]+(?:at |on |after |until |by )?(\d{4}-\d\d-\d\d)(?:[T ]| at )(\d\d:\d\d)(:\d\d)?(?:\.\d+)? ?(Z|UTC|GMT|[+-]\d\d:?\d\d)`)
 	partPattern = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + unit + `)`)
 
 	shortPattern = regexp.MustCompile(`\((RPM|TPM|RPD|TPD|ITPM|OTPM)\)`)
-	longPattern  = regexp.MustCompile(`(?i)\b(input |output )?(token|request)s per (min|day)`)
+	longPattern  = regexp.MustCompile(`\b(input |output )?(token|request)s (?:per|every|each) (\d+ ?)?(` + periodUnit + `)\b`)
 
 	limitGroupPattern = regexp.MustCompile(`(?i)\(for limit ([\w./:@-]+)\)`)
 	groupPattern      = regexp.MustCompile("(?i)\\bfor (?:model )?[`'\"]?([\\w./:@-]+)[`'\"]?(?: \\([^)]*\\))? (?:in|on) ")
@@ -146,6 +222,13 @@ func number(p *regexp.Regexp, s string) int64 {
 
 // waitNamed finds "Please try again in 1m2.5s" and its relatives.
 func waitNamed(s string) (d time.Duration, ok bool) {
+	if m := spanPattern.FindStringSubmatch(s); m != nil {
+		days, _ := strconv.ParseFloat("0"+m[1], 64)
+		hours, _ := strconv.ParseFloat(m[2], 64)
+		minutes, _ := strconv.ParseFloat(m[3], 64)
+		rest, _ := strconv.ParseFloat(m[4], 64)
+		return seconds(days*day.Seconds() + hours*3600 + minutes*60 + rest)
+	}
 	m := waitPattern.FindStringSubmatch(s)
 	if m == nil {
 		return 0, false
@@ -159,6 +242,25 @@ func waitNamed(s string) (d time.Duration, ok bool) {
 		sum += n * unitSeconds(strings.ToLower(part[2]))
 	}
 	return seconds(sum)
+}
+
+// dateNamed finds "Limit resets at: 2026-03-01 12:00:00 UTC" and its relatives.
+func dateNamed(s string, now time.Time) (d time.Duration, ok bool) {
+	m := datePattern.FindStringSubmatch(s)
+	if m == nil {
+		return 0, false
+	}
+	zone := strings.ToUpper(m[4])
+	switch {
+	case zone == "UTC", zone == "GMT":
+		zone = "Z"
+	case len(zone) == 5:
+		zone = zone[:3] + ":" + zone[3:]
+	}
+	if m[3] == "" {
+		m[3] = ":00"
+	}
+	return parseDate(m[1]+"T"+m[2]+m[3]+zone, now)
 }
 
 func unitSeconds(u string) float64 {
@@ -183,37 +285,43 @@ var abbreviations = map[string]llm.Dimension{
 }
 
 // dimensionOf reads the abbreviation, else the words, else the vaguer hints of
-// Azure's messages and of the error's type.
-func dimensionOf(message, typ string) llm.Dimension {
+// Azure's messages and of the error's type. period is 0 where it is not said.
+func dimensionOf(message, typ string) (d llm.Dimension, period time.Duration) {
+	words := plainWords(message)
 	if m := shortPattern.FindStringSubmatch(message); m != nil {
-		return abbreviations[m[1]]
+		d = abbreviations[m[1]]
+		return d, periods[strings.ToLower(m[1])]
 	}
-	if m := longPattern.FindStringSubmatch(message); m != nil {
-		side, what, day := strings.ToLower(m[1]), strings.ToLower(m[2]), strings.EqualFold(m[3], "day")
-		switch {
-		case what == "request" && day:
-			return llm.RequestsDay
-		case what == "request":
-			return llm.Requests
-		case day:
-			return llm.TokensDay
-		case side == "input ":
-			return llm.InputTokens
-		case side == "output ":
-			return llm.OutputTokens
-		default:
-			return llm.Tokens
+	if m := longPattern.FindStringSubmatch(words); m != nil {
+		if period = periodTimes(m[3], m[4]); period <= mostDay {
+			return dimensionFor(m[2] == "token", m[1] == "input ", m[1] == "output ", period), period
 		}
+		return llm.None, period
 	}
+	period = periodOf(withoutAdvice(words))
 	switch {
 	case containsFold(message, "token rate limit"), typ == "tokens":
-		return llm.Tokens
+		d = llm.Tokens
 	case containsFold(message, "call rate limit"), containsFold(message, "request rate limit"), typ == "requests":
-		return llm.Requests
+		d = llm.Requests
 	case containsFold(message, "concurren"):
-		return llm.Concurrent
+		d = llm.Concurrent
 	}
-	return llm.None
+	if daily(period) {
+		d = dimensionFor(d == llm.Tokens || strings.Contains(words, "token"), false, false, period)
+	}
+	return d, period
+}
+
+// withoutAdvice leaves out the sentences that tell what to do.
+func withoutAdvice(words string) string {
+	kept := []string{}
+	for _, sentence := range sentences(words) {
+		if !advicePattern.MatchString(sentence) {
+			kept = append(kept, sentence)
+		}
+	}
+	return strings.Join(kept, "\n")
 }
 
 // groupOf prefers the name of a shared limit to that of the model asked for.

@@ -144,6 +144,10 @@ func TestParseThrottle_Bodies(t *testing.T) {
 			if kind != tt.kind {
 				t.Errorf("kind %v, want %v", kind, tt.kind)
 			}
+			if got.Said == "" && tt.body != "" {
+				t.Error("nothing of it can be quoted")
+			}
+			got.Said, got.Period = "", 0 // see the tests of their own
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
