@@ -155,6 +155,34 @@ func TestTunnel_OpensOnlyForAWebsocket(t *testing.T) {
 	}
 }
 
+// TestTunnel_ARefusedHandshakeTakesNoPlace: a client that tries a websocket first, at a
+// provider that has none, uses nothing of the limit by it.
+func TestTunnel_ARefusedHandshakeTakesNoPlace(t *testing.T) {
+	refusals := []func(w http.ResponseWriter){
+		func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) },
+		func(w http.ResponseWriter) { w.WriteHeader(http.StatusUpgradeRequired) },
+		func(w http.ResponseWriter) { _, _ = io.WriteString(w, "hello") }, // no upgrade, and no error
+		func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+	}
+	asked := atomic.Int64{}
+	s := start(t, sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			refusals[int(asked.Add(1))%len(refusals)](w)
+		}
+	}), "RATE_LIMIT_PER_MIN", "1")
+	for range 7 {
+		if _, resp, err := realtime(t, s, nil); err == nil {
+			t.Fatalf("a websocket opened: %v", resp)
+		}
+	}
+	if n := asked.Load(); n != 7 {
+		t.Errorf("%d handshakes reached the provider, want all 7 of them within a limit of one a minute", n)
+	}
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/other", "{}", "X-Queue-Timeout", "1s"); a.StatusCode != 200 {
+		t.Errorf("the place is gone: %d %s", a.StatusCode, a.Body)
+	}
+}
+
 func TestTunnel_KeysAndOrigins(t *testing.T) {
 	s := start(t, sidecartest.Scripted(t, echo(t, func(*http.Request) {})), "CLIENT_API_KEYS", "web=sk-client-canary")
 	for _, c := range []struct {

@@ -29,6 +29,11 @@
 // one contest (see package queue, and nursery.go). The first good answer gives the model a part of the
 // source, with the levels that it has.
 //
+// What a model is refused belongs to it alone, new or not: no pause, day's limit, breaker or
+// caution of one model changes the level of a source that others take of, nor of the caps.
+// Beyond maxNew names that are busy at once, names share a queue, the crowd. It has no
+// pause: there a refusal holds back the session that met it.
+//
 // # Bounds
 //
 // The queue is bounded by count, tokens and bytes. If it is full, the longest session

@@ -13,7 +13,7 @@ import (
 var ErrEnded = errors.New("limit: lease has ended")
 
 // A Lease is a request in the limiter, and from Acquire's return a granted one. It
-// must end by Settle or Release; every further ending does nothing, so that
+// must end by Settle, Release or Return; every further ending does nothing, so that
 //
 //	defer lease.Release()
 //
@@ -130,6 +130,15 @@ func (le *Lease) Settle(u llm.Usage) {
 func (le *Lease) Release() {
 	le.event(func(c *core, now llm.Instant) {
 		c.release(le, now)
+		le.ended = true
+	})
+}
+
+// Return ends the lease of a request for which the provider did nothing, although it was
+// sent, such as a handshake that it refused: everything that was charged is given back.
+func (le *Lease) Return() {
+	le.event(func(c *core, now llm.Instant) {
+		c.returned(le, now)
 		le.ended = true
 	})
 }

@@ -2,6 +2,8 @@ package limit
 
 import (
 	"errors"
+	"math"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -75,4 +77,22 @@ func TestLease_WaitedSurvivesTheEnd(t *testing.T) {
 		first.Release()
 		wg.Wait()
 	})
+}
+
+// TestCore_WhatIsReturnedLeavesNoTrace: limits and tags are as if the request had never
+// been, although it was sent.
+func TestCore_WhatIsReturnedLeavesNoTrace(t *testing.T) {
+	for _, model := range []llm.Model{"", "m"} {
+		c := newCore(Config{Global: Limits{RequestsPerMinute: 60, Concurrent: 5}, Models: []ModelLimits{{Pattern: "*", Limits: Limits{RequestsPerMinute: 60}}}}.withDefaults(), 0)
+		le := take(t, c, ask(model, "s"), 1000*second)
+		s := le.queued.Session
+		caps, own, lag := c.caps.Meters(1000*second), le.model.lanes[0].Meters(1000*second), s.Lag()
+		for i := range 7 {
+			c.returned(le, 1000*second)
+			le = take(t, c, ask(model, "s"), 1000*second)
+			if !reflect.DeepEqual(caps, c.caps.Meters(1000*second)) || !reflect.DeepEqual(own, le.model.lanes[0].Meters(1000*second)) || math.Abs(s.Lag()-lag) > 1e-9 {
+				t.Fatalf("after %d: caps %+v, own %+v, lag %v; want %+v, %+v, %v", i+1, c.caps.Meters(1000*second), le.model.lanes[0].Meters(1000*second), s.Lag(), caps, own, lag)
+			}
+		}
+	}
 }

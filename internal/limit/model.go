@@ -69,7 +69,8 @@ func (c *core) model(name llm.Model, now llm.Instant) *model {
 		return m
 	}
 	if n.crowd == nil {
-		n.crowd = c.enroll(n, llm.Model(n.pattern), now)
+		n.crowd = newModel(llm.Model(n.pattern), n.contest, lane.NewCrowd(llm.Model(n.pattern), n.base), now)
+		n.crowd.nursery = n
 	}
 	return n.crowd
 }

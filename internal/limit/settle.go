@@ -85,9 +85,17 @@ func (c *core) correct(le *Lease, refund float64) {
 // was sent keeps its charge, for the provider may have booked it.
 func (c *core) release(le *Lease, now llm.Instant) {
 	if !le.held.ticket.WasSent() {
-		c.takeBack(le, now)
-		c.correct(le, le.held.cost)
+		c.returned(le, now)
+		return
 	}
+	c.end(le, now)
+}
+
+// returned ends a request that the provider answered without doing anything for it:
+// all that it was charged comes back, to the limits and to its session.
+func (c *core) returned(le *Lease, now llm.Instant) {
+	c.takeBack(le, now)
+	c.correct(le, le.held.cost)
 	c.end(le, now)
 }
 

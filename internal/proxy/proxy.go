@@ -81,6 +81,9 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 	defer func() { x.depart(err) }() // from here on there is something to record
 	resp, err := p.send(x, lease)
 	x.ans.close()
+	if x.refusedHandshake(resp) {
+		lease.Return() // it was no use of the provider
+	}
 	if err != nil {
 		x.try.queued = x.waited()
 		lease.Release() // nobody waits for this request's row

@@ -18,6 +18,12 @@ import (
 // side has said that it sends no more.
 const halfPatience = 30 * time.Second
 
+// refusedHandshake reports whether x wanted to become a websocket and has not: then
+// nothing was done for it, and its place is given back. A nil resp is no answer.
+func (x *exchange) refusedHandshake(resp *http.Response) bool {
+	return x.up.Websocket && (resp == nil || resp.StatusCode != http.StatusSwitchingProtocols)
+}
+
 // tunnel joins the client's connection to the provider's after a 101, until
 // both have ended. It holds its place all that while. What passes is not looked
 // into, so its usage stays unknown.

@@ -105,6 +105,18 @@ func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
 	}
 }
 
+// follow takes over the level of another bucket of the same limit, and its caution. The
+// ledger stays b's own: marks were made of it.
+func (b *bucket) follow(of *bucket) {
+	spent, booked := b.spent, b.booked
+	*b = *of
+	b.spent, b.booked, b.mark, b.markBefore = spent, booked, booked, booked
+	if of.window != nil {
+		copied := *of.window
+		b.window = &copied
+	}
+}
+
 // pace forbids bursts: for limits that are judged by the second although they
 // are named by the minute.
 func (b *bucket) pace() {

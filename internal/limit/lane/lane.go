@@ -35,6 +35,7 @@ type Lane struct {
 	cfg    Config
 	source Source
 	shared bool // the source is several lanes': nothing may be learned into it
+	crowd  bool // it is many names', of which one that is refused must not stop the others
 	parent *Clock
 	limits [llm.NumDimensions]Limit // as the source was told them
 	known  [llm.NumDimensions]named
@@ -65,6 +66,7 @@ type Lane struct {
 type named struct {
 	learned  bool // the limit in force is the provider's, and not what is configured
 	mirrors  bool // the limit in force is the provider's own
+	assumed  bool // it is a cap over all models, until the provider names a lower one; see Lane.assume
 	dayHints int  // answers in a row whose limit per minute looked like one per day
 }
 
@@ -85,6 +87,14 @@ func NewShared(name llm.Model, of *Lane) *Lane {
 		cfg: of.cfg, profile: of.profile, family: of.family, limits: of.limits, known: of.known, on: of.on, rate: of.rate,
 	}
 	l.congestion.cutAt = -1
+	return l
+}
+
+// NewCrowd is NewShared for a lane that many names use: a refusal holds back the request
+// that met it, and nobody else.
+func NewCrowd(name llm.Model, of *Lane) *Lane {
+	l := NewShared(name, of)
+	l.crowd = true
 	return l
 }
 
@@ -111,6 +121,11 @@ func (l *Lane) Own(source Source, now llm.Instant) {
 // Configure applies cfg: levels are scaled, what was learned stays.
 func (l *Lane) Configure(cfg Config, now llm.Instant) {
 	l.cfg = cfg
+	for d := range l.known {
+		if l.known[d].assumed { // the caps may be others now
+			l.known[d] = named{}
+		}
+	}
 	if p, _ := profileNamed(cfg.Profile); p != l.profile {
 		l.profile, l.family, l.hinted = p, p, hint{}
 		if p == auto {

@@ -77,6 +77,7 @@ func (l *Lane) learn(now llm.Instant, d llm.Dimension, limit float64, refill Ref
 	configured := l.cfg.Limits[d] * l.cfg.Share
 	l.learned = now
 	known := &l.known[d]
+	known.assumed = false
 	known.mirrors = configured == 0 || configured >= limit
 	if !known.mirrors { // ours is stricter, and the level that it has is not what the provider tells
 		limit = configured
@@ -93,7 +94,7 @@ func (l *Lane) Refresh(now llm.Instant) {
 	}
 	l.learned = 0
 	for d := range l.known {
-		l.known[d].learned = false
+		l.known[d].learned, l.known[d].assumed = false, false
 	}
 	l.relimit(now)
 }

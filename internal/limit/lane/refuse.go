@@ -13,8 +13,10 @@ const (
 
 // Throttled takes in a 429 that waiting can cure. The charge stays booked: freeing
 // it would hand the next in line what the provider has just said is not there. Where
-// this lane does not know the limit that the 429 is about, it is held to be of caps,
-// the lane of caps over all models. It returns when the request may go again.
+// this lane does not know the limit that the 429 is about, it takes what caps has in
+// that place for its own, for it can be no higher. Caps, the lane of caps over all
+// models, stays as it is: what one model is refused must not stop another. It returns
+// when the request may go again.
 func (t *Ticket) Throttled(now llm.Instant, s *llm.Signal, caps *Lane) (notBefore llm.Instant) {
 	l := t.Lane()
 	if t.sent {
@@ -38,24 +40,30 @@ func (t *Ticket) Throttled(now llm.Instant, s *llm.Signal, caps *Lane) (notBefor
 			l.learn(now, d, float64(s.Limit), refill, period)
 		}
 	}
-	of, binding := l.about(d, caps)
-	if d.Daily() && of != nil {
-		of.dayOver(now, d, s)
+	binding := l.about(d)
+	if binding == llm.None && !l.shared {
+		binding = l.assume(now, d, caps)
+	}
+	if d.Daily() && binding != llm.None && !l.shared {
+		l.dayOver(now, d, s)
 		return now
 	}
-	pause := l.pauseOf(now, t, d, s, of)
+	pause := l.pauseOf(now, t, d, s)
 	switch {
-	case of == l && l.shared:
+	case l.crowd:
+		// The name that is refused is one of many here: the others need not wait.
+		return now.Add(l.spread(pause))
+	case binding == llm.None:
+		l.congestion.refused(now, t.sentAt, l.inflight)
+	case l.shared:
 		// The limit that is refused is this one model's, and the level is that of all
 		// which have not answered: the pause has to do.
-	case of != nil:
+	default:
 		r := Refusal{Signal: s, Sent: t.sentAt, Asked: 1, Spent: t.spent(d), Named: d != llm.None, Pause: pause}
 		if r.Named {
 			r.Asked = t.charge[d]
 		}
-		of.source.Refused(now, binding, r)
-	default:
-		l.congestion.refused(now, t.sentAt, l.inflight)
+		l.source.Refused(now, binding, r)
 	}
 	if asked := t.charge[llm.Tokens]; s.Requested > 0 && d == llm.Tokens && asked > 0 {
 		l.requestX = min(max(l.requestX*(1+0.2*(float64(s.Requested)/asked-1)), 0.25), 4)
@@ -69,21 +77,44 @@ func (t *Ticket) Throttled(now llm.Instant, s *llm.Signal, caps *Lane) (notBefor
 	return l.pausedUntil.Add(aside)
 }
 
-// about finds the limit that a 429 in dimension d is about, and whose it is: this
-// lane's, or the cap that was configured in its place; nil when none is known.
-func (l *Lane) about(d llm.Dimension, caps *Lane) (*Lane, llm.Dimension) {
-	candidates := []llm.Dimension{d}
-	if d == llm.None {
-		candidates = []llm.Dimension{llm.Requests, llm.Tokens}
-	}
-	for _, d := range candidates {
-		for _, l := range []*Lane{l, caps} {
-			if l.on.has(d) {
-				return l, d
-			}
+// about finds the limit of this lane that a 429 in dimension d is about; None when
+// none is known.
+func (l *Lane) about(d llm.Dimension) llm.Dimension {
+	for _, d := range candidates(d) {
+		if l.on.has(d) {
+			return d
 		}
 	}
-	return nil, llm.None
+	return llm.None
+}
+
+// candidates are the limits that a 429 in dimension d may be about.
+func candidates(d llm.Dimension) []llm.Dimension {
+	if d == llm.None {
+		return []llm.Dimension{llm.Requests, llm.Tokens}
+	}
+	return []llm.Dimension{d}
+}
+
+// assume takes the cap in the place of a limit that nobody has named for a limit of
+// this lane, with the level that it has. What a refusal then teaches is this lane's
+// alone. It returns the limit's dimension; None if there is no such cap. A day is not
+// assumed: that one model's is over says nothing of a cap's amount.
+func (l *Lane) assume(now llm.Instant, d llm.Dimension, caps *Lane) llm.Dimension {
+	for _, d := range candidates(d) {
+		if !caps.on.has(d) || d.Daily() {
+			continue
+		}
+		l.learned = now
+		l.known[d] = named{learned: true, assumed: true}
+		l.setLimit(now, d, caps.limits[d].Amount, caps.limits[d].Refill, caps.limits[d].Period)
+		own, ok := l.source.(*Clock)
+		if of, also := caps.source.(*Clock); ok && also {
+			own.buckets[d].follow(&of.buckets[d])
+		}
+		return d
+	}
+	return llm.None
 }
 
 // dayOver books that a day's limit is used up.
@@ -96,8 +127,8 @@ func (l *Lane) dayOver(now llm.Instant, d llm.Dimension, s *llm.Signal) {
 }
 
 // pauseOf reads how long the provider wants to be left alone, from the best
-// source that it gave. of is whose limit the refusal is about.
-func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signal, of *Lane) time.Duration {
+// source that it gave.
+func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signal) time.Duration {
 	if s.HasRetryAfter && s.RetryAfter >= 0 && s.RetryAfter < 12*time.Hour {
 		return min(s.RetryAfter, pauseMax)
 	}
@@ -110,10 +141,10 @@ func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signa
 		return v.Reset
 	}
 	backoff := min(time.Second<<min(max(l.rejects-1, 0), 5), backoffMax)
-	if of != nil && d != llm.None {
+	if d != llm.None && l.on.has(d) {
 		only := llm.Vector{}
 		only[d] = t.charge[d]
-		if at := of.source.Ready(now, t.client, only).At; at != llm.Never {
+		if at := l.source.Ready(now, t.client, only).At; at != llm.Never {
 			backoff = max(min(backoff, 2*time.Second), min(at.Sub(now), backoffMax))
 		}
 	}

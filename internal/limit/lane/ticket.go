@@ -191,8 +191,11 @@ func (t *Ticket) sample(d llm.Dimension, remaining int64) Sample {
 func (t *Ticket) Unavailable(now llm.Instant, after time.Duration) (notBefore llm.Instant) {
 	t.TakeBack(now)
 	l := t.Lane()
-	l.breaker.row++
 	notBefore = now.Add(max(0, after))
+	if l.crowd {
+		return notBefore
+	}
+	l.breaker.row++
 	if !t.refusal(now) {
 		return notBefore
 	}
