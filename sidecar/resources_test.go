@@ -128,18 +128,12 @@ func streamCost(t *testing.T, p *sidecartest.Process, path string) int64 {
 	return samples[5]
 }
 
-// TestResources_Bodies: 100 requests of 20 MiB in a cgroup of 512 MiB. CGROUP is
-// its directory, which the wrapper puts where a container would see it.
+// TestResources_Bodies: 100 requests of 20 MiB in a cgroup of 512 MiB.
 func TestResources_Bodies(t *testing.T) {
 	cgroup := measured(t, "CGROUP")
 	const requests, size = 100, 20 << 20
 	_, base := sidecartest.Simulated(t, provider.Config{TTFT: time.Second})
-	mounted := "/sys/fs/cgroup/memory"
-	if _, err := os.Stat(mounted); err != nil {
-		mounted = "/sys/fs/cgroup"
-	}
-	script := fmt.Sprintf(`mount --make-rprivate / && echo $$ >%[1]s/cgroup.procs && mount --bind %[1]s %[2]s && exec "$@"`, cgroup, mounted)
-	p := sidecartest.Launch{Wrapper: []string{"unshare", "-m", "sh", "-c", script, "sh"}}.Child(t, base)
+	p := confined(cgroup).Child(t, base)
 	body := strings.Replace(sidecartest.Chat, "say 5 words", strings.Repeat("lorem ", size/6)+"say 5 words", 1)
 	var served, full, broken atomic.Int64
 	var calls sync.WaitGroup
@@ -166,14 +160,8 @@ func TestResources_Bodies(t *testing.T) {
 		})
 	}
 	calls.Wait()
-	peak := ""
-	for _, name := range []string{"memory.max_usage_in_bytes", "memory.peak"} {
-		if text, err := os.ReadFile(filepath.Join(cgroup, name)); err == nil {
-			peak = strings.TrimSpace(string(text))
-		}
-	}
 	refused := p.Series(`llm_queue_proxy_refused_total{code="queue_full"}`)
-	t.Logf("%d served, %d answered queue_full, %d broken off while sending, %v refused in all; peak %s bytes", served.Load(), full.Load(), broken.Load(), refused, peak)
+	t.Logf("%d served, %d answered queue_full, %d broken off while sending, %v refused in all; peak %s bytes", served.Load(), full.Load(), broken.Load(), refused, peakOf(cgroup))
 	if served.Load() < 4 || int64(refused)+served.Load() != requests {
 		t.Errorf("%d served and %v refused of %d", served.Load(), refused, requests)
 	}
@@ -183,6 +171,33 @@ func TestResources_Bodies(t *testing.T) {
 	if a := sidecartest.Send(t, "POST", p.URL+"/v1/session/after/chat/completions", sidecartest.Chat); a.StatusCode != 200 {
 		t.Errorf("the next request: %d", a.StatusCode)
 	}
+	survived(t, cgroup)
+}
+
+// confined launches a program inside a cgroup, which is put where a container would
+// see it.
+func confined(cgroup string) sidecartest.Launch {
+	mounted := "/sys/fs/cgroup/memory"
+	if _, err := os.Stat(mounted); err != nil {
+		mounted = "/sys/fs/cgroup"
+	}
+	script := fmt.Sprintf(`mount --make-rprivate / && echo $$ >%[1]s/cgroup.procs && mount --bind %[1]s %[2]s && exec "$@"`, cgroup, mounted)
+	return sidecartest.Launch{Wrapper: []string{"unshare", "-m", "sh", "-c", script, "sh"}}
+}
+
+// peakOf is the most memory that the cgroup had.
+func peakOf(cgroup string) string {
+	for _, name := range []string{"memory.max_usage_in_bytes", "memory.peak"} {
+		if text, err := os.ReadFile(filepath.Join(cgroup, name)); err == nil {
+			return strings.TrimSpace(string(text))
+		}
+	}
+	return "unknown"
+}
+
+// survived checks that nothing in the cgroup was killed for its memory.
+func survived(t *testing.T, cgroup string) {
+	t.Helper()
 	for _, name := range []string{"memory.oom_control", "memory.events"} {
 		text, err := os.ReadFile(filepath.Join(cgroup, name))
 		if err == nil && !strings.Contains(string(text), "oom_kill 0") {
