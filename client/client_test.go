@@ -319,7 +319,7 @@ func TestClient_Queue(t *testing.T) {
 	const body = `{"waiting":3,"in_flight":2,"groups":[{"name":"gpt-4o","profile":"openai","waiting":3,"in_flight":2,
 		"paused_until":"2026-01-02T03:04:05.678Z","half_open":true,"limits":[{"name":"tokens_per_minute","limit":30000,"level":-12.5,"source":"learned"}]}],
 		"sessions":[{"client":"web","session_id":"a","group":"gpt-4o","waiting":3,"position":1,"weight":2.5}],
-		"memory":{"limit":64,"held":6,"peak":9,"requests":3,"answers":2,"views":1}}`
+		"memory":{"limit":64,"held":6,"peak":9,"requests":3,"answers":2,"views":1,"overhead":4,"overhead_limit":8}}`
 	c := start(t, map[string]http.HandlerFunc{"GET /queue/status": text(body)})
 	got, err := c.Queue(context.Background())
 	until := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
@@ -327,7 +327,7 @@ func TestClient_Queue(t *testing.T) {
 		Name: "gpt-4o", Profile: "openai", Waiting: 3, InFlight: 2, PausedUntil: &until, HalfOpen: true,
 		Limits: []client.QueueLimit{{Name: "tokens_per_minute", Limit: 30000, Level: -12.5, Source: "learned"}},
 	}}, Sessions: []client.QueueSession{{Client: "web", SessionID: "a", Group: "gpt-4o", Waiting: 3, Position: 1, Weight: 2.5}},
-		Memory: client.QueueMemory{Limit: 64, Held: 6, Peak: 9, Requests: 3, Answers: 2, Views: 1}}
+		Memory: client.QueueMemory{Limit: 64, Held: 6, Peak: 9, Requests: 3, Answers: 2, Views: 1, Overhead: 4, OverheadLimit: 8}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("Queue = %+v, %v, want %+v", got, err, want)
 	}

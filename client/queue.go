@@ -23,6 +23,11 @@ type QueueMemory struct {
 	Requests int64 `json:"requests"` // bodies, until nothing can be sent again
 	Answers  int64 `json:"answers"`  // what is kept back of answers
 	Views    int64 `json:"views"`    // copies made to be read
+
+	// Overhead is what requests take beside that, an estimate; OverheadLimit is the
+	// most that they may.
+	Overhead      int64 `json:"overhead"`
+	OverheadLimit int64 `json:"overhead_limit"`
 }
 
 // QueueGroup is a set of models that share limits.

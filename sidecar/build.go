@@ -59,7 +59,7 @@ func newServer(d dependencies) *server {
 	s := &server{
 		logger: d.Logger, level: d.Level, ledger: d.Ledger,
 		metrics: metrics.New(), limits: limit.New(d.Config.Limiter(d.Logger)), tokens: tokens.New(tokens.Config{}),
-		clients: httpapi.NewConnections(httpapi.ConnectionsFor(maxFiles())),
+		clients: httpapi.NewConnections(httpapi.ConnectionsFor(maxFiles(), d.Config.OverheadBytes)),
 	}
 	s.cfg.Store(d.Config)
 	s.guard = httpapi.NewGuard(accessOf(d.Config), d.Logger, func(code string) { s.metrics.Refused.WithLabelValues(code).Inc() })
@@ -67,7 +67,7 @@ func newServer(d dependencies) *server {
 		Settings: &s.cfg, Logger: d.Logger, Ledger: d.Ledger, Limits: s.limits, Tokens: s.tokens, Metrics: s.metrics, Upstream: d.Upstream,
 	})
 	s.admin = &admin.Admin{
-		Settings: &s.cfg, Ledger: d.Ledger, Limits: s.limits, Memory: s.proxy.Memory(), Metrics: s.metrics.Handler(), Logger: d.Logger,
+		Settings: &s.cfg, Ledger: d.Ledger, Limits: s.limits, Memory: s.proxy.Memory(), Overhead: s.proxy.Overhead(), Metrics: s.metrics.Handler(), Logger: d.Logger,
 		Draining: s.guard.Draining, Unfit: s.proxy.Unfit,
 	}
 	s.watch()

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/provider"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
@@ -89,6 +90,50 @@ func TestResources_Memory(t *testing.T) {
 	if a := sidecartest.Send(t, "POST", p.URL+"/v1/session/after/chat/completions", strings.Replace(sidecartest.Chat, "gpt-4o", "bombs", 1)); a.StatusCode != 200 {
 		t.Errorf("the next request: %d", a.StatusCode)
 	}
+}
+
+// TestResources_Crowd sends more small requests than fit a cgroup of 256 MiB. Those that
+// do not fit are told so; the others wait on.
+func TestResources_Crowd(t *testing.T) {
+	cgroup := measured(t, "CGROUP")
+	const crowd, fits = 7000, (128 << 20) / (24 << 10)
+	_, base := sidecartest.Simulated(t, provider.Config{TTFT: time.Hour})
+	p := confined(cgroup).Child(t, base, "MAX_CONCURRENT_REQUESTS", "1", "QUEUE_MAX_WAIT", "1h", "DISCONNECT_POLICY", "cancel")
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	defer transport.CloseIdleConnections()
+	var clients sync.WaitGroup
+	var full, broken atomic.Int64
+	for i := range crowd {
+		clients.Go(func() {
+			req, _ := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("%s/v1/session/s-%d/chat/completions", p.URL, i%100), strings.NewReader(sidecartest.Chat))
+			resp, err := transport.RoundTrip(req)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				broken.Add(1)
+				return
+			}
+			defer resp.Body.Close()
+			if text, _ := io.ReadAll(resp.Body); strings.Contains(string(text), `"queue_full"`) {
+				full.Add(1)
+			}
+		})
+	}
+	p.Until("each waits or was refused", func() bool {
+		return p.Series("llm_queue_proxy_queue_depth")+float64(1+full.Load()+broken.Load()) >= crowd
+	})
+	waiting := p.Series("llm_queue_proxy_queue_depth")
+	t.Logf("%.0f wait, %d were refused; %d bytes resident", waiting, full.Load(), p.Resident())
+	if waiting < fits*9/10 || waiting > fits || broken.Load() > 0 {
+		t.Errorf("%.0f wait, %d broken", waiting, broken.Load())
+	}
+	survived(t, cgroup)
+	leave()
+	clients.Wait()
+	p.Until("nothing is left", func() bool { return p.Series("llm_queue_proxy_overhead_bytes") == 0 })
 }
 
 // A memoryLoad is a provider, and what is asked of it.

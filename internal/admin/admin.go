@@ -19,8 +19,9 @@ type Admin struct {
 	Settings *atomic.Pointer[config.Config]
 	Ledger   *ledger.Store
 	Limits   *limit.Limiter
-	Memory   *memory.Account
-	Metrics  http.Handler // writes every series
+	Memory   *memory.Account // of what requests and answers hold
+	Overhead *memory.Account // of what requests take beside that
+	Metrics  http.Handler    // writes every series
 	Logger   *slog.Logger
 	Draining func() bool  // the service ends
 	Unfit    func() error // why requests are refused while the ledger fails; nil: they are not

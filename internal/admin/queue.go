@@ -14,7 +14,7 @@ import (
 
 func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ httpapi.Caller) error {
 	status := queueStatusOf(a.Limits.Snapshot(), time.Now())
-	status.Memory = queueMemoryOf(a.Memory.Held())
+	status.Memory = queueMemoryOf(a.Memory.Held(), a.Overhead.Held())
 	return httpapi.WriteJSON(w, status)
 }
 
@@ -35,10 +35,17 @@ type queueMemory struct {
 	Requests int64 `json:"requests"`
 	Answers  int64 `json:"answers"`
 	Views    int64 `json:"views"`
+
+	// What requests take beside that, estimated, and the most that they may.
+	Overhead      int64 `json:"overhead"`
+	OverheadLimit int64 `json:"overhead_limit"`
 }
 
-func queueMemoryOf(h memory.Held) queueMemory {
-	return queueMemory{h.Most, h.All, h.Peak, h.Of[memory.Requests], h.Of[memory.Answers], h.Of[memory.Views]}
+func queueMemoryOf(h, overhead memory.Held) queueMemory {
+	return queueMemory{
+		h.Most, h.All, h.Peak, h.Of[memory.Requests], h.Of[memory.Answers], h.Of[memory.Views],
+		overhead.All, overhead.Most,
+	}
 }
 
 // A QueueGroup is what shares its limits: a model, or the models of one deployment.

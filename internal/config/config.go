@@ -27,6 +27,7 @@ type Config struct {
 
 	QueueMaxWait     time.Duration // over all attempts of a request
 	QueueMaxRequests int64
+	OverheadBytes    int64         // that requests may take beside what they hold; 0 = no bound
 	QueueMaxBytes    int64         // of bodies held while they wait
 	QueueHeartbeat   time.Duration // 0 = off
 	MaxBodyBytes     int64         // of a metered request
@@ -98,8 +99,8 @@ func Read(flags map[string]string, getenv func(string) string) *Config {
 func readConfig(src sources, running *Config) (*Config, []string) {
 	c := &Config{
 		LearnedRequests: true, RequestsPerMinute: defaultRequestsPerMinute, LearnedTokens: true,
-		QueueMaxBytes: memoryLimit() / 4,
-		sources:       src, texts: map[string]Secret{},
+		QueueMaxBytes: memoryLimit() / 4, OverheadBytes: memoryLimit() / 2,
+		sources: src, texts: map[string]Secret{},
 	}
 	var faults []string
 	file, _ := settingNamed("CONFIG_FILE")

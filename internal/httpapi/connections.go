@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"container/list"
+	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -165,11 +166,23 @@ func (l *roomListener) Close() error { return l.close() }
 
 // ConnectionsFor is how many clients a process may have that may open so many
 // files: each may need a second one, toward the provider, and the store, the
-// admin listener and health need some.
-func ConnectionsFor(files int) int {
-	const others = 64
-	if files <= 0 {
+// admin listener and health need some. They may take so many bytes of memory.
+// 0 = not known, or no bound.
+func ConnectionsFor(files int, bytes int64) int {
+	const (
+		others  = 64
+		idle    = 16 << 10 // bytes that one takes
+		nowhere = math.MaxInt
+	)
+	most := nowhere
+	if files > 0 {
+		most = max((files-others)/2, files/4, 1)
+	}
+	if bytes > 0 {
+		most = min(most, max(int(bytes/idle), 64))
+	}
+	if most == nowhere {
 		return 0
 	}
-	return max((files-others)/2, files/4, 1)
+	return most
 }

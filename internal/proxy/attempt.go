@@ -99,22 +99,22 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 	case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
 		// Our own splice was refused: this provider is asked without it from now on.
 		p.plain.add(x.req.decoded.Model)
-		x.up.Body = p.upstreamBody(x)
+		p.setBody(x)
 		return lease.Retry
 	}
 	return nil
 }
 
-// upstreamBody is the client's body, byte for byte, but for include_usage
-// where the client's stream did not ask for its usage.
-func (p *Proxy) upstreamBody(x *exchange) []byte {
-	x.spliced = false
+// setBody sends the client's body, byte for byte, but for include_usage where the
+// client's stream did not ask for its usage.
+func (p *Proxy) setBody(x *exchange) {
+	x.up.Body, x.up.Edit, x.spliced = x.req.decoded.Raw, upstream.Edit{}, false
 	if p.plain.has(x.req.decoded.Model) {
-		return x.req.decoded.Raw
+		return
 	}
-	body, spliced := x.req.decoded.Upstream()
-	x.spliced = spliced
-	return body
+	if from, to, text, spliced := x.req.decoded.Splice(); spliced {
+		x.up.Edit, x.spliced = upstream.Edit{From: from, To: to, Text: text}, true
+	}
 }
 
 // attempt notes that the request is about to be sent.
@@ -124,6 +124,7 @@ func (x *exchange) attempt(lease *limit.Lease) {
 	x.tries++
 	if !x.sent.Load() {
 		x.p.inFlight.Add(1)
+		x.held.own.Resize(sentBytes) // what is sent is never refused: newcomers are
 		x.sent.Store(true)
 		x.p.ledger.Start(x.record())
 	}

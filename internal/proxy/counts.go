@@ -13,7 +13,7 @@ func (p *Proxy) watch() {
 	gauge := p.metrics.Gauge
 	gauge("budget_waiting", "Requests waiting for what others have reserved of their budget.", func() float64 { return float64(p.budgets.Waiting()) })
 	gauge("drains", "Answers read on for their usage, whose clients have left.", func() float64 { return float64(p.Load().Drains) })
-	watchMemory(p.metrics, p.memory)
+	watchMemory(p.metrics, p.memory, p.overhead)
 }
 
 // count counts an exchange at its end.

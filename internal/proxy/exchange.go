@@ -36,6 +36,7 @@ type exchange struct {
 	tries   int              // that may have reached the provider
 
 	held struct { // what the account counts beside the body
+		own     memory.Hold // of the overhead: what a request takes by itself
 		header  memory.Hold // long headers of the request
 		buffers memory.Hold // that bytes pass through
 		watch   memory.Hold // what watch keeps back, until the answer has ended
@@ -53,6 +54,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identi
 		r: r, cfg: p.settings.Load(), client: caller.Name, owner: caller.Owner(), who: who, id: ledger.NewID(), started: time.Now(),
 	}}
 	x.ans.w, x.ans.r, x.ans.id = w, r, x.req.id
+	x.held.own = p.overhead.Hold(memory.Requests)
 	x.held.header, x.held.buffers, x.held.watch = p.memory.Hold(memory.Requests), p.memory.Hold(memory.Answers), p.memory.Hold(memory.Answers)
 	x.up = upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
@@ -80,6 +82,7 @@ func (x *exchange) end(failure error) {
 	}
 	x.cancel(nil)
 	x.req.close()
+	x.held.own.Release()
 	x.held.header.Release()
 	x.held.buffers.Release()
 	x.held.watch.Release()

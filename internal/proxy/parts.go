@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -56,6 +58,7 @@ type Proxy struct {
 	budgets  *budget.Book
 	lineage  *budget.Lineage
 	memory   *memory.Account // of all that requests and answers keep
+	overhead *memory.Account // of what each takes beside that
 	instance string          // our entry in the Via header
 	seed     maphash.Seed
 
@@ -81,6 +84,7 @@ func New(d Parts) *Proxy {
 		key:      newProviderKey(cfg, d.Logger),
 		lineage:  budget.NewLineage(maxLinks),
 		memory:   memory.NewAccount(cfg.QueueMaxBytes),
+		overhead: memory.NewAccount(cmp.Or(cfg.OverheadBytes, math.MaxInt64)),
 		instance: fmt.Sprintf("%s%x", viaName, name),
 		seed:     maphash.MakeSeed(),
 	}

@@ -34,8 +34,8 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 	if err := p.Unfit(); err != nil {
 		return err
 	}
-	if !x.held.header.TryGrow(longHeader(r)) {
-		return errMemory
+	if err := x.enter(); err != nil {
+		return err
 	}
 
 	// 2 Decode: a typed view beside the raw bytes.
@@ -49,7 +49,8 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 			return err
 		}
 		x.req.model = ledger.CleanName(x.req.decoded.Model)
-		x.up.Body, x.up.Identity, x.up.Events = p.upstreamBody(x), true, x.req.decoded.Stream
+		p.setBody(x)
+		x.up.Identity, x.up.Events = true, x.req.decoded.Stream
 	} else {
 		x.req.decoded = &wire.Request{Endpoint: x.req.endpoint}
 		x.up.Websocket = httpapi.WantsWebsocket(r)

@@ -31,6 +31,10 @@ var (
 		Status: http.StatusServiceUnavailable, Code: "queue_full", RetryAfter: 5 * time.Second,
 		Message: "what requests and answers hold fills QUEUE_MAX_BYTES",
 	}
+	errCrowd = &httpapi.Error{
+		Status: http.StatusServiceUnavailable, Code: "queue_full", RetryAfter: 5 * time.Second,
+		Message: "as many requests are under way as the memory allows",
+	}
 	errLedger = &httpapi.Error{
 		Status: http.StatusServiceUnavailable, Code: "ledger_unavailable", RetryAfter: ledgerPause,
 		Message: "usage cannot be recorded at the moment, and LEDGER_ON_FAILURE is refuse",

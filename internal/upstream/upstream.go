@@ -94,6 +94,7 @@ type Request struct {
 	Method, Path, RawQuery string
 	Header                 http.Header
 	Body                   []byte    // a body that is kept, and can be sent again
+	Edit                   Edit      // of Body
 	Stream                 io.Reader // else a body that can be read once
 	Length                 int64     // of Stream; −1 = unknown
 	Identity               bool      // ask for an uncoded answer, because its usage has to be read
@@ -103,6 +104,23 @@ type Request struct {
 	// headers that are fit to be passed on; nil drops them. It runs in another
 	// goroutine than Do's, and may still run when Do has returned.
 	Interim func(status int, h http.Header)
+}
+
+// An Edit says which bytes of a body give way to which: those from From up to To. It
+// is applied as the body is sent, because a copy of a large body would take as much
+// memory again. The zero Edit changes nothing.
+type Edit struct {
+	From, To int
+	Text     string
+}
+
+func (e Edit) length(body []byte) int64 { return int64(len(body) - (e.To - e.From) + len(e.Text)) }
+
+func (e Edit) read(body []byte) io.Reader {
+	if e == (Edit{}) {
+		return bytes.NewReader(body)
+	}
+	return io.MultiReader(bytes.NewReader(body[:e.From]), strings.NewReader(e.Text), bytes.NewReader(body[e.To:]))
 }
 
 // Do makes one attempt. The error is an *Error, or the context's cause; where the
@@ -125,7 +143,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	switch {
 	case len(r.Body) > 0:
 		// No GetBody: the transport would take it as leave to send again.
-		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Body)), int64(len(r.Body))
+		req.Body, req.ContentLength = io.NopCloser(r.Edit.read(r.Body)), r.Edit.length(r.Body)
 	case r.Stream != nil && r.Length != 0:
 		// NopCloser: an attempt that found no connection has read nothing of it, so the next one may.
 		req.Body, req.ContentLength = io.NopCloser(&tracked{r.Stream, &read}), r.Length

@@ -20,7 +20,7 @@
 // unknown in the view and goes up as it came, because the upstream judges
 // requests.
 //
-// There are two edits, both by offset. Upstream splices include_usage into a
+// There are two edits, both by offset. Splice puts include_usage into a
 // stream whose client did not ask for usage. A Watcher takes the one chunk that
 // this causes out again.
 //

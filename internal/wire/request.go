@@ -10,7 +10,7 @@ import (
 // them: what the view does not understand still goes up unchanged.
 //
 // Reading order: Decode, then fields.go, which walks the body, then the tables
-// of parsers.go that say what is done with each field, then Upstream in splice.go.
+// of parsers.go that say what is done with each field, then Splice in splice.go.
 type Request struct {
 	Endpoint Endpoint
 	Raw      []byte // the client's bytes, not copied: the caller must not change them
@@ -78,7 +78,7 @@ func (c *reading[P]) setStream() {
 	c.streamEnd = c.at + len(c.value)
 }
 
-// setStreamOptions notes where the member stands for Upstream.
+// setStreamOptions notes where the member stands for Splice.
 func (c *reading[P]) setStreamOptions() {
 	c.options = c.member
 	seen := false

@@ -13,26 +13,19 @@ const (
 	usageMember   = `"include_usage":true`
 )
 
-// Upstream returns the body to send: Raw itself, not a copy, or, for a stream
-// whose client should have asked for usage and did not, a copy with include_usage
-// spliced in. Every other byte stays as and where it was.
+// Splice says how Raw has to be changed before it goes up: the bytes from from up to
+// to give way to text. Only a stream whose client should have asked for usage and did
+// not is changed. Every other byte stays as it was.
 //
 // The upstream refuses a stream_options that is not an object and an include_usage
 // that is not a boolean, so both go up as they came. If one of the two stands in
 // another case, a splice would name it twice.
-func (r *Request) Upstream() (body []byte, spliced bool) {
+func (r *Request) Splice() (from, to int, text string, spliced bool) {
 	if !r.Valid || !r.Stream || r.wantsUsage || !r.Endpoint.format().asksUsage {
-		return r.Raw, false
+		return 0, 0, "", false
 	}
-	at, end, insert := r.usageSplice()
-	if insert == "" {
-		return r.Raw, false
-	}
-	body = make([]byte, 0, len(r.Raw)+len(insert))
-	body = append(body, r.Raw[:at]...)
-	body = append(body, insert...)
-	body = append(body, r.Raw[end:]...)
-	return body, true
+	from, to, text = r.usageSplice()
+	return from, to, text, text != ""
 }
 
 // usageSplice says which bytes of Raw give way to which, one case per shape of
