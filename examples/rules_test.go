@@ -34,10 +34,16 @@ func sent(t *testing.T, ctx context.Context, path string, opts ...middleware.Opt
 }
 
 // sameRule asks middleware and sidecar for their judgement of a session id, in
-// each of the three places where one can be.
+// each of the three places where one can be. In a header, the sidecar takes what a
+// template left behind as no session.
 func sameRule(t *testing.T, id string) {
 	t.Helper()
-	want := session.CheckID(id) == nil
+	header := http.Header{middleware.DefaultHeader: {url.PathEscape(id)}}
+	asked, err := session.From(&http.Request{URL: &url.URL{Path: "/v1/models"}, Header: header}, middleware.DefaultHeader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := asked.Session == id && id != ""
 	for place, carry := range map[string]func(context.Context, string) context.Context{
 		"session": middleware.WithSession, "parent": middleware.WithParent,
 	} {
@@ -57,7 +63,7 @@ func sameRule(t *testing.T, id string) {
 	if id == "" {
 		return // no segment of a path
 	}
-	path := "/v1/session/" + url.PathEscape(id) + "/chat/completions"
+	path, want := "/v1/session/"+url.PathEscape(id)+"/chat/completions", session.CheckID(id) == nil
 	if _, err := sent(t, context.Background(), path); (err == nil) != want {
 		t.Errorf("%s: the middleware says %v, the sidecar takes it: %t", path, err, want)
 	}
@@ -68,7 +74,10 @@ func TestMiddleware_JudgesSessionsAsTheSidecarDoes(t *testing.T) {
 		sameRule(t, string([]byte{byte(c)}))
 		sameRule(t, "a"+string([]byte{byte(c)})+"z")
 	}
-	for _, id := range []string{"", ".", "..", "...", ".a", "é", "agent-1", "A.b_c:d@e-9"} {
+	for _, id := range []string{
+		"", ".", "..", "...", ".a", "é", "агент", "日本", "agent-1", "A.b_c:d@e-9", "a b", " a ", "50%", "a%20b", "me+you@example.org", "a\u200bb", "a\u00a0b", "\u2028",
+		"{{user}}", "x{{id}}y", "${id}", "{id}", "{a}{b}", "<user>", "%user%", "$USER", "$1", "$(id)", "{% id %}", "[object Object]", "undefined", "null", "nullable",
+	} {
 		sameRule(t, id)
 	}
 	for _, n := range []int{session.MaxIDLength - 1, session.MaxIDLength, session.MaxIDLength + 1} {
@@ -98,7 +107,7 @@ func TestMiddleware_HintsAreReadByTheSidecar(t *testing.T) {
 					t.Fatal(err)
 				}
 				got, err := session.From(out, middleware.DefaultHeader)
-				want := session.Identity{Session: "s", Parent: "p", Rest: "chat/completions", MaxWait: timeout, Priority: priority, Weight: weight}
+				want := session.Identity{Session: "s", Parent: "p", Target: session.Target{Rest: "chat/completions"}, MaxWait: timeout, Priority: priority, Weight: weight}
 				if err != nil || got != want {
 					t.Errorf("read %+v, %v, want %+v", got, err, want)
 				}

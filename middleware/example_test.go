@@ -141,7 +141,7 @@ func ExampleWithSession() {
 
 func ExampleWithSession_invalid() {
 	const baseURL = "http://127.0.0.1:1/v1"
-	ctx := middleware.WithSession(context.Background(), "agent 1")
+	ctx := middleware.WithSession(context.Background(), "agent/1")
 
 	err := call(ctx, middleware.Client(baseURL, nil), baseURL)
 	fmt.Println(errors.Is(err, middleware.ErrInvalidSession))

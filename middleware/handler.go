@@ -25,8 +25,8 @@ type Source func(*http.Request) string
 // takes the W3C trace context along (see [Trace]).
 //
 // The first source that finds a session wins; without sources it is
-// FromHeader(DefaultHeader). An id that the sidecar would refuse is answered
-// with 400 and next does not run. What a header says is the sender's word:
+// FromHeader(DefaultHeader). An id of a source of yours that the sidecar would refuse
+// is answered with 400 and next does not run. What a header says is the sender's word:
 // where that matters, use a source that reads what was authenticated.
 func Handler(next http.Handler, sources ...Source) http.Handler {
 	if len(sources) == 0 {
@@ -39,7 +39,7 @@ func Handler(next http.Handler, sources ...Source) http.Handler {
 			if id == "" {
 				continue
 			}
-			if !validID(id) {
+			if !validInHeader(id) {
 				http.Error(w, "invalid session: "+ErrInvalidSession.Error(), http.StatusBadRequest)
 				return
 			}
@@ -50,9 +50,16 @@ func Handler(next http.Handler, sources ...Source) http.Handler {
 	})
 }
 
-// FromHeader returns a source that takes the session from a header.
+// FromHeader returns a source that takes the session from a header, decoded as the
+// sidecar does. What is no session id, such as a placeholder that a chat program
+// has left, names no session: it must not break the request.
 func FromHeader(name string) Source {
-	return func(r *http.Request) string { return r.Header.Get(name) }
+	return func(r *http.Request) string {
+		if id := decodeID(r.Header.Get(name)); validInHeader(id) {
+			return id
+		}
+		return ""
+	}
 }
 
 // FromCookie returns a source that derives the session from a cookie. The

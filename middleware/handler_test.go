@@ -67,16 +67,33 @@ func TestHandler_TakesTheSessionIntoTheContext(t *testing.T) {
 func TestHandler_AnswersInvalidSessionsItself(t *testing.T) {
 	handler := middleware.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		t.Error("the application saw the request")
-	}))
+	}), func(*http.Request) string { return "a/b" })
 	req := httptest.NewRequest(http.MethodGet, "/", nil)
-	req.Header.Set("X-Session-Id", "a b")
 	answer := httptest.NewRecorder()
 	handler.ServeHTTP(answer, req)
-	if answer.Code != http.StatusBadRequest || !strings.Contains(answer.Body.String(), "1 to 128 characters") {
+	if answer.Code != http.StatusBadRequest || !strings.Contains(answer.Body.String(), "1 to 128 bytes") {
 		t.Errorf("answer = %d %q, want 400 with the rule", answer.Code, answer.Body)
 	}
-	if strings.Contains(answer.Body.String(), "a b") {
+	if strings.Contains(answer.Body.String(), "a/b") {
 		t.Error("the answer repeats what an outsider sent")
+	}
+}
+
+func TestHandler_AHeaderThatIsNoSessionBreaksNoRequest(t *testing.T) {
+	for sent, want := range map[string]string{
+		"": "", " ": "", "{{user}}": "", "${id}": "", "a/b": "", "undefined": "", strings.Repeat("x", 129): "",
+		"a%20b": "a b", "J%C3%BCrgen": "Jürgen", "me+you@example.org": "me+you@example.org", "50%": "50%",
+	} {
+		got := "never called"
+		handler := middleware.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			got, _ = middleware.SessionFrom(r.Context())
+		}))
+		req := httptest.NewRequest(http.MethodGet, "/", nil)
+		req.Header.Set("X-Session-Id", sent)
+		handler.ServeHTTP(httptest.NewRecorder(), req)
+		if got != want {
+			t.Errorf("header %q: session %q, want %q", sent, got, want)
+		}
 	}
 }
 

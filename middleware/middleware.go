@@ -131,15 +131,15 @@ func (c *carrier) prepare(req *http.Request) (*http.Request, error) {
 		add[name] = values
 	}
 	if parent, ok := ctx.Value(parentKey{}).(string); ok {
-		add.Set(parentHeader, parent)
+		add.Set(parentHeader, encodeID(parent))
 	}
 	// The sidecar prefers the path to the header; sending both would leave two
 	// answers to one question in the provider's logs and in ours.
 	if !inPath {
 		if id, ok := SessionFrom(ctx); ok {
-			add.Set(c.header, id)
+			add.Set(c.header, encodeID(id))
 		} else if c.session != "" {
-			add.Set(c.header, c.session)
+			add.Set(c.header, encodeID(c.session))
 		}
 	}
 	out := req.Clone(ctx)
@@ -161,7 +161,7 @@ func (c *carrier) checkIDs(h http.Header) error {
 		if len(values) > 1 {
 			return fmt.Errorf("middleware: header %s is set %d times: %w", name, len(values), ErrInvalidSession)
 		}
-		if len(values) == 1 && !validID(values[0]) {
+		if len(values) == 1 && !validInHeader(decodeID(values[0])) {
 			return fmt.Errorf("middleware: header %s: %.140q: %w", name, values[0], ErrInvalidSession)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -272,7 +273,7 @@ func TestMiddleware_LocalhostIsLoopback(t *testing.T) {
 
 func TestMiddleware_RefusesInvalidSessions(t *testing.T) {
 	ids := []string{
-		"", ".", "..", "a b", "a/b", "a\nb", "ä", "a%20b", "\x00", strings.Repeat("x", 129),
+		"", ".", "..", "a/b", `a\b`, "a?b", "a#b", "a\nb", "\xff", "a\u200bb", "\x00", " ", "{{user}}", "${id}", "undefined", strings.Repeat("x", 129),
 	}
 	eachShape(t, func(t *testing.T, s shape) {
 		sidecar := newRecorder(t, nil)
@@ -296,7 +297,7 @@ func TestMiddleware_RefusesInvalidSessions(t *testing.T) {
 		twice := post(t, context.Background(), url)
 		twice.Header["X-Session-Id"] = []string{"a", "b"}
 		refused("two headers", twice)
-		refused("path", post(t, context.Background(), sidecar.URL+"/v1/session/a%20b/chat/completions"))
+		refused("path", post(t, context.Background(), sidecar.URL+"/v1/session/a%2Fb/chat/completions"))
 		refused("long and hostile", post(t, middleware.WithSession(context.Background(), strings.Repeat("\x1b", 1e6)), url))
 		if n := len(sidecar.requests()); n != 0 {
 			t.Errorf("%d requests were sent", n)
@@ -307,7 +308,7 @@ func TestMiddleware_RefusesInvalidSessions(t *testing.T) {
 func TestMiddleware_RefusalIsNotRetriedAndClosesTheBody(t *testing.T) {
 	eachShape(t, func(t *testing.T, s shape) {
 		body := &closeRecorder{Reader: strings.NewReader("{}")}
-		req := post(t, middleware.WithSession(context.Background(), "a b"), "http://127.0.0.1:1/v1/chat/completions")
+		req := post(t, middleware.WithSession(context.Background(), "a/b"), "http://127.0.0.1:1/v1/chat/completions")
 		req.Body = body
 		resp, err := s.do("http://127.0.0.1:1", req)
 		if err == nil {
@@ -336,7 +337,10 @@ func TestMiddleware_RecognisesWrongBaseURLs(t *testing.T) {
 	sidecar := newRecorder(t, nil)
 	tests := []struct{ path, want string }{
 		{"/v1/v1/chat/completions", `holds "/v1" twice`},
-		{"/v1/session/a/v1/chat/completions", `holds "/v1" twice`},
+		{"/v1/session/a/v1/v1/messages", `holds "/v1" twice`},
+		{"/v1/session/a/v1/chat/completions", ""},
+		{"/session/a/v1/messages", ""},
+		{"/session/a/openai/deployments/d/chat/completions", ""},
 		{"/chat/completions", `lacks "/v1"`},
 		{"/responses/resp_1", `lacks "/v1"`},
 		{"/models", `lacks "/v1"`},
@@ -448,10 +452,10 @@ func TestMiddleware_ReportsItsOwnConfiguration(t *testing.T) {
 		{"another scheme", "ftp://127.0.0.1", nil, "wrong base URL"},
 		{"a query", "http://127.0.0.1/v1?a=b", nil, "no user, query or fragment"},
 		{"v1 twice", "http://127.0.0.1/v1/v1/", nil, `use "http://127.0.0.1/v1"`},
-		{"an invalid session in the path", "http://127.0.0.1/v1/session/a%20b", nil, "a session id is"},
+		{"an invalid session in the path", "http://127.0.0.1/v1/session/a%0Ab", nil, "a session id is"},
 		{"header", "http://127.0.0.1", []middleware.Option{middleware.Header("a b")}, `session header "a b"`},
 		{"empty header", "http://127.0.0.1", []middleware.Option{middleware.Header("")}, `session header ""`},
-		{"default session", "http://127.0.0.1", []middleware.Option{middleware.DefaultSession("a b")}, `default session "a b"`},
+		{"default session", "http://127.0.0.1", []middleware.Option{middleware.DefaultSession("a/b")}, `default session "a/b"`},
 		{"timeout", "http://127.0.0.1", []middleware.Option{middleware.QueueTimeout(0)}, `X-Queue-Timeout "0s": want a positive duration`},
 		{"priority", "http://127.0.0.1", []middleware.Option{middleware.QueuePriority("urgent")}, `X-Queue-Priority "urgent": want "high", "normal" or "low"`},
 		{"weight", "http://127.0.0.1", []middleware.Option{middleware.QueueWeight(101)}, `X-Queue-Weight "101": want a number`},
@@ -556,8 +560,10 @@ func FuzzMiddleware_SendsOnlyWhatTheSidecarTakes(f *testing.F) {
 		case sent == "":
 		case err != nil:
 			t.Errorf("sent %q and failed: %v", sent, err)
-		case sent != id || len(id) > 128 || strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:@-") != "":
-			t.Errorf("sent %q for the session %q", sent, id)
+		default:
+			if got, err := url.PathUnescape(sent); err != nil || got != id || len(id) > 128 || strings.ContainsAny(id, "/\\?#\r\n\x00") {
+				t.Errorf("sent %q for the session %q", sent, id)
+			}
 		}
 	})
 }

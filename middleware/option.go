@@ -47,7 +47,7 @@ func Header(name string) Option {
 // Without it they are limited and recorded, but accounted to no session.
 func DefaultSession(id string) Option {
 	return func(s *settings) error {
-		if !validID(id) {
+		if !validInHeader(id) {
 			return fmt.Errorf("middleware: default session %.140q: %w", id, ErrInvalidSession)
 		}
 		s.session = id

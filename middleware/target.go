@@ -11,7 +11,7 @@ import (
 var (
 	// ErrInvalidSession says that a session id is not one that the sidecar takes.
 	// Nothing was sent.
-	ErrInvalidSession = errors.New(`a session id is 1 to 128 characters of A-Z a-z 0-9 . _ : @ - and neither "." nor ".."`)
+	ErrInvalidSession = errors.New(`a session id is 1 to 128 bytes of printable UTF-8 without / \ ? # and neither "." nor ".."`)
 
 	// ErrBaseURL says that the sidecar's URL, or the base URL given to the SDK,
 	// leads nowhere. Nothing was sent.
@@ -41,8 +41,10 @@ func parseTarget(raw string) (target, error) {
 	t := target{scheme: u.Scheme, host: strings.ToLower(u.Hostname()), port: portOf(u)}
 	path := strings.TrimRight(u.EscapedPath(), "/")
 	t.prefix = path
-	if at := strings.Index(path+"/", "/v1/"); at >= 0 {
-		t.prefix = path[:at]
+	for _, root := range [...]string{"/v1/", "/session/", "/openai/"} {
+		if at := strings.Index(t.prefix+"/", root); at >= 0 {
+			t.prefix = t.prefix[:at]
+		}
 	}
 	t.base = u.Scheme + "://" + u.Host + t.prefix + "/v1"
 	_, err = t.checkPath(u)
@@ -75,31 +77,34 @@ func (t target) owns(u *url.URL) bool {
 }
 
 // checkPath looks for base URLs that can only fail, and reports whether the path
-// names the session by itself ("/v1/session/{id}/…").
+// names the session by itself ("/v1/session/{id}/…" or "/session/{id}/…").
 func (t target) checkPath(u *url.URL) (session bool, err error) {
 	path, ok := strings.CutPrefix(u.EscapedPath()+"/", t.prefix+"/")
 	if !ok {
 		return false, nil
 	}
-	rest, ok := strings.CutPrefix(path, "v1/")
-	if !ok {
-		if isEndpoint(path) {
+	after, named := strings.CutPrefix(path, "session/")
+	if !named {
+		after, named = strings.CutPrefix(path, "v1/session/")
+	}
+	if !named {
+		switch {
+		case isEndpoint(path):
 			return false, t.wrongBase(`lacks "/v1"`)
+		case strings.HasPrefix(path, "v1/v1/"):
+			return false, t.wrongBase(`holds "/v1" twice`)
 		}
-		return false, nil // the sidecar's own routes
+		return false, nil // the sidecar's own routes among them
 	}
-	if after, ok := strings.CutPrefix(rest, "session/"); ok {
-		escaped, below, _ := strings.Cut(after, "/")
-		id, err := url.PathUnescape(escaped)
-		if err != nil || !validID(id) {
-			return false, fmt.Errorf("middleware: session %.140q in the path: %w", escaped, ErrInvalidSession)
-		}
-		session, rest = true, below
+	escaped, rest, _ := strings.Cut(after, "/")
+	id, err := url.PathUnescape(escaped)
+	switch {
+	case err != nil || !validID(id):
+		return false, fmt.Errorf("middleware: session %.140q in the path: %w", escaped, ErrInvalidSession)
+	case strings.HasPrefix(rest, "v1/v1/"):
+		return true, t.wrongBase(`holds "/v1" twice`)
 	}
-	if strings.HasPrefix(rest, "v1/") {
-		return session, t.wrongBase(`holds "/v1" twice`)
-	}
-	return session, nil
+	return true, nil
 }
 
 func (t target) wrongBase(fault string) error {
@@ -115,22 +120,4 @@ func isEndpoint(path string) bool {
 		}
 	}
 	return false
-}
-
-// validID is the rule of the sidecar, which wants ids to be safe in a path, a
-// header and a log line alike.
-func validID(id string) bool {
-	if id == "" || len(id) > 128 || id == "." || id == ".." {
-		return false
-	}
-	for i := 0; i < len(id); i++ {
-		c := id[i]
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case c == '.', c == '_', c == ':', c == '@', c == '-':
-		default:
-			return false
-		}
-	}
-	return true
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/metrics"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/proxy"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/tokens"
 )
 
@@ -37,10 +38,13 @@ type server struct {
 
 // routes is the whole HTTP surface.
 func (s *server) routes() []httpapi.Route {
-	routes := []httpapi.Route{
-		{Pattern: httpapi.APIPattern, On: httpapi.MainListener, Handler: s.proxy.Serve},
-		{Pattern: "/v1", On: httpapi.MainListener, Handler: httpapi.Unknown}, // or the mux would redirect, past the guard
-		{Pattern: "/", On: httpapi.BothListeners, To: httpapi.ToOwners, Handler: httpapi.Unknown},
+	routes := []httpapi.Route{{Pattern: "/", On: httpapi.BothListeners, To: httpapi.ToOwners, Handler: httpapi.Unknown}}
+	for _, root := range session.Roots() {
+		routes = append(
+			routes,
+			httpapi.Route{Pattern: root + "/{rest...}", On: httpapi.MainListener, API: true, Handler: s.proxy.Serve},
+			httpapi.Route{Pattern: root, On: httpapi.MainListener, Handler: httpapi.Unknown}, // or the mux would redirect, past the guard
+		)
 	}
 	return append(routes, s.admin.Routes()...)
 }

@@ -26,14 +26,12 @@ const (
 	BothListeners = MainListener | AdminListener
 )
 
-// APIPattern is the route whose answers take as long as the provider's.
-const APIPattern = "/v1/{rest...}"
-
 // A Route is one line of the HTTP surface.
 type Route struct {
 	Pattern string
 	On      Listener
 	To      Audience
+	API     bool // of the provider: its answers take as long as the provider's
 	Handler Handler
 }
 
@@ -108,7 +106,7 @@ func (g *Guard) Handler(routes []Route, on Listener, local bool) http.Handler {
 // its key are accepted, and answers with the error that the handler returns.
 func (g *Guard) admitted(route Route, on Listener, local bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if route.Pattern != APIPattern {
+		if !route.API {
 			// Who does not read a page would hold its connection for ever.
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(SlowReader))
 		}

@@ -28,9 +28,11 @@ type Metrics struct {
 	Usage       *prometheus.CounterVec   // exact tokens, by model and type
 	Unknown     *prometheus.CounterVec   // metered answers without usage, by reason
 	Left        *prometheus.CounterVec   // clients that left, by phase
-	Unrecorded  prometheus.Counter
-	Reloaded    prometheus.Gauge // 1 unless the last reload met faults
-	ReloadedAt  prometheus.Gauge // Unix seconds
+
+	SessionsIgnored *prometheus.CounterVec // headers that name no session, by reason
+	Unrecorded      prometheus.Counter
+	Reloaded        prometheus.Gauge // 1 unless the last reload met faults
+	ReloadedAt      prometheus.Gauge // Unix seconds
 
 	BudgetPassed *prometheus.CounterVec // requests that passed a used-up budget, by rule of the file
 
@@ -63,6 +65,7 @@ func New() *Metrics {
 	m.Usage = counters("tokens_total", "Exact tokens as the provider reported them.", "model", "type")
 	m.Unknown = counters("usage_missing_total", "Metered answers whose usage stayed unknown, by outcome.", "outcome")
 	m.Left = counters("client_disconnects_total", "Clients that left before their answer ended.", "phase")
+	m.SessionsIgnored = counters("session_headers_ignored_total", "Headers that should name a session and do not, by reason.", "reason")
 	m.BudgetPassed = counters("budget_passed_total", "Requests that passed a budget that is used up, because it only warns.", "rule")
 	m.Unrecorded = counter("records_failed_total", "Records that the ledger did not take; they are in the log.")
 	gauge := func(name, help string, value float64) prometheus.Gauge {

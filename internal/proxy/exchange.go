@@ -56,7 +56,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identi
 	x.ans.w, x.ans.r, x.ans.id = w, r, x.req.id
 	x.held.own = p.overhead.Hold(memory.Requests)
 	x.held.header, x.held.buffers, x.held.watch = p.memory.Hold(memory.Requests), p.memory.Hold(memory.Answers), p.memory.Hold(memory.Answers)
-	x.up = upstream.Request{Method: r.Method, Path: who.Rest, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
+	x.up = upstream.Request{Method: r.Method, Path: who.Rest, Origin: who.Origin, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),

@@ -66,6 +66,7 @@ type Proxy struct {
 	plain    modelSet     // models whose provider rejects stream_options
 	drains   atomic.Int64 // answers read on for clients that left
 	inFlight atomic.Int64 // answers under way
+	ignored  sync.Map     // of session.Ignored that were told: a closed set
 	lostAt   atomic.Int64 // when neither store nor journal took a record; Unix nanoseconds
 
 	exchanges sync.WaitGroup
@@ -96,7 +97,8 @@ func New(d Parts) *Proxy {
 		p.upstream = upstream.New(upstream.Config{
 			Base: cfg.BaseURL, KeyHeader: keyHeader,
 			Key:     p.key.current,
-			Private: append(session.Headers(), cfg.SessionHeader),
+			Private: private(cfg),
+			Secrets: p.clientKeys,
 			Via:     "1.1 " + p.instance,
 		})
 	}
@@ -104,6 +106,25 @@ func New(d Parts) *Proxy {
 	p.over, p.endAll = context.WithCancel(context.Background())
 	p.watch()
 	return p
+}
+
+// private are the request headers that stay here. A session header of another name
+// than ours may well be the provider's, too.
+func private(cfg *config.Config) []string {
+	if cfg.SessionHeader != session.DefaultHeader {
+		return session.Headers()
+	}
+	return append(session.Headers(), session.DefaultHeader)
+}
+
+// clientKeys are the keys of the clients that are let in.
+func (p *Proxy) clientKeys() []string {
+	cfg := p.settings.Load()
+	keys := make([]string, 0, len(cfg.ClientKeys))
+	for _, k := range cfg.ClientKeys {
+		keys = append(keys, string(k.Key))
+	}
+	return keys
 }
 
 // Serve answers a request for /v1/...; what it returns is in the client's words.

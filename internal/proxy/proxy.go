@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
@@ -25,8 +27,8 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 	if via := strings.Join(r.Header["Via"], ","); strings.Contains(via, p.instance) || strings.Count(via, viaName) > maxHops {
 		return errLoop
 	}
-	if strings.HasPrefix(who.Rest, "v1/") {
-		return errDoubleV1
+	if err := p.checkTarget(who); err != nil {
+		return err
 	}
 	x := p.begin(w, r, who, caller)
 	defer func() { x.end(err) }()
@@ -48,6 +50,7 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 		if x.req.decoded, err = wire.Decode(x.req.endpoint, held.bytes); err != nil {
 			return err
 		}
+		x.req.decoded.Model = cmp.Or(x.req.decoded.Model, llm.Model(who.Deployment))
 		x.req.model = ledger.CleanName(x.req.decoded.Model)
 		p.setBody(x)
 		x.up.Identity, x.up.Events = true, x.req.decoded.Stream

@@ -15,10 +15,6 @@ import (
 )
 
 var (
-	errDoubleV1 = &httpapi.Error{
-		Status: http.StatusNotFound, Code: "unknown_route",
-		Message: "the path holds /v1 twice: the base_url of the client ends with one /v1 too many",
-	}
 	errLoop = &httpapi.Error{
 		Status: http.StatusLoopDetected, Code: "loop_detected", Final: true,
 		Message: "this request has passed this sidecar before, or too many of them: OPENAI_BASE_URL leads back to it",

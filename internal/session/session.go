@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// MaxIDLength is the longest session id accepted, in bytes.
-const MaxIDLength = 128
+// DefaultHeader carries the session unless SESSION_HEADER names another.
+const DefaultHeader = "X-Session-Id"
 
 const (
 	parentHeader   = "X-Parent-Session-Id"
@@ -23,10 +23,6 @@ const (
 	priorityHeader = "X-Queue-Priority"
 	weightHeader   = "X-Queue-Weight"
 )
-
-// ErrInvalidID says that a session id is not 1–128 characters of
-// A–Z a–z 0–9 . _ : @ - or is one of the two dot names.
-var ErrInvalidID = errors.New(`a session id is 1 to 128 characters of A-Z a-z 0-9 . _ : @ - and neither "." nor ".."`)
 
 // ErrInvalidPath says that a path holds dot segments, empty segments or
 // backslashes: two parsers could disagree on what such a path names.
@@ -42,60 +38,35 @@ func (e *HintError) Error() string { return fmt.Sprintf("header %s: want %s", e.
 // Identity is what a request says about its sender and its wishes.
 // Hints are wishes: what they may achieve is the limiter's business.
 type Identity struct {
-	Session string // "" when the request names none
-	Parent  string // session whose budget this one draws on, "" for none
-	Rest    string // escaped path below the API's base, as it came: "chat/completions"
+	Session string  // "" when the request names none
+	Parent  string  // session whose budget this one draws on, "" for none
+	Ignored Ignored // a header whose session was not taken; zero: all were
+	Target
 
 	MaxWait  time.Duration // X-Queue-Timeout; 0 = not sent
 	Priority string        // "high", "normal", "low", or "" when not sent
 	Weight   float64       // X-Queue-Weight, clamped to 0.1–100; 0 = not sent
 }
 
-// From reads the identity of a request for /v1/session/{id}/{rest} or
-// /v1/{rest}. On a /v1/{rest} path, header names the header that carries the
-// session. The error wraps ErrInvalidID, ErrInvalidPath or is a *HintError.
+// From reads the identity of a request for the API. header names the header
+// that carries the session where the path names none. The error wraps
+// ErrInvalidID, ErrInvalidPath or is a *HintError.
 func From(r *http.Request, header string) (Identity, error) {
 	var id Identity
 	path := r.URL.EscapedPath()
 	if err := CheckPath(path); err != nil {
 		return id, err
 	}
-	rest := strings.TrimPrefix(path, "/v1/")
-	if after, ok := strings.CutPrefix(rest, "session/"); ok {
-		escaped, below, _ := strings.Cut(after, "/")
-		name, err := url.PathUnescape(escaped)
-		if err != nil {
-			return id, ErrInvalidID
-		}
-		id.Session, id.Rest = name, below
-		if err := CheckID(name); err != nil {
-			return id, err
-		}
-	} else {
-		id.Rest = rest
-		if values := r.Header.Values(header); len(values) > 0 {
-			id.Session = values[0]
-			if err := checkHeaderID(values); err != nil {
-				return id, err
-			}
-		}
+	named, path, err := cutSession(path)
+	if err != nil {
+		return id, err
 	}
-	if values := r.Header.Values(parentHeader); len(values) > 0 {
-		id.Parent = values[0]
-		if err := checkHeaderID(values); err != nil {
-			return id, err
-		}
+	id.Target = targetOf(path)
+	if id.Session = named; named == "" {
+		id.Session = id.fromHeader(r.Header, header)
 	}
+	id.Parent = id.fromHeader(r.Header, parentHeader)
 	return id, id.readHints(r.Header)
-}
-
-// checkHeaderID refuses a header sent twice: which of the two counts would be
-// a guess, and the tokens would be booked by it.
-func checkHeaderID(values []string) error {
-	if len(values) > 1 {
-		return ErrInvalidID
-	}
-	return CheckID(values[0])
 }
 
 func (id *Identity) readHints(h http.Header) error {
@@ -126,23 +97,6 @@ func (id *Identity) readHints(h http.Header) error {
 // not travel on to the provider, besides the session header itself.
 func Headers() []string {
 	return []string{parentHeader, timeoutHeader, priorityHeader, weightHeader}
-}
-
-// CheckID returns ErrInvalidID unless id may name a session.
-func CheckID(id string) error {
-	if id == "" || len(id) > MaxIDLength || id == "." || id == ".." {
-		return ErrInvalidID
-	}
-	for i := range len(id) {
-		c := id[i]
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case c == '.', c == '_', c == ':', c == '@', c == '-':
-		default:
-			return ErrInvalidID
-		}
-	}
-	return nil
 }
 
 // CheckPath returns ErrInvalidPath for an escaped path that a cleaning parser

@@ -25,12 +25,10 @@ func (c *Client) requestHeader(r Request) http.Header {
 	for _, name := range c.cfg.Private {
 		h.Del(name)
 	}
-	h.Del("Authorization")
-	h.Del("Api-Key")
+	c.scrubHeader(h)
 	h.Del("Host")
 	h.Del("Content-Length") // the transport frames the body anew
 	h.Del("Expect")         // answered by our own server; the transport would wait for the provider's
-	hideKeyProtocol(h)
 	if r.Websocket {
 		h.Set("Connection", "Upgrade")
 		h.Set("Upgrade", "websocket")
@@ -51,28 +49,6 @@ func (c *Client) requestHeader(r Request) http.Header {
 		h["User-Agent"] = nil // or net/http would name itself
 	}
 	return h
-}
-
-// hideKeyProtocol takes out the websocket subprotocol that carries a browser's
-// key. It was the client's key to us, if any.
-func hideKeyProtocol(h http.Header) {
-	const name = "Sec-Websocket-Protocol"
-	lines, ok := h[name]
-	if !ok {
-		return
-	}
-	var kept []string
-	for _, line := range lines {
-		for protocol := range strings.SplitSeq(line, ",") {
-			if protocol = textproto.TrimString(protocol); protocol != "" && !strings.HasPrefix(strings.ToLower(protocol), "openai-insecure-api-key.") {
-				kept = append(kept, protocol)
-			}
-		}
-	}
-	h.Del(name)
-	if len(kept) > 0 {
-		h.Set(name, strings.Join(kept, ", "))
-	}
 }
 
 // KeyOf is the key that an answer's request was sent with. Since then the

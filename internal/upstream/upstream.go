@@ -43,11 +43,12 @@ const headerTimeout = 15 * time.Minute
 
 // A Config says where the provider is and how to speak to it.
 type Config struct {
-	Base      *url.URL      // API base, e.g. https://api.openai.com/v1
-	Key       func() string // read at every attempt, so that rotation needs no restart
-	KeyHeader string        // "Authorization" (sent as a bearer token) or another header's name
-	Private   []string      // request headers addressed to the sidecar: they stay here
-	Via       string        // our own entry in the Via header, by which a loop is recognised
+	Base      *url.URL        // API base, e.g. https://api.openai.com/v1
+	Key       func() string   // read at every attempt, so that rotation needs no restart
+	KeyHeader string          // "Authorization" (sent as a bearer token) or another header's name
+	Private   []string        // request headers addressed to the sidecar: they stay here
+	Secrets   func() []string // the clients' keys, wherever a request holds one; nil: none are known
+	Via       string          // our own entry in the Via header, by which a loop is recognised
 	Transport http.RoundTripper
 }
 
@@ -92,6 +93,7 @@ func NewTransport() *http.Transport {
 // escaped as the client sent them.
 type Request struct {
 	Method, Path, RawQuery string
+	Origin                 string // in place of Path: a path below the provider's origin
 	Header                 http.Header
 	Body                   []byte    // a body that is kept, and can be sent again
 	Edit                   Edit      // of Body
@@ -202,13 +204,22 @@ func (c *Client) target(r Request) string {
 	base := strings.TrimSuffix(u.EscapedPath(), "/")
 	// Joined as text: parsing and printing again could change the client's escapes.
 	target := u.Scheme + "://" + u.Host + base
-	if r.Path != "" {
+	if r.Origin != "" {
+		target = u.Scheme + "://" + u.Host + "/" + r.Origin
+	} else if r.Path != "" {
 		target += "/" + r.Path
 	}
-	if r.RawQuery != "" {
-		target += "?" + r.RawQuery
+	if query := c.scrubQuery(r.RawQuery); query != "" {
+		target += "?" + query
 	}
 	return target
+}
+
+// ServesOrigin reports whether requests may name a path below the provider's
+// origin: the base is the usual one of an API, so that Azure's /openai/… stands
+// beside it, and not behind some gateway's path.
+func (c *Client) ServesOrigin() bool {
+	return slices.Contains([]string{"", "/v1", "/openai", "/openai/v1"}, strings.TrimSuffix(c.cfg.Base.EscapedPath(), "/"))
 }
 
 // A Kind says how an attempt without an answer ended.

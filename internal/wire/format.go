@@ -1,6 +1,9 @@
 package wire
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
 // Endpoint names a part of the API that we know. Everything else is Other: it
 // passes without being read.
@@ -49,10 +52,14 @@ var formats = [numEndpoints]format{
 }
 
 // EndpointOf says which endpoint a request addresses. The path is relative to
-// the API's base, as it came; a leading slash is ignored, anything else must
+// the API's base, as it came. A leading slash and escapes are ignored, as servers
+// do that: a way of writing must not lead past the ledger. Anything else must
 // match exactly. A GET of responses/{id} or of chat/completions lists stored
 // answers and costs nothing, so it is Other.
 func EndpointOf(method, path string) Endpoint {
+	if plain, err := url.PathUnescape(path); err == nil {
+		path = plain
+	}
 	path = strings.TrimPrefix(path, "/")
 	for i, f := range formats {
 		if f.method == method && f.path == path {
