@@ -82,7 +82,7 @@ func accessOf(cfg *config.Config) httpapi.Access {
 		}
 		return out
 	}
-	return httpapi.Access{Hosts: cfg.AllowedHosts, Keys: keys(cfg.ClientKeys), Admins: keys(cfg.AdminKeys)}
+	return httpapi.Access{Hosts: cfg.AllowedHosts, Origins: cfg.AllowedOrigins, Keys: keys(cfg.ClientKeys), Admins: keys(cfg.AdminKeys)}
 }
 
 func openLedger(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*ledger.Store, error) {

@@ -66,7 +66,7 @@ func (s *server) serve(ctx context.Context, main, admin net.Listener) error {
 	serveOn := func(on httpapi.Listener, l net.Listener) {
 		server := s.httpServer(on)
 		servers = append(servers, server)
-		go func() { failed <- server.Serve(l) }()
+		go func() { failed <- server.Serve(httpapi.Shaped(l)) }()
 	}
 	main = s.clients.Listener(main) // health on the admin listener answers however full this one is
 	serveOn(httpapi.MainListener, main)
@@ -117,6 +117,7 @@ func (s *server) httpServer(on httpapi.Listener) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ConnState:         s.clients.Note,
+		ConnContext:       httpapi.ShapedContext,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 }

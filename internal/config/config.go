@@ -37,7 +37,8 @@ type Config struct {
 	ClientKeys           []ClientKey
 	AdminKeys            []ClientKey // who may see everything
 	AllowUnauthenticated bool
-	AllowedHosts         []string // nil: loopback names while bound to loopback, else any
+	AllowedHosts         []string // beside the loopback names; nil: those only while bound to loopback, else any
+	AllowedOrigins       []string // web pages that may call the API, as browsers name them; "*" = any
 	SessionHeader        string
 
 	RepositoryType   string // memory, sqlite, postgres

@@ -19,6 +19,9 @@ func (c *Config) Validate() []string {
 	if c.AdminAddr != "" && !Loopback(c.AdminAddr) && len(c.ClientKeys)+len(c.AdminKeys) == 0 && !c.AllowUnauthenticated {
 		faults = append(faults, fmt.Sprintf("ADMIN_ADDR=%q: not a loopback address; want ADMIN_API_KEYS, CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true beside it", c.AdminAddr))
 	}
+	if slices.Contains(c.AllowedOrigins, "*") && len(c.ClientKeys) == 0 && !c.AllowUnauthenticated {
+		faults = append(faults, `ALLOWED_ORIGINS="*": every web page could use the key; want CLIENT_API_KEYS or ALLOW_UNAUTHENTICATED=true beside it`)
+	}
 	if c.AdminAddr != "" && c.AdminAddr == c.ListenAddr && !strings.HasSuffix(c.AdminAddr, ":0") {
 		faults = append(faults, fmt.Sprintf("ADMIN_ADDR=%q: LISTEN_ADDR is the same; want another port", c.AdminAddr))
 	}

@@ -232,6 +232,17 @@ func setHosts(c *Config, v string) error {
 	return nil
 }
 
+func setOrigins(c *Config, v string) error {
+	for _, text := range splitList(v) {
+		origin, err := session.ParseOrigin(text)
+		if err != nil {
+			return err
+		}
+		c.AllowedOrigins = append(c.AllowedOrigins, origin)
+	}
+	return nil
+}
+
 // keyList reads keys. Those of one name are one client, so that a key can be replaced while
 // both work. One without a name is called by its place.
 func keyList(unnamed string, field func(*Config) *[]ClientKey) setter {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net"
@@ -15,7 +16,9 @@ type Key struct{ Name, Key string }
 type Access struct {
 	Keys   []Key    // clients'; none: everybody is one, by address
 	Admins []Key    // who sees everything; none: see judge
-	Hosts  []string // in lower case; none: loopback names on loopback, else any
+	Hosts  []string // in lower case, beside the loopback names; none: on loopback those only, else any
+
+	Origins Origins // web pages that may call the API
 }
 
 // A Caller is who sent a request.
@@ -119,7 +122,7 @@ func holder(keys []Key, key string) (name string, found bool) {
 func presentedKey(r *http.Request) string {
 	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, section 11.1
-		key = r.Header.Get("Api-Key")
+		key = cmp.Or(r.Header.Get("Api-Key"), r.Header.Get("X-Api-Key"))
 	}
 	if key == "" && WantsWebsocket(r) {
 		key = protocolKey(r)

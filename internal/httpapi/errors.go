@@ -58,7 +58,7 @@ var (
 	}
 	errUnauthorized = &Error{
 		Status: http.StatusUnauthorized, Code: "invalid_api_key", Final: true,
-		Message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token, or as api-key",
+		Message: "a client key is needed: send one of CLIENT_API_KEYS as a bearer token, as api-key or as x-api-key",
 	}
 	errAdminNeeded = &Error{
 		Status: http.StatusUnauthorized, Code: "invalid_api_key", Final: true,
@@ -70,11 +70,11 @@ var (
 	}
 	errHost = &Error{
 		Status: http.StatusMisdirectedRequest, Code: "host_not_allowed", Final: true,
-		Message: "the Host header names none of ALLOWED_HOSTS",
+		Message: "the Host header names neither a loopback name nor one of ALLOWED_HOSTS",
 	}
 	errOrigin = &Error{
 		Status: http.StatusForbidden, Code: "origin_not_allowed", Final: true,
-		Message: "the Origin header names none of ALLOWED_HOSTS",
+		Message: "the Origin header names neither this host nor one of ALLOWED_ORIGINS",
 	}
 	// ErrShuttingDown answers who comes, or still waits, at the end of the service.
 	ErrShuttingDown = &Error{

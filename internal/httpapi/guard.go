@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -81,9 +80,15 @@ func (g *Guard) Handler(routes []Route, on Listener, local bool) http.Handler {
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer handled(r)()
+		access := g.access.Load()
+		access.Origins.allow(w.Header(), r)
 		// The mux would answer such a path with a redirect to a cleaned one.
 		if err := session.CheckPath(r.URL.EscapedPath()); err != nil {
-			writeError(w, ErrorOf(err))
+			g.refuse(w, ErrorOf(err))
+			return
+		}
+		if isPreflight(r) && access.preflight(w, r, local) {
 			return
 		}
 		rc := http.NewResponseController(w)
@@ -134,10 +139,14 @@ func (g *Guard) admitted(route Route, on Listener, local bool) http.Handler {
 			if e.Status == http.StatusInternalServerError {
 				g.logger.Error("request failed", "route", r.Pattern, "error", err.Error())
 			}
-			g.refused(e.Code)
-			writeError(w, e)
+			g.refuse(w, e)
 		}
 	})
+}
+
+func (g *Guard) refuse(w http.ResponseWriter, e *Error) {
+	g.refused(e.Code)
+	writeError(w, e)
 }
 
 // reset cuts a connection with RST. An HTTP/1.0 answer has no other end than
@@ -147,7 +156,7 @@ func reset(w http.ResponseWriter) {
 	if err != nil {
 		return
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := conn.(interface{ SetLinger(seconds int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
 	conn.Close()
@@ -158,11 +167,8 @@ func (a *Access) checkHost(r *http.Request, local bool) error {
 	if !a.hostAllowed(r.Host, local) {
 		return errHost
 	}
-	if origin := r.Header.Get("Origin"); origin != "" {
-		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || !a.hostAllowed(u.Host, local) {
-			return errOrigin
-		}
+	if origin := r.Header.Get("Origin"); origin != "" && !a.ours(origin, r.Host, local) && !a.Origins.allowed(r) {
+		return errOrigin
 	}
 	return nil
 }
@@ -175,14 +181,12 @@ func (a *Access) hostAllowed(hostport string, local bool) bool {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	if len(a.Hosts) > 0 {
-		return slices.Contains(a.Hosts, host) || slices.Contains(a.Hosts, strings.ToLower(hostport))
-	}
-	if !local {
+	if len(a.Hosts) == 0 && !local {
 		return true
 	}
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return host == "localhost" || ip != nil && ip.IsLoopback() ||
+		slices.Contains(a.Hosts, host) || slices.Contains(a.Hosts, strings.ToLower(hostport))
 }
 
 // Unknown answers for every path that has no route.

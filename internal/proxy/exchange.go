@@ -158,7 +158,7 @@ func (x *exchange) writeHeader(resp *http.Response) {
 
 // answerHeader puts the answer's headers, and ours, into h.
 func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
-	x.p.upstream.CopyHeader(h, resp)
+	httpapi.KeepOrigin(h, func() { x.p.upstream.CopyHeader(h, resp) })
 	if resp.StatusCode < 300 && h.Get("X-Should-Retry") == "true" {
 		h.Del("X-Should-Retry") // openai-go would send a successful request again
 	}

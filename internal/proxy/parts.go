@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -98,7 +99,7 @@ func New(d Parts) *Proxy {
 			Base: cfg.BaseURL, KeyHeader: keyHeader,
 			Key:     p.key.current,
 			Private: private(cfg),
-			Secrets: p.clientKeys,
+			Secrets: p.callersKeys,
 			Via:     "1.1 " + p.instance,
 		})
 	}
@@ -117,11 +118,11 @@ func private(cfg *config.Config) []string {
 	return append(session.Headers(), session.DefaultHeader)
 }
 
-// clientKeys are the keys of the clients that are let in.
-func (p *Proxy) clientKeys() []string {
+// callersKeys are the keys of those that are let in.
+func (p *Proxy) callersKeys() []string {
 	cfg := p.settings.Load()
-	keys := make([]string, 0, len(cfg.ClientKeys))
-	for _, k := range cfg.ClientKeys {
+	keys := make([]string, 0, len(cfg.ClientKeys)+len(cfg.AdminKeys))
+	for _, k := range slices.Concat(cfg.ClientKeys, cfg.AdminKeys) {
 		keys = append(keys, string(k.Key))
 	}
 	return keys

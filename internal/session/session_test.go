@@ -181,3 +181,38 @@ func FuzzFrom(f *testing.F) {
 		}
 	})
 }
+
+func TestParseOrigin(t *testing.T) {
+	for text, want := range map[string]string{
+		"*": "*", "null": "null", "https://Chat.Example": "https://chat.example", "https://chat.example/": "https://chat.example",
+		"https://chat.example:443": "https://chat.example", "http://chat.example:80": "http://chat.example", "http://chat.example:443": "http://chat.example:443",
+		"app://obsidian.md": "app://obsidian.md", "http://[::1]:3000": "http://[::1]:3000", "chrome-extension://abc": "chrome-extension://abc",
+	} {
+		if got, err := ParseOrigin(text); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "chat.example", "https://", "https://*.example", "https://a/b", "https://a?b", "https://u@a", "https://a#b", "https://a b", "//a", "https://a, https://b"} {
+		if got, err := ParseOrigin(text); err == nil {
+			t.Errorf("%q is taken as %q", text, got)
+		}
+	}
+}
+
+func FuzzOrigin(f *testing.F) {
+	for _, seed := range []string{"https://a", "null", "*", "http://[::1]:80", "https://u:p@a", "https://a:443/", "x://%41", "https://[::1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		origin, err := ParseOrigin(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParseOrigin(origin); err != nil || again != origin {
+			t.Fatalf("%q is %q, and that %q, %v", text, origin, again, err)
+		}
+		if strings.ContainsAny(origin, " \r\n\t,?#@") || origin != AnyOrigin && strings.Contains(origin, "*") {
+			t.Fatalf("%q is %q", text, origin)
+		}
+	})
+}

@@ -9,6 +9,16 @@ import (
 // put URLs together.
 func Roots() []string { return []string{"/v1", "/session", "/openai"} }
 
+// IsAPI reports whether a path is below one of Roots.
+func IsAPI(path string) bool {
+	for _, root := range Roots() {
+		if strings.HasPrefix(path, root+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // A Target is what a request's path asks of the provider, without the session.
 type Target struct {
 	// Rest is the escaped path below the API's base, as it came:

@@ -22,6 +22,10 @@ var (
 // scrubHeader takes the client's credentials out of h.
 func (c *Client) scrubHeader(h http.Header) {
 	secrets := c.secrets()
+	lower := make([]string, len(secrets)) // a name's case is changed on its way
+	for i, s := range secrets {
+		lower[i] = strings.ToLower(s)
+	}
 	for name, values := range h {
 		// Some servers read "_" and "-" alike.
 		canonical := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
@@ -33,7 +37,7 @@ func (c *Client) scrubHeader(h http.Header) {
 			if len(h[name]) == 0 {
 				delete(h, name)
 			}
-		case holdsAny(name, secrets) || slices.ContainsFunc(values, func(v string) bool { return holdsAny(v, secrets) }):
+		case holdsAny(strings.ToLower(name), lower) || slices.ContainsFunc(values, func(v string) bool { return holdsAny(v, secrets) }):
 			delete(h, name)
 		}
 	}

@@ -1,7 +1,11 @@
 package upstream
 
 import (
+	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -22,6 +26,32 @@ func FuzzJudge(f *testing.F) {
 		}
 		if verdict == Throttled != (status == 429) || verdict == Unavailable && status != 503 && status != 529 {
 			t.Errorf("%d: %v", status, verdict)
+		}
+	})
+}
+
+// FuzzCredentials holds that no query and no header carries a client's key further,
+// and that nothing is made up.
+func FuzzCredentials(f *testing.F) {
+	const secret = "key-canary-0123456789"
+	c := &Client{cfg: Config{Secrets: func() []string { return []string{secret, "tok-1"} }}}
+	for _, query := range []string{"", "a=1&key=2", "%6bey=1;x", "a=" + secret, "a=%256bey-canary-0123456789&b", "&&=&;", "a=%zz&api%5Fkey"} {
+		f.Add(query, query)
+	}
+	f.Fuzz(func(t *testing.T, query, value string) {
+		got := c.scrubQuery(query)
+		for part := range strings.SplitSeq(got, "&") {
+			if got != "" && !slices.Contains(strings.Split(query, "&"), part) {
+				t.Fatalf("%q has become %q", query, got)
+			}
+		}
+		if plain, err := url.QueryUnescape(got); err == nil && strings.Contains(plain, secret) || strings.Contains(got, secret) {
+			t.Fatalf("%q has become %q", query, got)
+		}
+		h := http.Header{"X-Any": {value}, "Cookie": {value}, "Sec-Websocket-Protocol": {value}}
+		c.scrubHeader(h)
+		if strings.Contains(fmt.Sprint(h), secret) || h["Cookie"] != nil {
+			t.Fatalf("%q stays in %v", value, h)
 		}
 	})
 }
