@@ -100,6 +100,7 @@ func New(d Parts) *Proxy {
 			Key:     p.key.current,
 			Private: private(cfg),
 			Secrets: p.callersKeys,
+			Unread:  cfg.OverheadBytes,
 			Via:     "1.1 " + p.instance,
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 )
 
 // halfPatience is how long the other half of a tunnel may be silent once one
@@ -125,8 +126,13 @@ func (t *tunnel) toProvider(p []byte) error {
 // pump moves one direction. A sound end is passed on as such; a broken one ends
 // the tunnel, for the reason given: unwritten or unread.
 func (t *tunnel) pump(src io.Reader, write func([]byte) error, dst any, unwritten, unread error) {
-	buffer := relayBuffers.Get().(*[]byte)
-	defer relayBuffers.Put(buffer)
+	// Most tunnels are idle most of the time: a large buffer is for those that fill
+	// the small one.
+	hold := t.x.p.memory.Hold(memory.Answers)
+	defer hold.Release()
+	buffers := &eventBuffers
+	buffer := buffers.Get().(*[]byte)
+	defer func() { buffers.Put(buffer) }()
 	for {
 		n, err := src.Read(*buffer)
 		t.active()
@@ -139,6 +145,11 @@ func (t *tunnel) pump(src io.Reader, write func([]byte) error, dst any, unwritte
 		}
 		switch {
 		case err == nil:
+			if n == len(*buffer) && buffers == &eventBuffers && hold.TryGrow(relayBytes) {
+				buffers.Put(buffer)
+				buffers = &relayBuffers
+				buffer = buffers.Get().(*[]byte)
+			}
 			continue
 		case !errors.Is(err, io.EOF):
 			t.x.cancel(unread)

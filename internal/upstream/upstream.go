@@ -49,6 +49,7 @@ type Config struct {
 	Private   []string        // request headers addressed to the sidecar: they stay here
 	Secrets   func() []string // the clients' keys, wherever a request holds one; nil: none are known
 	Via       string          // our own entry in the Via header, by which a loop is recognised
+	Unread    int64           // bytes that answers may take which nobody reads; 0 = no bound
 	Transport http.RoundTripper
 }
 
@@ -59,7 +60,9 @@ type Client struct{ cfg Config }
 // request can make it speak to another.
 func New(cfg Config) *Client {
 	if cfg.Transport == nil {
-		cfg.Transport = NewTransport()
+		t := NewTransport()
+		bound(t, cfg.Unread)
+		cfg.Transport = t
 	}
 	return &Client{cfg: cfg}
 }
