@@ -30,7 +30,11 @@ func TestHalfOpen_AnOutageMeetsNoHerd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const clients, lasts = 500, 30 * time.Second
-				b := newBubble(t, provider.Config{TTFT: 300 * time.Millisecond, TokenInterval: 20 * time.Millisecond}, "RATE_LIMIT_PER_MIN", "0")
+				patience := "" // a minute, with one that has answered
+				if !warm {
+					patience = "60s"
+				}
+				b := newBubble(t, provider.Config{TTFT: 300 * time.Millisecond, TokenInterval: 20 * time.Millisecond}, "RATE_LIMIT_PER_MIN", "0", "UPSTREAM_PATIENCE", patience)
 				defer b.Stop()
 				if warm {
 					if status, _, _, err := b.Ask(t.Context(), "s", sidecartest.Chat); err != nil || status != 200 {

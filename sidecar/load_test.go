@@ -169,7 +169,7 @@ func TestLoad_EveryAnswerHasItsRow(t *testing.T) {
 // minutes: more attempts than a refusing one would get.
 func TestLoad_DownIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(t, provider.Config{})
+		b := newBubble(t, provider.Config{}, "UPSTREAM_PATIENCE", "4m")
 		defer b.Stop()
 		b.Down.Store(true)
 		time.AfterFunc(3*time.Minute, func() { b.Down.Store(false) })

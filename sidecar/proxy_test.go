@@ -197,7 +197,7 @@ func TestProxy_UpstreamDownForTooLong(t *testing.T) {
 	listener.Close()
 	s := start(t, "http://"+listener.Addr().String()+"/v1", "QUEUE_MAX_WAIT", "1s")
 	a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
-	if a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "queue_timeout" && sidecartest.ErrorOf(t, a) != "deadline_unreachable" || a.Header.Get("Retry-After-Ms") == "" {
+	if a.StatusCode != 502 || sidecartest.ErrorOf(t, a) != "upstream_unreachable" || !strings.Contains(a.Body, "(refused)") || a.Header.Get("Retry-After-Ms") == "" {
 		t.Errorf("%d %v %s", a.StatusCode, a.Header, a.Body)
 	}
 	if strings.Contains(a.Body, "127.0.0.1") {

@@ -25,6 +25,8 @@ type Config struct {
 	LearnedTokens     bool
 	MaxConcurrent     int64 // requests in flight upstream
 
+	UpstreamPatience time.Duration // with a provider that cannot be reached; below 0: 15 s, and 60 s once it has answered
+
 	QueueMaxWait     time.Duration // over all attempts of a request
 	QueueMaxRequests int64
 	OverheadBytes    int64         // that requests may take beside what they hold; 0 = no bound
@@ -100,7 +102,7 @@ func Read(flags map[string]string, getenv func(string) string) *Config {
 func readConfig(src sources, running *Config) (*Config, []string) {
 	c := &Config{
 		LearnedRequests: true, RequestsPerMinute: defaultRequestsPerMinute, LearnedTokens: true,
-		QueueMaxBytes: memoryLimit() / 4, OverheadBytes: memoryLimit() / 2,
+		QueueMaxBytes: memoryLimit() / 4, OverheadBytes: memoryLimit() / 2, UpstreamPatience: -1,
 		sources: src, texts: map[string]Secret{},
 	}
 	var faults []string

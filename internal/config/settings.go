@@ -27,6 +27,7 @@ var settings = []Setting{
 	{"LEARN_LIMITS", "true", "true or false", "learn limits and levels from the upstream's headers and 429 bodies", false, boolean(func(c *Config) *bool { return &c.LearnLimits })},
 	{"LIMIT_SHARE", "1", `a number or fraction above 0 and up to 1, such as "0.5" or "1/3"`, "this process's part of every limit", false, setShare},
 	{"PROVIDER_PROFILE", "auto", "auto, openai, azure, anthropic or postpaid", "how the upstream charges and refills", false, oneOf(func(c *Config) *string { return &c.Profile }, "auto", "openai", "azure", "anthropic", "postpaid")},
+	{"UPSTREAM_PATIENCE", "15s, 60s once it has answered", "a duration, 0s = none", "how long an upstream that cannot be reached is tried, once for all who wait, before 502 `upstream_unreachable`", false, duration(func(c *Config) *time.Duration { return &c.UpstreamPatience }, 0)},
 	{"QUEUE_MAX_WAIT", "240s", "a positive duration", "longest wait, over all attempts, before a clear refusal", false, duration(func(c *Config) *time.Duration { return &c.QueueMaxWait }, 1)},
 	{"QUEUE_MAX_REQUESTS", "10000", "a whole number from 1", "requests that may wait at once", false, count(func(c *Config) *int64 { return &c.QueueMaxRequests }, 1)},
 	{"QUEUE_MAX_BYTES", "a quarter of the memory limit", "a size such as 512MiB", "bytes that requests and answers may hold at once", false, setQueueBytes},

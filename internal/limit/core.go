@@ -39,11 +39,12 @@ type core struct {
 	round     uint64
 	wakeAt    llm.Instant
 	rejecting bool // refuse waiters and newcomers instead of serving them
+	away      bool // refuse waiters until nobody waits: the provider cannot be reached
 	dice      uint64
 
 	stats struct {
 		granted, throttled, abandoned uint64
-		refused                       [DailyLimit + 1]uint64
+		refused                       [Unreachable + 1]uint64
 		forecastError                 float64
 	}
 }

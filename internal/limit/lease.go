@@ -176,6 +176,21 @@ func (le *Lease) Unsent(ctx context.Context, after time.Duration) error {
 	return le.again(ctx, 0, func(c *core, now llm.Instant) (llm.Instant, bool) { return c.unavailable(le, after, now) })
 }
 
+// Lost ends the lease of a request that did not reach the provider, and is not tried
+// again. Its charge is returned. With pause, the provider's others wait as after Unsent.
+func (le *Lease) Lost(pause bool) {
+	le.event(func(c *core, now llm.Instant) {
+		if pause {
+			c.unavailable(le, 0, now)
+		} else {
+			c.takeBack(le, now)
+		}
+		c.correct(le, le.held.cost)
+		c.end(le, now)
+		le.ended = true
+	})
+}
+
 // again takes in a refusal that counts so many attempts, unless it met a probe,
 // requeues the request and waits.
 func (le *Lease) again(ctx context.Context, attempts int, refuse func(c *core, now llm.Instant) (notBefore llm.Instant, probe bool)) error {

@@ -187,6 +187,15 @@ func (l *Limiter) RejectWaiting() {
 	l.pump(l.now())
 }
 
+// RefuseWaiting refuses all who wait now, with Unreachable: nobody waits any longer for
+// a provider that cannot be reached. Who comes later is served as ever.
+func (l *Limiter) RefuseWaiting() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.core.away = l.core.waiting > 0
+	l.pump(l.now())
+}
+
 // Close is RejectWaiting, closes every Source and stops the timer. Leases may
 // still end.
 func (l *Limiter) Close() {

@@ -81,6 +81,7 @@ const (
 	AttemptsExhausted                     // the provider refused it MaxAttempts times
 	Draining                              // the sidecar is shutting down
 	DailyLimit                            // a limit per day is used up
+	Unreachable                           // the provider cannot be reached: see RefuseWaiting
 )
 
 // String gives the code of the contract.
@@ -98,6 +99,8 @@ func (r Reason) String() string {
 		return "shutting_down"
 	case DailyLimit:
 		return "daily_limit"
+	case Unreachable:
+		return "upstream_unreachable"
 	}
 	return fmt.Sprintf("reason(%d)", uint8(r))
 }

@@ -21,6 +21,10 @@ func (c *core) pump(now llm.Instant, limit int) bool {
 			c.reject(c.victim(), Draining, now)
 			continue
 		}
+		if c.away = c.away && c.waiting > 0; c.away {
+			c.reject(c.victim(), Unreachable, now)
+			continue
+		}
 		next := c.pick(now)
 		switch {
 		case next.lease == nil:

@@ -23,6 +23,7 @@ type Metrics struct {
 	Client429   prometheus.Counter       // the promise: curable ones are never passed on
 	Upstream429 *prometheus.CounterVec   // by reason
 	Attempts    *prometheus.CounterVec   // repeated attempts by reason
+	Unreachable *prometheus.CounterVec   // attempts without a connection, by class of the fault
 	QueueWait   prometheus.Histogram     // seconds
 	Operation   *prometheus.HistogramVec // gen_ai.client.operation.duration
 	Usage       *prometheus.CounterVec   // exact tokens, by model and type
@@ -62,6 +63,7 @@ func New() *Metrics {
 	m.Client429 = counter("client_429_total", "429s passed on to clients: quota, request too large, and large uploads, which cannot be sent again.")
 	m.Upstream429 = counters("upstream_429_total", "429s from the provider, by reason.", "reason")
 	m.Attempts = counters("attempts_repeated_total", "Attempts that were repeated for a reason other than a 429.", "reason")
+	m.Unreachable = counters("upstream_unreachable_total", "Attempts that found no connection to the provider, by class of the fault.", "class")
 	m.Usage = counters("tokens_total", "Exact tokens as the provider reported them.", "model", "type")
 	m.Unknown = counters("usage_missing_total", "Metered answers whose usage stayed unknown, by outcome.", "outcome")
 	m.Left = counters("client_disconnects_total", "Clients that left before their answer ended.", "phase")

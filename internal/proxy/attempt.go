@@ -32,7 +32,7 @@ func (p *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 		resp, err := p.upstream.Do(x.ctx, x.up)
 		switch {
 		case err == nil:
-			unsent = 0
+			unsent, x.fault = 0, nil
 		case notSent(err):
 			unsent++
 			if err := x.unsent(err, unsent); err != nil {
@@ -61,8 +61,10 @@ func (x *exchange) unsent(err error, n int) error {
 	if x.ctx.Err() != nil {
 		return err // nobody waits for another try
 	}
+	if x.unreached(err, n) {
+		return err
+	}
 	x.p.metrics.Attempts.WithLabelValues("not_sent").Inc()
-	x.p.logger.Warn("upstream unreachable", "request_id", x.req.id.String(), "unsent", n, "error", err.Error())
 	return x.try.lease.Unsent(x.req.r.Context(), upstream.Backoff(n))
 }
 
@@ -180,5 +182,5 @@ func (x *exchange) discard(resp *http.Response) {
 
 func notSent(err error) bool {
 	var e *upstream.Error
-	return errors.As(err, &e) && e.Kind == upstream.NotSent
+	return errors.As(err, &e) && (e.Kind == upstream.NotSent || e.Kind == upstream.Unreachable)
 }

@@ -9,7 +9,8 @@
 //   - answer.go: what the client gets, heartbeats and interim answers included
 //
 // record.go makes the row of the three. body.go, budget.go, queue.go, relay.go and
-// tunnel.go are the steps between; leave.go says how long an answer is read on for a
-// client that has left. The leaves do not know one another: mapping.go and queue.go
-// put the words of one into those of another, refusal.go into the client's.
+// tunnel.go are the steps between; reach.go tells of a provider that cannot be reached;
+// leave.go says how long an answer is read on for a client that has left. The leaves do
+// not know one another: mapping.go and queue.go put the words of one into those of
+// another, refusal.go into the client's.
 package proxy

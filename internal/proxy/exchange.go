@@ -34,6 +34,7 @@ type exchange struct {
 	spliced bool             // include_usage was added by us
 	rekeyed bool             // sent again with the key that is in the file by now
 	tries   int              // that may have reached the provider
+	fault   *upstream.Error  // of the last attempt, if it found no connection
 
 	held struct { // what the account counts beside the body
 		own     memory.Hold // of the overhead: what a request takes by itself
@@ -133,7 +134,7 @@ func (x *exchange) refused(err error) error {
 	case x.ans.headerOut:
 		return httpapi.Abort(err)
 	}
-	return err
+	return x.unreachable(err)
 }
 
 // interim passes an interim answer on while the client is there.

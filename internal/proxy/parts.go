@@ -104,6 +104,7 @@ func New(d Parts) *Proxy {
 			Via:     "1.1 " + p.instance,
 		})
 	}
+	p.watchReach()
 	p.budgets = p.newBudgets()
 	p.over, p.endAll = context.WithCancel(context.Background())
 	p.watch()

@@ -9,7 +9,11 @@ import (
 
 // acquire waits for a place.
 func (p *Proxy) acquire(x *exchange) (*limit.Lease, error) {
-	return p.limits.Acquire(x.req.r.Context(), p.limitRequest(x))
+	r := p.limitRequest(x)
+	if o, lasts := p.upstream.Outage(); lasts && o.GivenUp {
+		r.MaxWait = min(r.MaxWait, knock)
+	}
+	return p.limits.Acquire(x.req.r.Context(), r)
 }
 
 // limitRequest says what the queue has to know of a request.

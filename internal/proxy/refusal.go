@@ -62,6 +62,8 @@ func told(err error) error {
 	switch {
 	case errors.As(err, &api):
 		return err
+	case errors.As(err, &sent) && sent.Kind == upstream.Unreachable:
+		return noConnection(sent.Class, sent.Final, err)
 	case errors.As(err, &rejected):
 		return rejection(rejected)
 	case errors.As(err, &exceeded):
@@ -71,7 +73,7 @@ func told(err error) error {
 	case errors.As(err, &sent) && sent.Kind == upstream.Timeout:
 		return &httpapi.Error{Status: http.StatusGatewayTimeout, Code: "upstream_timeout", Final: true, Cause: err, Message: "the provider did not answer in time; it may have done the work"}
 	case errors.As(err, &sent) && sent.Kind == upstream.NotSent:
-		return &httpapi.Error{Status: http.StatusBadGateway, Code: "upstream_unreachable", RetryAfter: time.Second, Cause: err, Message: "no connection to the provider"}
+		return noConnection(upstream.Closed, false, err)
 	case errors.As(err, &sent):
 		return &httpapi.Error{Status: http.StatusBadGateway, Code: "upstream_broken", Final: true, Cause: err, Message: "the connection to the provider broke before its answer; it may have done the work"}
 	case errors.As(err, &hint):

@@ -2,13 +2,13 @@ package sidecartest
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,7 +47,7 @@ func (w Wiring) Start(t *testing.T) *Bubble {
 	upTransport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if b.Down.Load() {
 			b.Dials.Add(1)
-			return nil, errors.New("connection refused")
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
 		}
 		return w.Up.DialContext(ctx, network, address)
 	}

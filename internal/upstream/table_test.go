@@ -29,7 +29,7 @@ func TestTable_IsOne(t *testing.T) {
 			code = append(code, gap.ReplaceAllString(row, " | "))
 		}
 	}
-	tests := read("upstream_test.go") + read("once_test.go") + read("http2_test.go") + read("probe_test.go")
+	tests := read("upstream_test.go") + read("once_test.go") + read("http2_test.go") + read("probe_test.go") + read("fault_test.go")
 	others, err := filepath.Glob("../../sidecar/*_test.go")
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,8 @@
 //	what came                                            what follows
 //	429                                                  Throttled: again as the limiter says, unless waiting cures nothing
 //	503 or 529 with retry-after(-ms)                     Unavailable: again after that long
-//	no connection: refused, TLS failed                   NotSent: again after a backoff
+//	no connection: no name, refused, no route, timeout   Unreachable: again for UPSTREAM_PATIENCE, then 502
+//	no connection that trying again would bring          Unreachable, Final: 502 at once
 //	connection lost before a byte was written            NotSent: again after a backoff
 //	HTTP/2 GOAWAY below the stream, or REFUSED_STREAM    NotSent: again after a backoff
 //	the same, but an upload had begun to stream          Broken: 502, the upload cannot be read twice
@@ -30,6 +31,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -43,18 +45,22 @@ const headerTimeout = 15 * time.Minute
 
 // A Config says where the provider is and how to speak to it.
 type Config struct {
-	Base      *url.URL        // API base, e.g. https://api.openai.com/v1
-	Key       func() string   // read at every attempt, so that rotation needs no restart
-	KeyHeader string          // "Authorization" (sent as a bearer token) or another header's name
-	Private   []string        // request headers addressed to the sidecar: they stay here
-	Secrets   func() []string // the clients' keys, wherever a request holds one; nil: none are known
-	Via       string          // our own entry in the Via header, by which a loop is recognised
-	Unread    int64           // bytes that answers may take which nobody reads; 0 = no bound
-	Transport http.RoundTripper
+	Base      *url.URL          // API base, e.g. https://api.openai.com/v1
+	Key       func() string     // read at every attempt, so that rotation needs no restart
+	KeyHeader string            // "Authorization" (sent as a bearer token) or another header's name
+	Private   []string          // request headers addressed to the sidecar: they stay here
+	Secrets   func() []string   // the clients' keys, wherever a request holds one; nil: none are known
+	Via       string            // our own entry in the Via header, by which a loop is recognised
+	Unread    int64             // bytes that answers may take which nobody reads; 0 = no bound
+	Proxy     *url.URL          // on the way to the provider; nil: none
+	Transport http.RoundTripper // nil: one that takes this way
 }
 
 // A Client makes attempts. It is safe for concurrent use.
-type Client struct{ cfg Config }
+type Client struct {
+	cfg Config
+	Reach
+}
 
 // New returns a client for the one provider that cfg names; nothing in a
 // request can make it speak to another.
@@ -62,9 +68,13 @@ func New(cfg Config) *Client {
 	if cfg.Transport == nil {
 		t := NewTransport()
 		bound(t, cfg.Unread)
+		t.OnProxyConnectResponse = checkConnect
+		if cfg.Proxy != nil {
+			t.Proxy = http.ProxyURL(cfg.Proxy)
+		}
 		cfg.Transport = t
 	}
-	return &Client{cfg: cfg}
+	return &Client{cfg: cfg} // its Reach is to be watched
 }
 
 // Host is the provider's host, without a port.
@@ -136,7 +146,20 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		written writes
 		read    atomic.Bool
 	)
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: written.begin, Got1xxResponse: c.interim(r.Interim)})
+	began := time.Now()
+	if d := c.bound(); d > 0 {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx) // ends with its parent
+		defer time.AfterFunc(d, func() {
+			if !written.begun() {
+				cancel(errConnectTime)
+			}
+		}).Stop()
+	}
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:        func(info httptrace.GotConnInfo) { written.begin(info); c.connected() },
+		Got1xxResponse: c.interim(r.Interim),
+	})
 	req, err := http.NewRequestWithContext(traced, r.Method, c.target(r), nil)
 	if err != nil {
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("build request: %w", err)}
@@ -158,22 +181,30 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		req.Body = io.NopCloser(strings.NewReader(""))
 	}
 	resp, err := c.cfg.Transport.RoundTrip(req)
+	if err == nil {
+		err = c.misdirected(resp)
+	}
 	switch { // HTTP/2 lets statuses of any size through, which net/http's server panics at
 	case err == nil && (resp.StatusCode >= 200 && resp.StatusCode <= 999 || r.Websocket && switched(resp)):
+		c.answered.Store(true)
 		return resp, nil
 	case err == nil:
 		resp.Body.Close()
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("status %d ends no request", resp.StatusCode)}
+	case errors.Is(context.Cause(ctx), errConnectTime):
+		err = os.ErrDeadlineExceeded
 	case ctx.Err() != nil && !written.begun():
 		return nil, &Error{Kind: NotSent, Err: context.Cause(ctx)}
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
-	kind := kindOf(err, written.none())
-	if kind == NotSent && read.Load() {
-		kind = Broken // a part of the body is gone
+	e := errorOf(err, &written)
+	if e.Kind == Unreachable {
+		c.failed(began, e.Class)
+	} else if e.Kind == NotSent && read.Load() {
+		e.Kind = Broken // a part of the body is gone
 	}
-	return nil, &Error{Kind: kind, Err: err}
+	return nil, e
 }
 
 // switched reports whether an answer makes the connection a websocket.
@@ -232,38 +263,48 @@ type Kind uint8
 const (
 	Broken Kind = iota
 	NotSent
+	Unreachable
 	Timeout
 )
 
 // An Error is an attempt that brought no answer. Its text can hold addresses
 // and is for logs, not for clients.
 type Error struct {
-	Kind Kind
-	Err  error
+	Kind  Kind
+	Class Class // of Unreachable
+	Final bool  // of Unreachable: it would be the same the next time
+	Err   error
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// kindOf reads the transport's error. Its sentinels are not exported, so their
+// errorOf reads the transport's error. Its sentinels are not exported, so their
 // texts are what there is; TestDo_SaysWhatMayFollow holds them.
-func kindOf(err error, nothingWritten bool) Kind {
+func errorOf(err error, written *writes) *Error {
 	text := err.Error()
+	refusal := (*proxyRefusal)(nil)
 	switch {
-	case nothingWritten:
-		return NotSent
+	case errors.As(err, &refusal), errors.Is(err, errSpeaksTLS), unwelcome(err):
+		class, final := classify(err)
+		return &Error{Kind: Unreachable, Class: class, Final: final, Err: err}
 	case strings.Contains(text, "; PROTOCOL_ERROR; received from peer"):
-		return Broken // the transport repeats these, but they say nothing of what was done
+		return &Error{Kind: Broken, Err: err} // the transport repeats these, but they say nothing of what was done
 	case strings.Contains(text, "cannot rewind body after connection loss"),
 		strings.Contains(text, "define Request.GetBody to avoid this error"):
 		// The transport would have retried had we let it: it does so without
 		// an idempotent method only where nothing was written or processed.
-		return NotSent
+		return &Error{Kind: NotSent, Err: err}
+	case !written.begun():
+		class, final := classify(err)
+		return &Error{Kind: Unreachable, Class: class, Final: final, Err: err}
+	case written.none():
+		return &Error{Kind: NotSent, Err: err}
 	case strings.Contains(text, "timeout awaiting response headers"):
-		return Timeout
+		return &Error{Kind: Timeout, Err: err}
 	}
 	if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
-		return Timeout
+		return &Error{Kind: Timeout, Err: err}
 	}
-	return Broken
+	return &Error{Kind: Broken, Err: err}
 }

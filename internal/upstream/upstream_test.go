@@ -159,19 +159,19 @@ func TestDo_SaysWhatMayFollow(t *testing.T) {
 			t.Errorf("got %v, want kind %d", err, want)
 		}
 	}
-	t.Run("a refused connection was not sent", func(t *testing.T) {
+	t.Run("a refused connection was none", func(t *testing.T) {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		listener.Close()
 		_, err = client(t, "http://"+listener.Addr().String()).Do(context.Background(), post)
-		kind(t, err, NotSent)
+		kind(t, err, Unreachable)
 	})
-	t.Run("a failed handshake was not sent", func(t *testing.T) {
+	t.Run("a failed handshake was none", func(t *testing.T) {
 		base := rawServer(t, func(int, net.Conn) {})
 		_, err := client(t, strings.Replace(base, "http:", "https:", 1)).Do(context.Background(), post)
-		kind(t, err, NotSent)
+		kind(t, err, Unreachable)
 	})
 	t.Run("a connection lost after the request is broken, and not tried again", func(t *testing.T) {
 		var connections atomic.Int32
