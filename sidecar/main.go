@@ -23,6 +23,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func runServe(ctx context.Context, cfg *config.Config, getenv func(string) strin
 	if strings.Trim(cfg.BaseURL.Path, "/") == "" {
 		logger.Warn("OPENAI_BASE_URL has no path, most providers' ends with /v1: is it whole?", "upstream", cfg.BaseURL.String())
 	}
-	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.LimitsText(), "repository", s.ledger.Place())
+	logger.Info("serving", "addr", main.Addr().String(), "upstream", cfg.BaseURL.String(), "limits", cfg.LimitsText(), "repository", s.ledger.Place(), "proxy", cmp.Or(cfg.ProxyText(), "none"))
 
 	stop := make(chan struct{})
 	var helpers sync.WaitGroup

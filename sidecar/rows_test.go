@@ -17,8 +17,8 @@ func TestRows_NotSentNoRow(t *testing.T) {
 	t.Run("the provider is down until the wait is over", func(t *testing.T) {
 		settings := sidecartest.SQLite(t)
 		s := start(t, closedPort(t), append(settings, "QUEUE_MAX_WAIT", "1500ms")...) // long enough to be noted as in flight
-		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat); a.StatusCode != 503 {
-			t.Errorf("status %d %s; want 503", a.StatusCode, a.Body)
+		if a := sidecartest.Send(t, "POST", s.URL+"/v1/session/a/chat/completions", sidecartest.Chat); a.StatusCode != 502 {
+			t.Errorf("status %d %s; want 502", a.StatusCode, a.Body)
 		}
 		if lines := s.Log.Lines("request"); len(lines) != 1 || lines[0]["queue_ms"].(float64) < 50 {
 			t.Errorf("the log does not say how long it waited: %v", lines)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"net/url"
 	"slices"
 	"strings"
@@ -25,6 +26,8 @@ type Config struct {
 	LearnedTokens     bool
 	MaxConcurrent     int64 // requests in flight upstream
 
+	UpstreamProxy    string        // env, off, or a URL, which may hold a password
+	Proxy            *url.URL      // that the upstream is reached through, by UpstreamProxy; nil: none
 	UpstreamPatience time.Duration // with a provider that cannot be reached; below 0: 15 s, and 60 s once it has answered
 
 	QueueMaxWait     time.Duration // over all attempts of a request
@@ -60,6 +63,9 @@ type Config struct {
 	Prices     *price.Table // of File; nil: none are known
 	APIKeyFile string       // where APIKey came from, if from a file
 	Pending    []string     // settings that have changed but need a restart
+
+	roots     *x509.CertPool // nil: the system's
+	rootsText []byte         // what was added to those
 
 	sources sources           // where all of this came from, to be read again
 	texts   map[string]Secret // each setting as it was written, "" = not set
@@ -142,12 +148,16 @@ func readConfig(src sources, running *Config) (*Config, []string) {
 		}
 		switch err := s.set(c, value); {
 		case err != nil:
-			faults = append(faults, s.fault(value))
+			faults = append(faults, s.fault(value)+because(err))
 		case s.Name == "PORT":
 			port = value
 		case s.Name == "OPENAI_API_KEY" && origin == "OPENAI_API_KEY_FILE":
 			c.APIKeyFile = src.getenv(origin)
 		}
+	}
+	proxy, fault := c.proxyOf(src.getenv)
+	if c.Proxy = proxy; fault != "" {
+		faults = append(faults, fault)
 	}
 	c.Prices, _ = c.File.PriceTable() // what is wrong with it, Validate says
 	if running != nil {

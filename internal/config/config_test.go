@@ -63,7 +63,7 @@ func TestLoadConfig_Defaults(t *testing.T) {
 func TestLoadConfig_NamesEveryFaultAtOnce(t *testing.T) {
 	_, err := load(
 		"OPENAI_BASE_URL", "api.openai.com", "RATE_LIMIT_PER_MIN", "-1", "TOKEN_LIMIT_PER_MIN", "many", "MAX_CONCURRENT_REQUESTS", "1.5",
-		"LEARN_LIMITS", "perhaps", "LIMIT_SHARE", "2/1", "PROVIDER_PROFILE", "bedrock", "UPSTREAM_PATIENCE", "long", "QUEUE_MAX_WAIT", "240", "QUEUE_MAX_REQUESTS", "0",
+		"LEARN_LIMITS", "perhaps", "LIMIT_SHARE", "2/1", "PROVIDER_PROFILE", "bedrock", "UPSTREAM_PROXY", "ftp://x", "UPSTREAM_CA_FILE", "nowhere.pem", "UPSTREAM_PATIENCE", "long", "QUEUE_MAX_WAIT", "240", "QUEUE_MAX_REQUESTS", "0",
 		"QUEUE_MAX_BYTES", "lots", "QUEUE_HEARTBEAT", "10ms", "MAX_BODY_BYTES", "-3MiB", "PORT", "65536", "LISTEN_ADDR", "8080",
 		"CLIENT_API_KEYS", "=x", "ADMIN_API_KEYS", "=x", "ALLOW_UNAUTHENTICATED", "si", "ALLOWED_HOSTS", "http://x", "ALLOWED_ORIGINS", "chat.example", "ADMIN_ADDR", "x", "REPOSITORY_TYPE", "redis",
 		"DISCONNECT_POLICY", "wait", "LEDGER_DURABILITY", "some", "LEDGER_ON_FAILURE", "panic", "SESSION_HEADER", "X Y",

@@ -71,8 +71,8 @@ This page is made by ` + "`llm-queue-proxy config reference`" + ` from the table
 			hangup = "restart"
 		}
 		name := "`" + s.Name + "`"
-		if s.Secret {
-			name += ", `" + s.Name + "_FILE`"
+		if file := s.file(); file != "" {
+			name += ", `" + file + "`"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, cell(def), cell(s.form), cell(s.Doc), hangup)
 	}

@@ -27,6 +27,8 @@ var settings = []Setting{
 	{"LEARN_LIMITS", "true", "true or false", "learn limits and levels from the upstream's headers and 429 bodies", false, boolean(func(c *Config) *bool { return &c.LearnLimits })},
 	{"LIMIT_SHARE", "1", `a number or fraction above 0 and up to 1, such as "0.5" or "1/3"`, "this process's part of every limit", false, setShare},
 	{"PROVIDER_PROFILE", "auto", "auto, openai, azure, anthropic or postpaid", "how the upstream charges and refills", false, oneOf(func(c *Config) *string { return &c.Profile }, "auto", "openai", "azure", "anthropic", "postpaid")},
+	{"UPSTREAM_PROXY", "env", "env, off, or the URL of an http, https or socks5 proxy", "way to the upstream; `env` is HTTPS_PROXY and NO_PROXY, for an https upstream only", false, setProxy},
+	{"UPSTREAM_CA_FILE", "none", "a PEM file with certificates", "certificates that the upstream may be vouched for by, beside the system's", false, setCAFile},
 	{"UPSTREAM_PATIENCE", "15s, 60s once it has answered", "a duration, 0s = none", "how long an upstream that cannot be reached is tried, once for all who wait, before 502 `upstream_unreachable`", false, duration(func(c *Config) *time.Duration { return &c.UpstreamPatience }, 0)},
 	{"QUEUE_MAX_WAIT", "240s", "a positive duration", "longest wait, over all attempts, before a clear refusal", false, duration(func(c *Config) *time.Duration { return &c.QueueMaxWait }, 1)},
 	{"QUEUE_MAX_REQUESTS", "10000", "a whole number from 1", "requests that may wait at once", false, count(func(c *Config) *int64 { return &c.QueueMaxRequests }, 1)},
@@ -57,6 +59,14 @@ var settings = []Setting{
 
 // Settings lists every setting in the order of the reference.
 func Settings() []Setting { return slices.Clone(settings) }
+
+// file names the variable of a file that has the setting's value; "" = there is none.
+func (s Setting) file() string {
+	if s.Secret || s.Name == "UPSTREAM_PROXY" { // which may hold a password
+		return s.Name + "_FILE"
+	}
+	return ""
+}
 
 // literalDefault reports whether def is a value, rather than words about one.
 func (s Setting) literalDefault() bool {
@@ -89,7 +99,7 @@ func (s Setting) shown(value string) string {
 	if s.Secret {
 		return redacted
 	}
-	if s.Name != "OPENAI_BASE_URL" {
+	if s.Name != "OPENAI_BASE_URL" && s.Name != "UPSTREAM_PROXY" {
 		return value
 	}
 	before, _, queried := strings.Cut(value, "?")

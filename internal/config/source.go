@@ -19,8 +19,8 @@ type sources struct {
 // secret is also read from the file that X_FILE names.
 func (src sources) lookup(s Setting) (value, origin, fault string) {
 	path := ""
-	if s.Secret {
-		path = src.getenv(s.Name + "_FILE")
+	if name := s.file(); name != "" {
+		path = src.getenv(name)
 	}
 	switch {
 	case src.flags[s.Name] != "":

@@ -55,6 +55,7 @@ type Proxy struct {
 	metrics  *metrics.Metrics
 	upstream *upstream.Client
 
+	way      *config.Config // by whose settings the upstream is connected to
 	key      *providerKey
 	budgets  *budget.Book
 	lineage  *budget.Lineage
@@ -83,6 +84,7 @@ func New(d Parts) *Proxy {
 	p := &Proxy{
 		settings: d.Settings, logger: d.Logger, ledger: d.Ledger, limits: d.Limits,
 		tokens: d.Tokens, metrics: d.Metrics, upstream: d.Upstream,
+		way:      cfg,
 		key:      newProviderKey(cfg, d.Logger),
 		lineage:  budget.NewLineage(maxLinks),
 		memory:   memory.NewAccount(cfg.QueueMaxBytes),
@@ -101,6 +103,7 @@ func New(d Parts) *Proxy {
 			Private: private(cfg),
 			Secrets: p.callersKeys,
 			Unread:  cfg.OverheadBytes,
+			Way:     cfg.Way(),
 			Via:     "1.1 " + p.instance,
 		})
 	}
@@ -137,7 +140,12 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, who httpapi.Caller
 
 // Reconfigure takes up what the settings in force have new.
 func (p *Proxy) Reconfigure() {
-	p.key.configure(p.settings.Load())
+	cfg := p.settings.Load()
+	p.key.configure(cfg)
+	if !cfg.SameWay(p.way) {
+		p.way = cfg
+		p.upstream.Take(cfg.Way())
+	}
 	p.budgets.Reread() // prices may have changed
 }
 

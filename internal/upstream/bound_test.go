@@ -28,11 +28,8 @@ func TestNew_HTTP2KeepsLittleOfWhatNobodyReads(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	base, _ := url.Parse(server.URL)
-	c := New(Config{Base: base, Key: func() string { return "k" }, KeyHeader: "Authorization", Unread: 128 << 20})
-	transport := c.cfg.Transport.(*http.Transport)
-	transport.TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-	transport.TLSClientConfig.NextProtos = nil
-	defer transport.CloseIdleConnections()
+	c := New(Config{Base: base, Key: func() string { return "k" }, KeyHeader: "Authorization", Unread: 128 << 20, Way: trusting(server)})
+	defer c.cfg.Transport.(*agingTransport).CloseIdleConnections()
 	resp, err := c.Do(context.Background(), Request{Method: "GET", Path: "x"})
 	if err != nil {
 		t.Fatal(err)

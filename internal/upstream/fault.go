@@ -187,7 +187,7 @@ func (c *Client) misdirected(resp *http.Response) error {
 	}
 	switch resp.StatusCode {
 	case http.StatusProxyAuthRequired:
-		if c.cfg.Proxy != nil {
+		if resp.Header.Get("Proxy-Authenticate") != "" { // it is the proxy's, then
 			resp.Body.Close()
 			return &proxyRefusal{resp.StatusCode}
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,15 @@ import (
 	"testing"
 	"time"
 )
+
+// trusting is the way to a server whose certificate is its own.
+func trusting(server *httptest.Server) Way {
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	return Way{Roots: roots}
+}
+
+var discard = log.New(io.Discard, "", 0)
 
 // fault is what one attempt met.
 func fault(t *testing.T, c *Client) *Error {
@@ -34,23 +44,20 @@ func fault(t *testing.T, c *Client) *Error {
 }
 
 func TestDo_NamesTheClassOfAFault(t *testing.T) {
-	quiet := log.New(io.Discard, "", 0)
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
-	secure.Config.ErrorLog = quiet
+	secure.Config.ErrorLog = discard
 	secure.StartTLS()
 	defer secure.Close()
 	shy := func(version uint16) *httptest.Server {
 		s := httptest.NewUnstartedServer(http.NotFoundHandler())
-		s.Config.ErrorLog = quiet
+		s.Config.ErrorLog = discard
 		s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MaxVersion: version}
 		s.StartTLS()
 		t.Cleanup(s.Close)
 		return s
 	}
 	shy12, shy13 := shy(tls.VersionTLS12), shy(tls.VersionTLS13)
-	trusting := func(cfg *Config) {
-		cfg.Transport.(*http.Transport).TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-	}
+	trusting := func(cfg *Config) { cfg.Way, cfg.Transport = trusting(secure), nil }
 	dialling := func(err error) func(*Config) {
 		return func(cfg *Config) {
 			cfg.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, err }
@@ -62,13 +69,13 @@ func TestDo_NamesTheClassOfAFault(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cfg.Proxy, cfg.Transport = u, nil
+			cfg.Way.Proxy, cfg.Transport = u, nil
 		}
 	}
 	turnedAway := func(status int) func(*Config) {
 		return through(rawServer(t, func(_ int, conn net.Conn) {
 			_, _ = http.ReadRequest(bufio.NewReader(conn))
-			fmt.Fprintf(conn, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status)
+			fmt.Fprintf(conn, "HTTP/1.1 %d x\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", status)
 		}))
 	}
 	socks := func(answers ...string) func(*Config) {
@@ -116,7 +123,7 @@ func TestDo_NamesTheClassOfAFault(t *testing.T) {
 				change = func(*Config) {}
 			}
 			made := client(t, c.base, change)
-			if own, ok := made.cfg.Transport.(*http.Transport); ok {
+			if own, ok := made.cfg.Transport.(interface{ CloseIdleConnections() }); ok {
 				t.Cleanup(own.CloseIdleConnections)
 			}
 			e := fault(t, made)

@@ -23,6 +23,8 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -45,15 +47,21 @@ const headerTimeout = 15 * time.Minute
 
 // A Config says where the provider is and how to speak to it.
 type Config struct {
-	Base      *url.URL          // API base, e.g. https://api.openai.com/v1
-	Key       func() string     // read at every attempt, so that rotation needs no restart
-	KeyHeader string            // "Authorization" (sent as a bearer token) or another header's name
-	Private   []string          // request headers addressed to the sidecar: they stay here
-	Secrets   func() []string   // the clients' keys, wherever a request holds one; nil: none are known
-	Via       string            // our own entry in the Via header, by which a loop is recognised
-	Unread    int64             // bytes that answers may take which nobody reads; 0 = no bound
-	Proxy     *url.URL          // on the way to the provider; nil: none
-	Transport http.RoundTripper // nil: one that takes this way
+	Base      *url.URL        // API base, e.g. https://api.openai.com/v1
+	Key       func() string   // read at every attempt, so that rotation needs no restart
+	KeyHeader string          // "Authorization" (sent as a bearer token) or another header's name
+	Private   []string        // request headers addressed to the sidecar: they stay here
+	Secrets   func() []string // the clients' keys, wherever a request holds one; nil: none are known
+	Via       string          // our own entry in the Via header, by which a loop is recognised
+	Unread    int64           // bytes that answers may take which nobody reads; 0 = no bound
+	Way       Way
+	Transport http.RoundTripper // nil: one that takes this way, and follows the provider's address
+}
+
+// A Way is how the provider is connected to.
+type Way struct {
+	Proxy *url.URL       // on the way; nil: none
+	Roots *x509.CertPool // who may vouch for the provider; nil: whom the system trusts
 }
 
 // A Client makes attempts. It is safe for concurrent use.
@@ -65,23 +73,40 @@ type Client struct {
 // New returns a client for the one provider that cfg names; nothing in a
 // request can make it speak to another.
 func New(cfg Config) *Client {
+	c := &Client{cfg: cfg} // its Reach is to be watched
 	if cfg.Transport == nil {
-		t := NewTransport()
-		bound(t, cfg.Unread)
-		t.OnProxyConnectResponse = checkConnect
-		if cfg.Proxy != nil {
-			t.Proxy = http.ProxyURL(cfg.Proxy)
-		}
-		cfg.Transport = t
+		c.cfg.Transport = newAgingTransport(c.transport(cfg.Way))
 	}
-	return &Client{cfg: cfg} // its Reach is to be watched
+	return c
+}
+
+// Take has new requests take another way.
+func (c *Client) Take(way Way) {
+	if t, ok := c.cfg.Transport.(*agingTransport); ok {
+		t.replace(c.transport(way))
+	}
+}
+
+// transport makes transports that go this way.
+func (c *Client) transport(way Way) func() *http.Transport {
+	return func() *http.Transport {
+		t := NewTransport()
+		bound(t, c.cfg.Unread)
+		t.OnProxyConnectResponse = checkConnect
+		if way.Proxy != nil {
+			t.Proxy = http.ProxyURL(way.Proxy)
+		}
+		if way.Roots != nil {
+			t.TLSClientConfig = &tls.Config{RootCAs: way.Roots}
+		}
+		return t
+	}
 }
 
 // Host is the provider's host, without a port.
 func (c *Client) Host() string { return c.cfg.Base.Hostname() }
 
-// NewTransport returns a transport that follows no proxy variables (a key must
-// not take a way nobody chose), does not decompress (bytes pass as they are)
+// NewTransport returns a transport that follows no proxy variables (see Way), does not decompress (bytes pass as they are)
 // and gives up idle connections after 30 s: providers and the load balancers
 // before them close theirs later, and a request written into a closing
 // connection is lost. Its buffers are small, as a stream holds them for minutes;

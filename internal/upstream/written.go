@@ -52,7 +52,7 @@ type mark struct {
 
 func (w *writes) begin(info httptrace.GotConnInfo) {
 	conn := info.Conn
-	if secured, ok := conn.(*tls.Conn); ok {
+	for secured, ok := conn.(*tls.Conn); ok; secured, ok = conn.(*tls.Conn) { // one in another, behind a proxy that speaks TLS
 		conn = secured.NetConn()
 	}
 	m := &mark{}
