@@ -207,8 +207,8 @@ func tidyTold(t llm.Told) llm.Told {
 	return t
 }
 
-// MaxTokens bounds each count of a Record's usage. It keeps sums of nine million records inside an int64.
-const MaxTokens = 1 << 40
+// MaxTokens bounds each count of a Record's usage.
+const MaxTokens = llm.MaxTokens
 
 func wholeMillis(d time.Duration) time.Duration { return max(d, 0).Truncate(time.Millisecond) }
 

@@ -2,6 +2,7 @@ package llm
 
 import (
 	"math/big"
+	"strconv"
 	"strings"
 )
 
@@ -40,6 +41,38 @@ func (t Told) Dollars() Money {
 	twice := new(big.Int).Add(new(big.Int).Lsh(scaled.Num(), 1), scaled.Denom())
 	femto := twice.Quo(twice, new(big.Int).Lsh(scaled.Denom(), 1))
 	return Money{Lo: femto.Uint64()} // below 1e19 by mostCost
+}
+
+// Decimal is a number of JSON, such as 1.4775e-04, times ten to the power of shift, spelled without
+// exponent: "0.00014775". No digit is lost. ok is false for what is no number, or negative, or would be absurdly long.
+func Decimal(number string, shift int) (text string, ok bool) {
+	mantissa, exponent, scientific := strings.Cut(strings.ToLower(number), "e")
+	if scientific {
+		power, err := strconv.Atoi(exponent)
+		if err != nil || power < -maxCostDigits || power > maxCostDigits {
+			return "", false
+		}
+		shift += power
+	}
+	whole, part, pointed := strings.Cut(mantissa, ".")
+	if whole == "" || pointed && part == "" || !plainDigits(whole+part) || len(whole)+len(part) > maxCostDigits {
+		return "", false
+	}
+	digits, behind := whole+part, len(part)-shift
+	if behind < 0 {
+		digits, behind = digits+strings.Repeat("0", -behind), 0
+	}
+	if short := behind + 1 - len(digits); short > 0 {
+		digits = strings.Repeat("0", short) + digits
+	}
+	point := len(digits) - behind
+	if whole = strings.TrimLeft(digits[:point], "0"); whole == "" {
+		whole = "0"
+	}
+	if part = strings.TrimRight(digits[point:], "0"); part != "" {
+		whole += "." + part
+	}
+	return whole, true
 }
 
 func plainDigits(s string) bool {

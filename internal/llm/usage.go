@@ -1,5 +1,8 @@
 package llm
 
+// MaxTokens bounds each count of one request. It keeps sums of nine million records inside an int64.
+const MaxTokens = 1 << 40
+
 // Usage is what a provider says that one request used, in tokens. All but Input and
 // Output are parts of these sums and are not added to them.
 type Usage struct {

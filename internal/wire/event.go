@@ -7,7 +7,7 @@ import "bytes"
 const identifyWithin = 4
 
 var (
-	usageName   = []byte(`"usage"`)
+	usageName   = []byte(`"usage`)
 	errorPrefix = []byte(`{"error"`)
 )
 
@@ -50,9 +50,9 @@ func (w *Watcher) judge() verdict {
 	return w.answer.judge(e)
 }
 
-// hasUsage reports whether data may hold a member usage that is an object. The
-// word cannot stand inside a JSON string with both its quotes. The tracker sees
-// whether it is a name, and at the top level.
+// hasUsage reports whether data may hold a member usage, or one of Gemini's name for it, that
+// is an object. The word cannot stand inside a JSON string with both its quotes. The
+// tracker sees whether it is a name, and at the top level.
 func hasUsage(data []byte) bool {
 	for {
 		i := bytes.Index(data, usageName)
@@ -60,6 +60,13 @@ func hasUsage(data []byte) bool {
 			return false
 		}
 		data = data[i+len(usageName):]
+		for _, more := range [...]string{"Metadata", "_metadata"} {
+			data = bytes.TrimPrefix(data, []byte(more))
+		}
+		if len(data) == 0 || data[0] != '"' {
+			continue
+		}
+		data = data[1:]
 		i = skipSpace(data, 0)
 		if i == len(data) || data[i] != ':' {
 			continue

@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
 // TestWatcher_AnyStream puts streams together from pieces that mean something,
@@ -57,7 +55,8 @@ func TestWatcher_AnyStream(t *testing.T) {
 		if !sameReading(stream) {
 			return
 		}
-		if ref, complete := reference(stream); ref != nil && (!ok || u != *ref) || complete && !w.Complete() {
+		said, complete := reference(stream)
+		if ref, known := said.usage(true); known && (!ok || u != ref) || complete && !w.Complete() {
 			t.Fatalf("usage %+v %v, complete %v; go-sse finds %+v, %v", u, ok, w.Complete(), ref, complete)
 		}
 	})
@@ -88,13 +87,13 @@ func TestTracker_AnyObject(t *testing.T) {
 		if !tr.done || tr.junk {
 			t.Fatalf("%s: done %v, junk %v", b, tr.done, tr.junk)
 		}
-		var usage llm.Usage
+		var usage tally
 		var found, choices bool
 		var model string
 		for m := membersOf(b); m.next(); {
 			switch {
 			case nameIs(m.name, "usage"):
-				if u, ok := parseUsage(m.value); ok {
+				if u, ok := readUsage(m.value); ok {
 					usage, found = u, true
 				}
 			case nameIs(m.name, "choices"):

@@ -1,11 +1,9 @@
 package wire
 
-import "github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
-
 // trackedEvent is what one value said. tracker.reset clears it, but for the
 // memory that kept uses.
 type trackedEvent struct {
-	usage      llm.Usage
+	usage      tally
 	usageRank  usageRank
 	hasChoices bool // choices is there and not empty
 	noChoices  bool // choices is there and empty or null
@@ -20,6 +18,7 @@ type usageRank uint8
 
 const (
 	rankNone usageRank = iota
+	rankForeign
 	rankWrapped
 	rankTop
 )
@@ -37,6 +36,7 @@ const (
 	slotModel
 	slotID
 	slotUsage
+	slotForeignUsage
 	slotChoices
 	slotType
 	slotError
@@ -78,6 +78,8 @@ func (t *tracker) slotOf(name []byte) slot {
 		return none
 	}
 	switch string(name) {
+	case "usageMetadata", "usage_metadata": // Gemini's own, which some gateways let through
+		return slotForeignUsage
 	case "choices":
 		return slotChoices
 	case "type":
@@ -93,16 +95,19 @@ func (t *tracker) slotOf(name []byte) slot {
 func (t *tracker) found(m slot, v []byte) {
 	e := &t.event
 	switch m {
-	case slotUsage:
+	case slotUsage, slotForeignUsage:
 		// The last of equal rank counts: repeated usage is cumulative.
 		rank := rankTop
-		if t.inside == slotWrapper {
+		switch {
+		case m == slotForeignUsage:
+			rank = rankForeign
+		case t.inside == slotWrapper:
 			rank = rankWrapped
 		}
 		if rank < e.usageRank {
 			return
 		}
-		if u, ok := parseUsage(v); ok {
+		if u, ok := readUsage(v); ok {
 			e.usage, e.usageRank = u, rank
 		}
 	case slotModel:

@@ -41,8 +41,8 @@ type Watcher struct {
 	closed  bool
 
 	t          tracker
-	usage      llm.Usage
-	hasUsage   bool
+	said       tally // of usage
+	generates  bool
 	failed     bool
 	model      llm.Model
 	id         string
@@ -61,7 +61,7 @@ type Watcher struct {
 // Watch returns a Watcher for one answer of ep.
 func Watch(ep Endpoint, o WatchOptions) *Watcher {
 	answer := ep.format().answer
-	return &Watcher{answer: answer, t: tracker{format: answer}, options: o, holdJSON: holdJSON}
+	return &Watcher{answer: answer, t: tracker{format: answer}, options: o, generates: ep.Generates(), holdJSON: holdJSON}
 }
 
 // Push takes the next bytes of the answer and returns those that may be sent
@@ -99,11 +99,22 @@ func (w *Watcher) Close() (tail []byte) {
 // is a running total, and not yet known, until the stream's end is seen or Close
 // says that it has come.
 func (w *Watcher) Usage() (llm.Usage, bool) {
-	if w.options.Stream && w.stream.phase == live && !w.closed {
+	if w.running() {
 		return llm.Usage{}, false
 	}
-	return w.usage, w.hasUsage
+	return w.said.usage(w.generates)
 }
+
+// Told returns what the provider said of its answer besides exact counts. It may be there where usage is unknown.
+func (w *Watcher) Told() llm.Told {
+	if w.running() {
+		return llm.Told{}
+	}
+	return w.said.told()
+}
+
+// running reports that what was said may still be a running total.
+func (w *Watcher) running() bool { return w.options.Stream && w.stream.phase == live && !w.closed }
 
 // Terminal reports that the terminal event, or the whole JSON value, has been
 // seen, so that the record may be written now. It becomes false again if content
@@ -210,7 +221,7 @@ func (w *Watcher) swap(n int, more []byte) []byte {
 func (w *Watcher) learn() {
 	e := &w.t.event
 	if e.usageRank != rankNone {
-		w.usage, w.hasUsage = e.usage, true
+		w.said.merge(&e.usage)
 	}
 	if e.failed || e.kind == kindTerminalFailed || e.kind == kindError {
 		w.failed = true
