@@ -63,6 +63,13 @@ type Request struct {
 	// An exact decimal in the sidecar's currency; nil where the usage or the model's price is
 	// unknown.
 	Cost *string `json:"cost"`
+
+	// What the provider said besides: its own total, and its own cost, an exact decimal in the currency that it named, if it did. Nil
+	// where it said nothing.
+	CacheWriteTokens *int64  `json:"cache_write_tokens"` // part of the prompt tokens
+	ToldTotalTokens  *int64  `json:"told_total_tokens"`
+	ToldCost         *string `json:"told_cost"`
+	ToldCurrency     *string `json:"told_currency"`
 }
 
 // Sessions returns all sessions, the most recently used first. It fetches them

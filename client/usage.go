@@ -39,6 +39,9 @@ type UsageRow struct {
 	// has one. UnpricedTokens are the tokens that it leaves out.
 	Cost           *string `json:"cost"`
 	UnpricedTokens int64   `json:"unpriced_tokens"`
+
+	// ToldCost is what providers said that it cost, an exact decimal in US dollars; nil when none said anything.
+	ToldCost *string `json:"told_cost"`
 }
 
 // Totals are sums over requests.
@@ -49,6 +52,8 @@ type Totals struct {
 	CompletionTokens  int64 `json:"completion_tokens"`
 	CachedTokens      int64 `json:"cached_tokens"`    // part of PromptTokens
 	ReasoningTokens   int64 `json:"reasoning_tokens"` // part of CompletionTokens
+
+	CacheWriteTokens int64 `json:"cache_write_tokens"` // part of PromptTokens
 }
 
 // Add returns the sum of t and o.
@@ -60,6 +65,7 @@ func (t Totals) Add(o Totals) Totals {
 		CompletionTokens:  t.CompletionTokens + o.CompletionTokens,
 		CachedTokens:      t.CachedTokens + o.CachedTokens,
 		ReasoningTokens:   t.ReasoningTokens + o.ReasoningTokens,
+		CacheWriteTokens:  t.CacheWriteTokens + o.CacheWriteTokens,
 	}
 }
 

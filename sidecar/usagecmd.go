@@ -153,6 +153,10 @@ func (u usageLines) write(w io.Writer, format string) error {
 	if u.currency != nil {
 		head = append(head, "cost "+*u.currency, "unpriced")
 	}
+	told := format == "csv" || slices.ContainsFunc(u.lines, func(l usageLine) bool { return l.CacheWriteTokens > 0 || l.ToldCost != nil })
+	if told {
+		head = append(head, "cache write", "told USD")
+	}
 	cells := func(l usageLine) []string {
 		row := []string{
 			l.name, number(l.RequestCount), number(l.UnknownUsageCount), number(l.PromptTokens),
@@ -165,6 +169,13 @@ func (u usageLines) write(w io.Writer, format string) error {
 			}
 			row = append(row, cost, number(l.UnpricedTokens))
 		}
+		if told {
+			cost := ""
+			if l.ToldCost != nil {
+				cost = *l.ToldCost
+			}
+			row = append(row, number(l.CacheWriteTokens), cost)
+		}
 		return row
 	}
 	switch format {
@@ -174,6 +185,7 @@ func (u usageLines) write(w io.Writer, format string) error {
 			row := map[string]any{
 				u.by: l.name, "request_count": l.RequestCount, "unknown_usage_count": l.UnknownUsageCount, "prompt_tokens": l.PromptTokens,
 				"completion_tokens": l.CompletionTokens, "cached_tokens": l.CachedTokens, "reasoning_tokens": l.ReasoningTokens,
+				"cache_write_tokens": l.CacheWriteTokens, "told_cost": l.ToldCost,
 			}
 			if u.currency != nil {
 				row["cost"], row["unpriced_tokens"] = l.Cost, l.UnpricedTokens

@@ -57,6 +57,12 @@ type RequestRow struct {
 	FirstByteMS         float64 `json:"first_byte_ms"`
 	TotalMS             float64 `json:"total_ms"`
 	Cost                *string `json:"cost"` // null where usage or price are unknown
+
+	// What the provider said besides; null where it said nothing, and in rows of releases that did not keep it.
+	CacheWriteTokens *int64  `json:"cache_write_tokens"`
+	ToldTotalTokens  *int64  `json:"told_total_tokens"`
+	ToldCost         *string `json:"told_cost"`
+	ToldCurrency     *string `json:"told_currency"`
 }
 
 // A SessionPage is a page of /sessions.
@@ -183,10 +189,15 @@ func requestRowOf(r ledger.Record, prices *price.Table) RequestRow {
 		row.UsageSource = "exact"
 		row.PromptTokens, row.CompletionTokens = &r.Usage.Input, &r.Usage.Output
 		row.CachedTokens, row.ReasoningTokens = &r.Usage.Cached, &r.Usage.Reasoning
+		row.CacheWriteTokens = &r.Usage.CacheWrite
 		if rates, ok := prices.At(r.Billed(), r.StartedAt); ok {
 			row.Cost = httpapi.Optional(rates.Cost(r.Usage).String())
 		}
 	}
+	if r.Told.Total > 0 {
+		row.ToldTotalTokens = &r.Told.Total
+	}
+	row.ToldCost, row.ToldCurrency = httpapi.Optional(r.Told.Cost), httpapi.Optional(r.Told.Currency)
 	return row
 }
 

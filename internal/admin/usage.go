@@ -29,6 +29,8 @@ type UsageRow struct {
 	ReasoningTokens   int64   `json:"reasoning_tokens"`
 	Cost              *string `json:"cost"`            // of the tokens with a price; null where none has one
 	UnpricedTokens    int64   `json:"unpriced_tokens"` // those without
+	CacheWriteTokens  int64   `json:"cache_write_tokens"`
+	ToldCost          *string `json:"told_cost"` // what providers said of it, in US dollars; null where none said anything
 }
 
 // A UsageAnswer is the answer of /usage.
@@ -171,7 +173,10 @@ func (s *usageSum) row() UsageRow {
 	row := UsageRow{
 		RequestCount: s.Requests, UnknownUsageCount: s.UnknownUsage,
 		PromptTokens: s.Input, CompletionTokens: s.Output, CachedTokens: s.Cached, ReasoningTokens: s.Reasoning,
-		UnpricedTokens: s.unpriced,
+		UnpricedTokens: s.unpriced, CacheWriteTokens: s.CacheWrite,
+	}
+	if s.ToldCost != (llm.Money{}) {
+		row.ToldCost = httpapi.Optional(s.ToldCost.String())
 	}
 	if s.priced {
 		row.Cost = httpapi.Optional(s.cost.String())

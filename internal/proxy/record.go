@@ -40,6 +40,7 @@ func (x *exchange) record() ledger.Record {
 	}
 	if x.watch != nil {
 		row.AnsweredModel = ledger.CleanName(x.watch.Model())
+		row.Told = x.watch.Told()
 	}
 	if x.usage != nil {
 		row.UsageKnown, row.Usage = true, *x.usage
@@ -89,7 +90,7 @@ func (x *exchange) reported() *llm.Usage {
 		return nil
 	}
 	u, known := x.watch.Usage()
-	if !known || max(u.Input, u.Output, u.Cached, u.Reasoning) > ledger.MaxTokens {
+	if !known || u.Most() > ledger.MaxTokens {
 		return nil
 	}
 	return &u
@@ -115,5 +116,6 @@ func ledgerRow(r ledger.Record) slog.Value {
 		slog.String("route", r.Route), slog.String("model", string(r.Model)), slog.Int("status", r.Status),
 		slog.String("outcome", r.Outcome.String()), slog.Bool("usage_known", r.UsageKnown),
 		slog.Int64("prompt_tokens", r.Usage.Input), slog.Int64("completion_tokens", r.Usage.Output),
+		slog.Int64("told_total", r.Told.Total), slog.String("told_cost", r.Told.Cost),
 	)
 }
