@@ -384,6 +384,35 @@ prices: [{model: "gpt-4o", input: "1", output: "2"}]
 }
 
 // Requests that wait for what others have reserved end with their patience, or the process.
+// What costs nothing passes a budget in money, used up or held by others. What may cost a little does not.
+func TestBudget_InMoneyLetsPassWhatIsFree(t *testing.T) {
+	free := strings.Replace(sidecartest.Chat, "gpt-4o", "local", 1)
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	s := start(t, base, withFile(t, `
+prices:
+  - {model: "local", input: "0", output: "0"}
+  - {model: "gpt-4o", input: "2.50", output: "10.00"}
+sessions:
+  - {match: "both-*", budget: {money: "0.00001 USD", tokens: 40}}
+  - {match: "*", budget: {money: "0.00001 USD"}}`)...)
+	ask := func(session, body string) sidecartest.Answer {
+		return sidecartest.Send(t, "POST", s.URL+"/v1/session/"+session+"/chat/completions", body)
+	}
+	wantAnswered(t, ask("a", sidecartest.Chat))
+	wantUsedUp(t, ask("a", sidecartest.Chat))
+	for range 3 {
+		wantAnswered(t, ask("a", free))
+	}
+	wantUsedUp(t, ask("a", sidecartest.Chat))
+
+	wantAnswered(t, ask("both-b", sidecartest.Chat))
+	wantUsedUp(t, ask("both-b", sidecartest.Chat))
+	for range 2 {
+		wantAnswered(t, ask("both-b", free))
+	}
+	wantUsedUp(t, ask("both-b", free)) // its tokens
+}
+
 func TestBudget_WaitingEnds(t *testing.T) {
 	t.Parallel()
 	_, base := sidecartest.Simulated(t, provider.Config{TTFT: time.Hour})

@@ -112,11 +112,10 @@ func writePrices(w io.Writer, list price.List, source, from string) error {
 		if from != "" {
 			line += ", from: " + from
 		}
-		line += ", input: " + strconv.Quote(p.Input)
-		if p.CachedInput != "" {
-			line += ", cached_input: " + strconv.Quote(p.CachedInput)
+		for key, rate := range p.Named() {
+			line += ", " + key + ": " + strconv.Quote(rate)
 		}
-		line += ", output: " + strconv.Quote(p.Output) + "}"
+		line += "}"
 		if p.Note != "" {
 			line += " # " + p.Note
 		}

@@ -46,6 +46,19 @@ func (l *Limit) holds(sum Amount) bool {
 	return (l.Tokens == 0 || sum.Tokens <= l.Tokens) && (l.Money == llm.Money{} || sum.Money.Cmp(l.Money) <= 0)
 }
 
+// limits tells whether l limits anything.
+func (l *Limit) limits() bool { return l.Tokens > 0 || l.Money != llm.Money{} }
+
+// of is the part of l that an amount draws on: what costs nothing draws on no money.
+func (l *Limit) of(want Amount) *Limit {
+	if want.Money != (llm.Money{}) {
+		return l
+	}
+	part := *l
+	part.Money = llm.Money{}
+	return &part
+}
+
 // A verdict is the answer to one budget's request for an amount.
 type verdict int
 
@@ -66,6 +79,7 @@ type account struct {
 
 // judge says whether an amount may be reserved. The order of the cases is the policy.
 func (a *account) judge(l *Limit, want Amount) verdict {
+	l = l.of(want)
 	switch {
 	case l.Warn:
 		return granted

@@ -164,7 +164,7 @@ func (b *Book) try(w *waiter, limits []Limit, amount Amount, now time.Time) (*Re
 		switch v := e.judge(l, amount); {
 		case v == usedUp:
 			return nil, until, &ExceededError{*l, l.Per.End(e.start)}
-		case v == waits, !l.Warn && len(e.waiting) > 0 && e.waiting[0] != w:
+		case v == waits, !l.Warn && l.of(amount).limits() && len(e.waiting) > 0 && e.waiting[0] != w:
 			wait = true
 			if end := l.Per.End(e.start); until.IsZero() || end.Before(until) && !end.IsZero() {
 				until = end
@@ -188,7 +188,7 @@ func (b *Book) try(w *waiter, limits []Limit, amount Amount, now time.Time) (*Re
 		e.reserve(amount)
 		r.starts = append(r.starts, e.start)
 		b.recent.MoveToBack(e.place)
-		b.tell(e, &limits[i], true)
+		b.tell(e, limits[i].of(amount), true)
 	}
 	return r, until, nil
 }

@@ -81,7 +81,7 @@ func TestAccount_NeverPromisesMoreThanItHas(t *testing.T) {
 				open = append(open[:i], open[i+1:]...)
 			} else {
 				want := amount("want", Amount{300, llm.Money{Lo: 300}})
-				fits := limit.holds(a.used.Plus(a.reserved).Plus(want))
+				fits := limit.of(want).holds(a.used.Plus(a.reserved).Plus(want))
 				switch v := a.judge(limit, want); {
 				case v == usedUp && !limit.reached(a.used):
 					t.Fatal("refused though something is left")
@@ -92,8 +92,11 @@ func TestAccount_NeverPromisesMoreThanItHas(t *testing.T) {
 				case v == granted && !fits && len(open) > 0:
 					t.Fatal("promised twice")
 				case v == granted:
-					if alone = (Amount{}); !fits {
-						alone = want
+					if want.Money != (llm.Money{}) { // else it draws on no money
+						alone.Money = llm.Money{}
+					}
+					if alone.Tokens = 0; !fits {
+						alone = Amount{want.Tokens, alone.Money.Add(want.Money)}
 					}
 					a.reserve(want)
 					open = append(open, want)

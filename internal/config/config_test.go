@@ -185,7 +185,7 @@ sessions:
     budget: {tokens: 1000000, money: "5.00 USD", per: day, action: reject, each: session}
 currency: USD
 prices:
-  - {model: "gpt-4o", from: 2026-01-01, input: "2.50", cached_input: "1.25", output: "10.00"}
+  - {model: "gpt-4o", from: 2026-01-01, input: "2.50", cached_input: "1.25", cache_write: "3.125", output: "10.00", reasoning: "12"}
 retention: {requests: 90d, hourly: 90d}
 `
 
@@ -202,7 +202,7 @@ func TestLoadConfig_ReadsTheWholeFile(t *testing.T) {
 		Clients:   map[string]ClientRule{"web": {4, "high"}, "batch": {1, "low"}},
 		Sessions:  []SessionRule{{"agent-*", 2, &Budget{1000000, "5.00 USD", "day", "reject", "session"}}},
 		Currency:  "USD",
-		Prices:    []Price{{"gpt-4o", "2026-01-01", "2.50", "1.25", "10.00"}},
+		Prices:    []Price{{"gpt-4o", "2026-01-01", "2.50", "1.25", "3.125", "12", "10.00"}},
 		Retention: Retention{"90d", "90d"},
 	}
 	if diff := cmp.Diff(want, c.File); diff != "" {
@@ -225,7 +225,7 @@ sessions:
 currency: Dollar
 prices:
   - {model: m, from: yesterday, input: "1e3"}
-  - {model: "[", input: "1", output: "1", cached_input: x}
+  - {model: "[", input: "1", output: "1", cached_input: x, cache_write: x, reasoning: x}
   - {model: m, from: 2026-01-01, input: "1", output: "1"}
   - {model: m, from: 2026-01-01, input: "1", output: "1"}
 retention: {requests: long}
@@ -239,7 +239,7 @@ retention: {requests: long}
 		": limit: unknown key", ": limits[0].rpm: unknown key", "\nlimits[0].model=", "\nlimits[0].requests_per_minute=", "\nlimits[1].requests_per_minute=", "\nlimits[1].profile=",
 		`clients="webb"`, "\nclients.webb.weight=", "\nclients.web.priority=", "\nsessions[0].weight=", "\nsessions[0].budget.per=", "\nsessions[0].budget.money=",
 		"\nsessions[0].budget.action=", "\nsessions[0].budget.each=", "\nsessions[1].budget.money=", "\nsessions[2].budget.money=", "\nsessions[3].budget.tokens=",
-		"\ncurrency=", "\nprices[1].model=", "\nprices[1].cached_input=", "\nprices[3].from=", "\nprices[0].from=", "\nprices[0].input=", "\nprices[0].output=", "\nretention.requests=",
+		"\ncurrency=", "\nprices[1].model=", "\nprices[1].cached_input=", "\nprices[1].cache_write=", "\nprices[1].reasoning=", "\nprices[3].from=", "\nprices[0].from=", "\nprices[0].input=", "\nprices[0].output=", "\nretention.requests=",
 	} {
 		if !strings.Contains(all, path) {
 			t.Errorf("no fault for %s in:%s", path, all)

@@ -67,6 +67,8 @@ type Price struct {
 	From        string `yaml:"from"`         // midnight UTC of this day; "" = since ever
 	Input       string `yaml:"input"`        //
 	CachedInput string `yaml:"cached_input"` // "" = as input
+	CacheWrite  string `yaml:"cache_write"`  // "" = as input
+	Reasoning   string `yaml:"reasoning"`    // "" = as output
 	Output      string `yaml:"output"`       //
 }
 

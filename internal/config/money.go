@@ -72,8 +72,10 @@ func (f *File) validateMoney(bad func(at, value any, want string)) {
 		} else {
 			seen[key] = true
 		}
-		for key, value := range map[string]string{"input": p.Input, "cached_input": p.CachedInput, "output": p.Output} {
-			if _, err := price.ParseRate(value); err != nil && (value != "" || key != "cached_input") {
+		for key, value := range map[string]string{
+			"input": p.Input, "cached_input": p.CachedInput, "cache_write": p.CacheWrite, "output": p.Output, "reasoning": p.Reasoning,
+		} {
+			if _, err := price.ParseRate(value); err != nil && (value != "" || key == "input" || key == "output") {
 				bad(at+key, value, `a decimal string per million tokens, such as "2.50"`)
 			}
 		}
@@ -110,7 +112,10 @@ func (f *File) PriceTable() (*price.Table, error) {
 		for _, rate := range []struct {
 			into *price.Rate
 			text string
-		}{{&e.Rates.Input, p.Input}, {&e.Rates.CachedInput, cmp.Or(p.CachedInput, p.Input)}, {&e.Rates.Output, p.Output}} {
+		}{
+			{&e.Rates.Input, p.Input}, {&e.Rates.CachedInput, cmp.Or(p.CachedInput, p.Input)}, {&e.Rates.CacheWrite, cmp.Or(p.CacheWrite, p.Input)},
+			{&e.Rates.Output, p.Output}, {&e.Rates.Reasoning, cmp.Or(p.Reasoning, p.Output)},
+		} {
 			if *rate.into, err = price.ParseRate(rate.text); err != nil {
 				return nil, err
 			}

@@ -34,6 +34,8 @@ var fileKeys = []struct{ path, form, doc string }{
 	{"prices[].from", "a date such as 2026-01-01", "the day, in UTC, from which it holds; since ever by default"},
 	{"prices[].input", "a decimal string such as `\"2.50\"`", "per million input tokens"},
 	{"prices[].cached_input", "a decimal string", "per million input tokens that the provider had cached; as input by default"},
+	{"prices[].cache_write", "a decimal string", "per million input tokens that the provider wrote to its cache; as input by default"},
+	{"prices[].reasoning", "a decimal string", "per million output tokens that were thought, and not shown; as output by default"},
 	{"prices[].output", "a decimal string", "per million output tokens"},
 	{"retention.requests", "such as `90d` or `36h`; 0 = for ever", "how long a row for each request is kept, 90d by default"},
 	{"retention.hourly", "such as `90d` or `36h`; 0 = for ever", "how long hourly totals are kept, 90d by default"},

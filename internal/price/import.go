@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,10 +17,39 @@ import (
 // A Listed is one model of a public price list, its prices as decimal strings per million
 // tokens, in the form that [ParseRate] reads.
 type Listed struct {
-	Model                      string
-	Provider                   string
-	Input, CachedInput, Output string // CachedInput "": the list has none
-	Note                       string // what could not be taken over, for a comment; "" = nothing
+	Model    string
+	Provider string
+	Rates    [numListed]string // by listed; "": the list has none
+	Note     string            // what could not be taken over, for a comment; "" = nothing
+}
+
+// listed is a price that a list may have, and CONFIG_FILE too.
+type listed int
+
+// The prices of a Listed, in the order in which they are written.
+const (
+	Input listed = iota
+	CachedInput
+	CacheWrite
+	Output
+	Reasoning
+	numListed
+)
+
+// String is the key in CONFIG_FILE.
+func (l listed) String() string {
+	return [numListed]string{"input", "cached_input", "cache_write", "output", "reasoning"}[l]
+}
+
+// Named yields the prices that the list has, by their keys in CONFIG_FILE.
+func (l Listed) Named() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for rate, text := range l.Rates {
+			if text != "" && !yield(listed(rate).String(), text) {
+				return
+			}
+		}
+	}
 }
 
 // A List is what an import found.
@@ -82,31 +112,22 @@ func LiteLLM(doc []byte, f Filter) (List, error) {
 		if !f.takes(model, provider) {
 			continue
 		}
-		var others []string
-		for key := range members {
-			if tiered(key) {
-				others = append(others, key)
-			}
+		e := candidate{model: model, provider: provider, shift: 6}
+		e.take(members, map[string]listed{
+			"input_cost_per_token": Input, "cache_read_input_token_cost": CachedInput, "cache_creation_input_token_cost": CacheWrite,
+			"output_cost_per_token": Output, "output_cost_per_reasoning_token": Reasoning,
+		}, isPrice)
+		if mode, _ := members["mode"].(string); e.rates[Output] == nil && mode == "embedding" {
+			e.rates[Output] = json.Number("0")
 		}
-		output := members["output_cost_per_token"]
-		if mode, _ := members["mode"].(string); output == nil && mode == "embedding" {
-			output = json.Number("0")
-		}
-		c.add(candidate{
-			model: model, provider: provider, shift: 6, others: others,
-			input: members["input_cost_per_token"], cached: members["cache_read_input_token_cost"], output: output,
-		})
+		c.add(e)
 	}
 	return c.list(), nil
 }
 
-// tiered tells whether a member is a second price of the same tokens, which the format of
-// the configuration cannot say.
-func tiered(key string) bool {
-	if !strings.HasPrefix(key, "input_cost_per_token") && !strings.HasPrefix(key, "output_cost_per_token") && !strings.HasPrefix(key, "cache_read_input_token_cost") {
-		return key == "tiered_pricing"
-	}
-	return strings.Contains(key, "_above_")
+// isPrice tells whether a member of LiteLLM's says what something costs. There are more than a hundred of them, made of parts.
+func isPrice(key string) bool {
+	return strings.Contains(key, "cost") || strings.Contains(key, "pric") || key == "provider_specific_entry"
 }
 
 // ModelsDev reads api.json of models.dev: an object from providers to models, whose cost is in
@@ -130,16 +151,11 @@ func ModelsDev(doc []byte, f Filter) (List, error) {
 				return List{}, fmt.Errorf("models.dev: %w: model %q is no object", errFormat, model)
 			}
 			cost, _ := members["cost"].(map[string]any)
-			var others []string
-			for key := range cost {
-				if strings.HasPrefix(key, "context_over_") || key == "tiers" {
-					others = append(others, key)
-				}
-			}
-			c.add(candidate{
-				model: model, provider: provider, others: others,
-				input: cost["input"], cached: cost["cache_read"], output: cost["output"],
-			})
+			e := candidate{model: model, provider: provider}
+			e.take(cost, map[string]listed{
+				"input": Input, "cache_read": CachedInput, "cache_write": CacheWrite, "output": Output, "reasoning": Reasoning,
+			}, func(string) bool { return true })
+			c.add(e)
 		}
 	}
 	return c.list(), nil
@@ -155,10 +171,21 @@ func object(raw json.RawMessage) (map[string]any, bool) {
 
 // candidate is one entry of a list; shift is the power of ten from its unit to a price per million.
 type candidate struct {
-	model, provider       string
-	shift                 int
-	input, cached, output any // nil, or a JSON value
-	others                []string
+	model, provider string
+	shift           int
+	rates           [numListed]any // nil, or a JSON value
+	others          []string       // prices that the format of the configuration cannot say
+}
+
+// take sorts the members of an entry: prices that the configuration knows, and others.
+func (e *candidate) take(members map[string]any, known map[string]listed, isPrice func(key string) bool) {
+	for key, value := range members {
+		if rate, ok := known[key]; ok {
+			e.rates[rate] = value
+		} else if value != nil && isPrice(key) {
+			e.others = append(e.others, key)
+		}
+	}
 }
 
 type collector struct{ List }
@@ -168,11 +195,11 @@ func (c *collector) warn(model, format string, args ...any) {
 }
 
 func (c *collector) add(e candidate) {
-	if e.input == nil && e.output == nil {
+	if e.rates[Input] == nil && e.rates[Output] == nil {
 		c.Unpriced++
 		return
 	}
-	if e.input == nil || e.output == nil {
+	if e.rates[Input] == nil || e.rates[Output] == nil {
 		c.warn(e.model, "left out: it has a price for one direction only")
 		return
 	}
@@ -181,22 +208,19 @@ func (c *collector) add(e candidate) {
 		return
 	}
 	l := Listed{Model: e.model, Provider: e.provider}
-	for _, p := range []struct {
-		into  *string
-		value any
-	}{{&l.Input, e.input}, {&l.CachedInput, e.cached}, {&l.Output, e.output}} {
-		if p.value == nil {
+	for rate, value := range e.rates {
+		if value == nil {
 			continue
 		}
-		text, exact, err := perMillion(p.value, e.shift)
+		text, exact, err := perMillion(value, e.shift)
 		if err != nil {
-			c.warn(e.model, "left out: price %v: %v", p.value, err)
+			c.warn(e.model, "left out: price %v: %v", value, err)
 			return
 		}
 		if !exact {
-			c.warn(e.model, "price %v has more than nine decimals per million tokens, and was rounded to %s", p.value, text)
+			c.warn(e.model, "price %v has more than nine decimals per million tokens, and was rounded to %s", value, text)
 		}
-		*p.into = text
+		l.Rates[rate] = text
 	}
 	if len(e.others) > 0 {
 		slices.Sort(e.others)
@@ -212,7 +236,7 @@ func (c *collector) list() List {
 	var kept []Listed
 	for group := range runs(c.Prices) {
 		same := !slices.ContainsFunc(group, func(l Listed) bool {
-			return l.Input != group[0].Input || l.CachedInput != group[0].CachedInput || l.Output != group[0].Output
+			return l.Rates != group[0].Rates
 		})
 		if same {
 			kept = append(kept, group[0])

@@ -21,22 +21,30 @@ func sample(t testing.TB, name string) []byte {
 	return data
 }
 
+func rates(in ...string) (r [numListed]string) {
+	copy(r[:], in)
+	return r
+}
+
 func TestLiteLLM(t *testing.T) {
 	got, err := LiteLLM(sample(t, "litellm.json"), Filter{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	const others = "cache_creation_input_token_cost_above_1hr, output_cost_per_image, provider_specific_entry, search_context_cost_per_query, tiered_pricing"
 	want := []Listed{
-		{"azure/gpt-made-up", "azure", "2.75", "", "11", ""},
-		{"embed-made-up", "openai", "0.02", "", "0", ""},
-		{"fine-made-up", "openai", "1.23456789", "", "0", ""},
-		{"gpt-made-up", "openai", "2.5", "1.25", "10", ""},
-		{"tiered-made-up", "vertex_ai", "1.25", "", "10", "without input_cost_per_token_above_200k_tokens"},
+		{"azure/gpt-made-up", "azure", rates("2.75", "", "", "11", ""), ""},
+		{"embed-made-up", "openai", rates("0.02", "", "", "0", ""), ""},
+		{"fine-made-up", "openai", rates("1.23456789", "", "", "0", ""), ""},
+		{"gpt-made-up", "openai", rates("2.5", "1.25", "", "10", ""), ""},
+		{"thinking-made-up", "xai", rates("3", "0.3", "3.75", "15", "18"), "without " + others},
+		{"tiered-made-up", "vertex_ai", rates("1.25", "", "", "10", ""), "without input_cost_per_token_above_200k_tokens, output_cost_per_token_batches"},
 	}
 	if diff := cmp.Diff(want, got.Prices); diff != "" {
 		t.Error(diff)
 	}
-	warned(t, got, `"all-*-made-up": left out`, `"fine-made-up": price 1.23456789012e-06 has more than nine`, `"half-made-up": left out`, `"negative-made-up": left out`, `"tiered-made-up": taken over without`)
+	warned(t, got, `"all-*-made-up": left out`, `"fine-made-up": price 1.23456789012e-06 has more than nine`, `"half-made-up": left out`, `"negative-made-up": left out`,
+		`"thinking-made-up": taken over without `+others+":", `"tiered-made-up": taken over without input_cost_per_token_above_200k_tokens, output_cost_per_token_batches:`)
 	if got.Unpriced != 1 {
 		t.Errorf("%d unpriced, want the picture", got.Unpriced)
 	}
@@ -53,16 +61,17 @@ func TestModelsDev(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Listed{
-		{"free-made-up", "one", "0", "", "0", ""},
-		{"long-made-up", "two", "1.25", "", "10", "without context_over_200k"},
-		{"same-made-up", "one", "0.15", "", "0.6", ""},
+		{"free-made-up", "one", rates("0", "", "", "0", ""), ""},
+		{"long-made-up", "two", rates("1.25", "", "", "10", ""), "without context_over_200k"},
+		{"same-made-up", "one", rates("0.15", "", "", "0.6", ""), ""},
+		{"thinking-made-up", "two", rates("3", "0.3", "3.75", "15", "18"), "without input_audio, tiers"},
 	}
 	if diff := cmp.Diff(want, got.Prices); diff != "" {
 		t.Error(diff)
 	}
-	warned(t, got, `"long-made-up": taken over without context_over_200k`, `"shared-made-up": left out: its price differs between one, two`)
+	warned(t, got, `"long-made-up": taken over without context_over_200k`, `"thinking-made-up": taken over without input_audio, tiers:`, `"shared-made-up": left out: its price differs between one, two`)
 	one, err := ModelsDev(sample(t, "modelsdev.json"), Filter{Model: "shared*", Provider: "one"})
-	if err != nil || len(one.Prices) != 1 || one.Prices[0].CachedInput != "1.25" {
+	if err != nil || len(one.Prices) != 1 || one.Prices[0].Rates[CachedInput] != "1.25" {
 		t.Errorf("filtered: %+v, %v", one, err)
 	}
 }
@@ -144,7 +153,7 @@ func fuzzImport(f *testing.F, read func([]byte, Filter) (List, error)) {
 		var entries []Entry
 		for _, l := range list.Prices {
 			entry := Entry{Model: l.Model}
-			for _, text := range []string{l.Input, l.Output, l.CachedInput} {
+			for _, text := range l.Rates {
 				if _, err := ParseRate(text); err != nil && text != "" {
 					t.Fatalf("%+v: %v", l, err)
 				}

@@ -32,12 +32,25 @@ func TestRates_CostIsExact(t *testing.T) {
 		count := rapid.OneOf(rapid.Int64Range(0, 1<<20), rapid.Int64Range(0, math.MaxInt64))
 		want, sum := new(big.Int), llm.Money{}
 		for range rapid.IntRange(1, 5).Draw(t, "terms") {
-			r := Rates{Rate(rate.Draw(t, "input")), Rate(rate.Draw(t, "cached")), Rate(rate.Draw(t, "output"))}
-			u := llm.Usage{Input: count.Draw(t, "prompt"), Cached: count.Draw(t, "cached"), Output: count.Draw(t, "completion")}
+			r := Rates{
+				Input: Rate(rate.Draw(t, "input")), CachedInput: Rate(rate.Draw(t, "cached")), CacheWrite: Rate(rate.Draw(t, "written")),
+				Output: Rate(rate.Draw(t, "output")), Reasoning: Rate(rate.Draw(t, "reasoning")),
+			}
+			u := llm.Usage{
+				Input: count.Draw(t, "prompt"), Cached: count.Draw(t, "cached"), CacheWrite: count.Draw(t, "written"),
+				Output: count.Draw(t, "completion"), Reasoning: count.Draw(t, "reasoning"),
+			}
 			sum = sum.Add(r.Cost(u))
 			cached := min(u.Cached, u.Input)
-			for _, term := range [][2]uint64{{uint64(u.Input - cached), uint64(r.Input)}, {uint64(cached), uint64(r.CachedInput)}, {uint64(u.Output), uint64(r.Output)}} {
-				want.Add(want, new(big.Int).Mul(new(big.Int).SetUint64(term[0]), new(big.Int).SetUint64(term[1])))
+			written := min(u.CacheWrite, u.Input-cached)
+			reasoning := min(u.Reasoning, u.Output)
+			for _, term := range []struct {
+				tokens int64
+				rate   Rate
+			}{
+				{u.Input - cached - written, r.Input}, {cached, r.CachedInput}, {written, r.CacheWrite}, {u.Output - reasoning, r.Output}, {reasoning, r.Reasoning},
+			} {
+				want.Add(want, new(big.Int).Mul(big.NewInt(term.tokens), new(big.Int).SetUint64(uint64(term.rate))))
 			}
 		}
 		if bigOf(sum).Cmp(want) != 0 {

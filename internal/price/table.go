@@ -19,13 +19,26 @@ func ParseRate(text string) (Rate, error) {
 }
 
 // Rates is what a model's tokens cost.
-type Rates struct{ Input, CachedInput, Output Rate }
+type Rates struct {
+	Input, Output Rate
 
-// Cost is what u costs, exactly. A negative count costs nothing.
-func (r Rates) Cost(u llm.Usage) llm.Money {
-	cached := min(max(u.Cached, 0), max(u.Input, 0))
-	return times(u.Input-cached, r.Input).Add(times(cached, r.CachedInput)).Add(times(u.Output, r.Output))
+	CachedInput Rate // for what the provider read from its prompt cache
+	CacheWrite  Rate // for what it wrote to it
+	Reasoning   Rate // for output that was thought, and not shown
 }
+
+// Cost is what u costs, exactly. A negative count costs nothing, and no token is charged twice.
+func (r Rates) Cost(u llm.Usage) llm.Money {
+	input, output := max(u.Input, 0), max(u.Output, 0)
+	cached := min(max(u.Cached, 0), input)
+	written := min(max(u.CacheWrite, 0), input-cached)
+	reasoning := min(max(u.Reasoning, 0), output)
+	return times(input-cached-written, r.Input).Add(times(cached, r.CachedInput)).Add(times(written, r.CacheWrite)).
+		Add(times(output-reasoning, r.Output)).Add(times(reasoning, r.Reasoning))
+}
+
+// Free tells whether nothing of the model costs anything.
+func (r Rates) Free() bool { return r == Rates{} }
 
 func times(tokens int64, r Rate) llm.Money { return llm.MoneyOf(uint64(max(tokens, 0)), uint64(r)) }
 

@@ -64,6 +64,9 @@ func (p *Proxy) reserve(x *exchange) error {
 		Start: began, Model: q.model,
 		Estimated: llm.Usage{Input: q.estimate.Input, Output: mostOutput(x)},
 	})
+	if rates, _ := q.cfg.Prices.At(q.model, began); amount.Money == (llm.Money{}) && !rates.Free() {
+		amount.Money.Lo = 1 // nothing is expected of it, but it is not free: it must not pass a budget that is used up
+	}
 	for _, l := range limits {
 		if !priced && !l.Warn && l.Money != (llm.Money{}) {
 			return errNoPrice
