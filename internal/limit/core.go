@@ -2,6 +2,7 @@ package limit
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
@@ -73,6 +74,7 @@ func (c *core) reconfigure(cfg Config, now llm.Instant) {
 	if cfg.Provisional && c.lifted {
 		cfg.Global.RequestsPerMinute, cfg.Provisional = 0, false
 	}
+	changed := cfg.Global != c.cfg.Global || !slices.Equal(cfg.Models, c.cfg.Models)
 	c.cfg = cfg
 	c.provisional = cfg.Provisional
 	c.caps.Configure(c.capsConfig(), now)
@@ -82,8 +84,29 @@ func (c *core) reconfigure(cfg Config, now llm.Instant) {
 			l.Configure(own, now)
 		}
 	}
+	if changed {
+		c.reopen(now)
+	}
 	c.regroup(now)
 	c.roster.ReleaseClients() // the sources have heard something new
+}
+
+// reopen lets models be tried again whose limits the provider has said to be used up.
+func (c *core) reopen(now llm.Instant) {
+	for _, m := range c.models {
+		for _, l := range m.lanes {
+			l.Reopen(now)
+		}
+	}
+	c.plain.lanes[0].Reopen(now)
+	for _, n := range c.nurseries {
+		for _, m := range n.models {
+			m.lanes[0].Reopen(now)
+		}
+		if n.crowd != nil {
+			n.crowd.lanes[0].Reopen(now)
+		}
+	}
 }
 
 // lift drops the default limit over all models once a provider's own is in force.

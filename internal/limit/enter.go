@@ -58,9 +58,9 @@ func (c *core) judge(le *Lease, now llm.Instant) *Rejected {
 	switch {
 	case min(raw, wait) <= le.maxWait:
 	case d.Daily():
-		return c.refuse(DailyLimit, raw, d.String(), ahead, raw)
+		return c.refuse(DailyLimit, raw, d.String(), ahead, raw).quoting(le.model, now)
 	default:
-		return c.refuse(DeadlineUnreachable, wait-le.maxWait, d.String(), ahead, wait)
+		return c.refuse(DeadlineUnreachable, wait-le.maxWait, d.String(), ahead, wait).quoting(le.model, now)
 	}
 	if !c.makeRoom(le, now) {
 		return c.refuse(QueueFull, wait, d.String(), ahead, wait)

@@ -151,6 +151,27 @@ func (le *Lease) Throttled(ctx context.Context, s llm.Signal) error {
 	return le.again(ctx, 1, func(c *core, now llm.Instant) (llm.Instant, bool) { return c.throttled(le, &s, now) })
 }
 
+// Limited is Throttled for a request that is not sent again, because its body is gone
+// or a part of its answer is out: the model's lane pauses as told all the same.
+func (le *Lease) Limited(s llm.Signal) {
+	le.event(func(c *core, now llm.Instant) { c.throttled(le, &s, now) })
+}
+
+// Puzzled takes in a 429 whose words tell neither that waiting cures it nor that it
+// does not. It reports whether there were five in a row by now, spread over 75 seconds,
+// without an answer to any request of the model between: then the client is to have
+// it. Else Throttled has to follow.
+func (le *Lease) Puzzled() (hopeless bool) {
+	le.event(func(c *core, now llm.Instant) { hopeless = le.held.ticket.Puzzled(now) })
+	return hopeless
+}
+
+// Quote notes what the provider said when it turned the request away. It is quoted to
+// those whom that keeps from being served.
+func (le *Lease) Quote(said string) {
+	le.event(func(c *core, now llm.Instant) { le.held.ticket.Lane().Quote(now, said) })
+}
+
 // Retry takes back a request that the provider answered without processing it,
 // for a cause that is cured already. Its charge is returned, it goes back to the
 // head of its session, and blocks until it is granted again. Errors are those of

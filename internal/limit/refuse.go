@@ -36,7 +36,17 @@ func (c *core) verdict(le *Lease, now llm.Instant) *Rejected {
 	if t, e := c.caps.Wait(now, all, charge); t > wait {
 		wait, d = t, e
 	}
-	return c.refuse(le.reason, wait, d.String(), 0, wait)
+	return c.refuse(le.reason, wait, d.String(), 0, wait).quoting(m, now)
+}
+
+// quoting adds the last word that m's provider gave when it turned requests away.
+func (e *Rejected) quoting(m *model, now llm.Instant) *Rejected {
+	for _, l := range m.lanes {
+		if said := l.Said(now); said != "" && e.Reason != QueueFull && e.Reason != Draining {
+			e.Said = said
+		}
+	}
+	return e
 }
 
 // victim is the request that gives way when the queue is full: the last of the

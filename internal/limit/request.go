@@ -113,6 +113,7 @@ type Rejected struct {
 	Position   int           // requests ahead in the same session; 0 = none, or unknown
 	Forecast   time.Duration // expected wait at the time of refusal
 	ResetAt    time.Time     // of DailyLimit: when the day's limit opens again
+	Said       string        // the provider's last word when it turned requests of this model away; "" = none
 }
 
 // dated sets ResetAt, for which the core has no clock.
@@ -128,6 +129,9 @@ func (e *Rejected) Error() string {
 	s := "limit: " + e.Reason.String()
 	if e.Limit != "" {
 		s += " (" + e.Limit + ")"
+	}
+	if e.Said != "" {
+		s += fmt.Sprintf("; the provider said %q", e.Said)
 	}
 	return s
 }

@@ -123,6 +123,7 @@ func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore l
 	c.stats.throttled++
 	c.alias(t.Lane(), s.Group, now)
 	probe = t.Probe()
+	t.Lane().Quote(now, s.Said)
 	notBefore = t.Throttled(now, s, c.caps)
 	c.lift(t.Lane(), now)
 	return notBefore, probe
@@ -143,7 +144,7 @@ func (c *core) exhausted(le *Lease, now llm.Instant) *Rejected {
 		return nil
 	}
 	c.end(le, now)
-	return c.refuse(AttemptsExhausted, le.model.pausedUntil().Sub(now), "", 0, 0)
+	return c.refuse(AttemptsExhausted, le.model.pausedUntil().Sub(now), "", 0, 0).quoting(le.model, now)
 }
 
 // requeue puts a request back at the head of its session, with the tag that it had,
@@ -157,10 +158,10 @@ func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Inst
 	}
 	start := max(notBefore, le.model.pausedUntil(), now)
 	if maxWait <= 0 {
-		return c.refuse(QueueTimeout, start.Sub(now), "", 0, start.Sub(now))
+		return c.refuse(QueueTimeout, start.Sub(now), "", 0, start.Sub(now)).quoting(le.model, now)
 	}
 	if start.Sub(now) > maxWait {
-		return c.refuse(DeadlineUnreachable, start.Sub(now), "", 0, start.Sub(now))
+		return c.refuse(DeadlineUnreachable, start.Sub(now), "", 0, start.Sub(now)).quoting(le.model, now)
 	}
 	w := &le.queued
 	le.model.queue.Undo(w.Session, cost)

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
@@ -82,16 +84,13 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 	switch {
 	case verdict == upstream.Throttled:
 		kind, signal := wire.ParseThrottle(p.upstream.Host(), resp.Header, peek(resp), now)
-		p.metrics.Upstream429.WithLabelValues(throttleReason(kind, signal.Dimension)).Inc()
-		if kind == wire.Quota || kind == wire.TooLarge {
-			resp.Header.Set("X-Should-Retry", "false") // waiting cures neither
-			return nil
+		back, curable := p.throttled(x, kind, signal, p.upstream.KeyOf(resp))
+		if !curable {
+			resp.Header.Set("X-Should-Retry", "false")
 		}
-		if x.streamed() {
-			return nil
-		}
-		return func(ctx context.Context) error { return lease.Throttled(ctx, signal) }
+		return back
 	case verdict == upstream.Unavailable && !x.streamed() && p.repeats.spend(now):
+		x.quote(wire.SaidOf(peek(resp)), p.upstream.KeyOf(resp))
 		p.metrics.Attempts.WithLabelValues("unavailable").Inc()
 		return func(ctx context.Context) error { return lease.Unavailable(ctx, pause) }
 	case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && p.key.replaced(p.upstream.KeyOf(resp)):
@@ -105,6 +104,34 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 		return lease.Retry
 	}
 	return nil
+}
+
+// throttled tells the limiter of a refusal for want of some limit, and returns the way
+// back to the queue. Without one the client has to have it: because waiting does not
+// cure it, or because there is nothing left to send again. key is what it was sent with.
+func (p *Proxy) throttled(x *exchange, kind wire.ThrottleKind, s llm.Signal, key string) (back func(context.Context) error, curable bool) {
+	lease := x.try.lease
+	p.metrics.Upstream429.WithLabelValues(throttleReason(kind, s.Dimension)).Inc()
+	s.Said = x.quote(s.Said, key)
+	switch {
+	case kind == wire.Quota, kind == wire.TooLarge, kind == wire.Unclear && lease.Puzzled():
+		lease.Observe(llm.Signal{}) // an answer: others need not wait for it
+		return nil, false
+	case x.streamed():
+		lease.Limited(s)
+		return nil, true
+	}
+	return func(ctx context.Context) error { return lease.Throttled(ctx, s) }, true
+}
+
+// quote notes what the provider said when it turned the request away, without the key.
+func (x *exchange) quote(said, key string) string {
+	if key != "" {
+		said = strings.ReplaceAll(said, key, "[…]")
+	}
+	x.said = said
+	x.try.lease.Quote(said)
+	return said
 }
 
 // setBody sends the client's body, byte for byte, but for include_usage where the

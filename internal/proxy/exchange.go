@@ -35,6 +35,7 @@ type exchange struct {
 	rekeyed bool             // sent again with the key that is in the file by now
 	tries   int              // that may have reached the provider
 	fault   *upstream.Error  // of the last attempt, if it found no connection
+	said    string           // by the provider when it last turned the request away
 
 	held struct { // what the account counts beside the body
 		own     memory.Hold // of the overhead: what a request takes by itself
@@ -110,6 +111,9 @@ func (x *exchange) end(failure error) {
 	}
 	if failure != nil {
 		attributes = append(attributes, slog.String("error", failure.Error()))
+	}
+	if x.said != "" && (failure != nil || x.try.status >= 400) {
+		attributes = append(attributes, slog.String("provider_said", x.said))
 	}
 	x.p.logger.LogAttrs(q.r.Context(), slog.LevelInfo, "request", attributes...)
 }

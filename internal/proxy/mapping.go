@@ -48,6 +48,8 @@ func throttleReason(kind wire.ThrottleKind, limit llm.Dimension) string {
 		return "quota"
 	case kind == wire.TooLarge:
 		return "too_large"
+	case kind == wire.Unclear:
+		return "unclear"
 	case limit != llm.None:
 		return limit.String()
 	}

@@ -106,6 +106,9 @@ func rejection(r *limit.Rejected) *httpapi.Error {
 			e.Message += " until " + r.ResetAt.UTC().Format(time.RFC3339)
 		}
 	}
+	if r.Said != "" {
+		e.Message += fmt.Sprintf("; the provider said: %q", r.Said)
+	}
 	return e
 }
 

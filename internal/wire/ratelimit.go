@@ -153,10 +153,10 @@ func parseCount(s string) (n int64, ok bool) {
 func parseReset(s string, now time.Time) (d time.Duration, ok bool) {
 	s = strings.TrimSpace(s)
 	if f, err := strconv.ParseFloat(s, 64); err == nil {
-		switch {
-		case f > 1e12:
+		switch { // no wait is as long as 1e8 s, no time of ours as small
+		case f > 1e11:
 			f = f/1e3 - float64(now.UnixMilli())/1e3
-		case f > 1e9:
+		case f > 1e8:
 			f -= float64(now.UnixMilli()) / 1e3
 		}
 		return seconds(f)

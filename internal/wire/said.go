@@ -26,6 +26,12 @@ func (e *errorObject) said() string {
 	return Quotable(text)
 }
 
+// SaidOf is what the body of a refusal says, as [Quotable] makes it.
+func SaidOf(body []byte) string {
+	e := parseError(body)
+	return e.said()
+}
+
 // Quotable makes a text of a provider fit for logs and for errors: at most 240 bytes
 // on one line, without control characters, and without keys, tokens, addresses' queries,
 // and names of people and organisations, as far as their form tells them.

@@ -50,5 +50,7 @@ func (b *Booking) End(now llm.Instant) {
 	if b.epoch == b.lane.epoch {
 		b.lane.slots--
 	}
-	b.Lane().inflight--
+	l := b.Lane()
+	l.inflight--
+	l.congestion.ended(b.taken)
 }

@@ -54,6 +54,10 @@ type Lane struct {
 	rejects     int // pauses in a row without an answer between
 	rejectedAt  llm.Instant
 	congestion  congestion
+	dry         dry
+	belied      int // times that a header's end of the day was no end
+	puzzle      puzzle
+	word        word
 
 	service  quantile
 	learned  llm.Instant // the last time the provider named a limit
@@ -120,11 +124,15 @@ func (l *Lane) Own(source Source, now llm.Instant) {
 
 // Configure applies cfg: levels are scaled, what was learned stays.
 func (l *Lane) Configure(cfg Config, now llm.Instant) {
+	changed := cfg.Limits != l.cfg.Limits || cfg.Share != l.cfg.Share
 	l.cfg = cfg
 	for d := range l.known {
 		if l.known[d].assumed { // the caps may be others now
 			l.known[d] = named{}
 		}
+	}
+	if changed {
+		l.Reopen(now)
 	}
 	if p, _ := profileNamed(cfg.Profile); p != l.profile {
 		l.profile, l.family, l.hinted = p, p, hint{}
@@ -205,6 +213,9 @@ func (l *Lane) live() *Lane {
 func (l *Lane) Merge(from *Lane, now llm.Instant) {
 	l.Aliases = append(append(l.Aliases, from.Name), from.Aliases...)
 	l.pausedUntil = max(l.pausedUntil, from.pausedUntil)
+	if from.dry.until > l.dry.until {
+		l.dry = from.dry
+	}
 	l.breaker.trying += from.breaker.trying
 	l.inflight += from.inflight
 	l.onTheWay.Add(from.onTheWay, 1)
@@ -254,6 +265,12 @@ func (l *Lane) When(now llm.Instant, client uint64, charge llm.Vector) Verdict {
 	if l.congestion.full(l.inflight) {
 		return Verdict{At: llm.Never}
 	}
+	if now < l.dry.until {
+		if l.dry.holds(now) {
+			return Verdict{At: l.dry.until, Limit: l.dry.limit}
+		}
+		charge[llm.RequestsDay], charge[llm.TokensDay] = 0, 0
+	}
 	return l.source.Ready(now, client, charge)
 }
 
@@ -269,6 +286,9 @@ func (l *Lane) Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, l
 	wait, d := l.source.Wait(now, ahead, charge)
 	if now < l.pausedUntil {
 		wait = max(wait, l.pausedUntil.Sub(now))
+	}
+	if dry := l.dry.until.Sub(now); l.dry.holds(now) && dry > wait {
+		wait, d = dry, l.dry.limit
 	}
 	return wait, d
 }
@@ -308,6 +328,9 @@ func (l *Lane) Meters(now llm.Instant) []Meter {
 			if known.learned && meters[i].Name == llm.Dimension(d).String() {
 				meters[i].Learned = true
 			}
+		}
+		if now < l.dry.until && meters[i].Name == l.dry.limit.String() {
+			meters[i].Level = min(meters[i].Level, 0)
 		}
 	}
 	return meters

@@ -228,7 +228,7 @@ func TestCongestion_OpensAsTCPDoes(t *testing.T) {
 		t.Error("bounded without a refusal")
 	}
 	for range 16 { // all on the way at once: one loss
-		c.refused(second, 0, 16)
+		c.refused(second, 0, 16, true)
 	}
 	if c.full(0) || !c.full(1) {
 		t.Error("more or less than one slot after a refusal")
@@ -248,7 +248,34 @@ func TestCongestion_OpensAsTCPDoes(t *testing.T) {
 	if c.answered(second+llm.Instant(windowForget)+1, 4*second); c.window != 0 {
 		t.Error("not forgotten after ten minutes")
 	}
-	if c.refused(4*second, 1, 5); c.window != 0 && time.Duration(c.cutAt) != 4*time.Second {
+	if c.refused(4*second, 1, 5, true); c.window != 0 && time.Duration(c.cutAt) != 4*time.Second {
 		t.Errorf("window = %v", c.window)
+	}
+}
+
+func TestCongestion_ATryThatIsRefusedAgainTeachesNothing(t *testing.T) {
+	c := congestion{cutAt: -1}
+	c.refused(second, 0, 16, true)
+	for n := llm.Instant(2); n < 6; n++ { // the tries of an outage
+		c.refused(n*second, n*second-1, 1, true)
+	}
+	for now := 7 * second; c.window < 8; now += second {
+		if c.answered(now, now); now > 15*second {
+			t.Fatalf("window = %v after eight answers: it opens by one per round trip, and 16 had passed before", c.window)
+		}
+	}
+}
+
+func TestCongestion_LongAnswersStopNobody(t *testing.T) {
+	c := congestion{cutAt: -1}
+	c.refused(second, 0, 3, false)
+	if c.full(3) || !c.full(4) {
+		t.Error("three answers that go on for long leave no slot, or more than one")
+	}
+	for range 3 {
+		c.ended(0)
+	}
+	if c.ended(2 * second); c.full(0) || !c.full(1) {
+		t.Errorf("afterwards the window is of another size: %+v", c)
 	}
 }

@@ -13,7 +13,7 @@ func (l *Lane) heed(now llm.Instant, t *Ticket, s *llm.Signal) {
 		l.level(now, t, d, &s.Levels[d])
 	}
 	for _, d := range []llm.Dimension{llm.RequestsDay, llm.TokensDay} {
-		l.dayLevel(now, d, &s.Levels[d])
+		l.dayLevel(now, t, d, &s.Levels[d])
 	}
 }
 
@@ -149,8 +149,9 @@ func (n *named) perDay(v *llm.Level) bool {
 	return n.dayHints >= 3
 }
 
-// dayLevel applies a header of a limit per day.
-func (l *Lane) dayLevel(now llm.Instant, d llm.Dimension, v *llm.Level) {
+// dayLevel applies a header of a limit per day. That nothing is left is not booked as a
+// level, which nothing could raise before the day is over.
+func (l *Lane) dayLevel(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) {
 	if !v.HasLimit || v.Limit <= 0 || v.HasRemaining && (v.Remaining < 0 || v.Remaining > v.Limit) {
 		return
 	}
@@ -162,5 +163,14 @@ func (l *Lane) dayLevel(now llm.Instant, d llm.Dimension, v *llm.Level) {
 	if v.HasReset && v.Reset > 0 && v.Reset <= day {
 		reset = now.Add(v.Reset)
 	}
-	l.source.Lower(now, d, level, reset)
+	if level > 0 {
+		l.source.Lower(now, d, level, reset)
+		return
+	}
+	if t.dry {
+		l.belied++ // it was to be over before this answer, and was not
+	}
+	if l.belied < beliedMost {
+		l.runDry(now, d, min(reset.Sub(now), day))
+	}
 }

@@ -9,6 +9,8 @@ import (
 const (
 	pauseMax   = time.Minute // of what a 429 may ask for, unless it is a day's limit
 	backoffMax = 30 * time.Second
+
+	hourBackoffMax = 5 * time.Minute // of a limit per hour that does not say when it is over
 )
 
 // Throttled takes in a 429 that waiting can cure. The charge stays booked: freeing
@@ -40,13 +42,14 @@ func (t *Ticket) Throttled(now llm.Instant, s *llm.Signal, caps *Lane) (notBefor
 			l.learn(now, d, float64(s.Limit), refill, period)
 		}
 	}
+	if notBefore, ok := l.longOver(now, s); ok {
+		l.belied = 0
+		t.refusal(now)
+		return notBefore
+	}
 	binding := l.about(d)
 	if binding == llm.None && !l.shared {
 		binding = l.assume(now, d, caps)
-	}
-	if d.Daily() && binding != llm.None && !l.shared {
-		l.dayOver(now, d, s)
-		return now
 	}
 	pause := l.pauseOf(now, t, d, s)
 	switch {
@@ -54,7 +57,7 @@ func (t *Ticket) Throttled(now llm.Instant, s *llm.Signal, caps *Lane) (notBefor
 		// The name that is refused is one of many here: the others need not wait.
 		return now.Add(l.spread(pause))
 	case binding == llm.None:
-		l.congestion.refused(now, t.sentAt, l.inflight)
+		l.congestion.refused(now, t.sentAt, l.inflight, s.Dimension == llm.Concurrent)
 	case l.shared:
 		// The limit that is refused is this one model's, and the level is that of all
 		// which have not answered: the pause has to do.
@@ -117,15 +120,6 @@ func (l *Lane) assume(now llm.Instant, d llm.Dimension, caps *Lane) llm.Dimensio
 	return llm.None
 }
 
-// dayOver books that a day's limit is used up.
-func (l *Lane) dayOver(now llm.Instant, d llm.Dimension, s *llm.Signal) {
-	reset := llm.Never
-	if s.HasRetryAfter && s.RetryAfter > 0 {
-		reset = now.Add(min(s.RetryAfter, day))
-	}
-	l.source.Lower(now, d, 0, reset)
-}
-
 // pauseOf reads how long the provider wants to be left alone, from the best
 // source that it gave.
 func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signal) time.Duration {
@@ -140,7 +134,11 @@ func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signa
 	if v := &s.Levels[d]; !d.Daily() && v.HasReset && v.Reset > 0 && v.Reset <= pauseMax {
 		return v.Reset
 	}
-	backoff := min(time.Second<<min(max(l.rejects-1, 0), 5), backoffMax)
+	most := backoffMax
+	if s.Period >= time.Hour {
+		most = hourBackoffMax
+	}
+	backoff := l.puzzle.pause(now, min(time.Second<<min(max(l.rejects-1, 0), 9), most))
 	if d != llm.None && l.on.has(d) {
 		only := llm.Vector{}
 		only[d] = t.charge[d]
@@ -164,17 +162,31 @@ type congestion struct {
 	window    float64 // 0 = no bound
 	threshold float64 // up to which it doubles per round trip
 	cutAt     llm.Instant
+	earlier   int // slots taken before that, which a rate has counted already: a long answer must stop nobody
 }
 
 func (c *congestion) full(inflight int) bool {
-	return c.window > 0 && float64(inflight) >= max(1, c.window)
+	return c.window > 0 && float64(inflight-c.earlier) >= max(1, c.window)
 }
 
-// refused closes the window to one slot, once for all that was on the way.
-func (c *congestion) refused(now, sentAt llm.Instant, inflight int) {
+// ended notes that a slot is free that was taken at that instant.
+func (c *congestion) ended(taken llm.Instant) {
+	if c.earlier > 0 && taken <= c.cutAt {
+		c.earlier--
+	}
+}
+
+// refused closes the window to one slot, once for all that was on the way. Where it was
+// the number of slots that was too many, those that are taken count.
+func (c *congestion) refused(now, sentAt llm.Instant, inflight int, slots bool) {
 	if sentAt > c.cutAt {
 		c.cutAt = now
-		c.threshold = max(1, float64(inflight)/2)
+		if c.earlier = inflight; slots {
+			c.earlier = 0
+		}
+		if c.window == 0 || c.window > 1 { // a try that is refused again says nothing of how many were too many
+			c.threshold = max(1, float64(inflight)/2)
+		}
 		c.window = 1
 	}
 }
@@ -191,6 +203,6 @@ func (c *congestion) answered(now, sentAt llm.Instant) {
 		c.window += 1 / c.window
 	}
 	if now.Sub(c.cutAt) > windowForget {
-		c.window = 0
+		c.window, c.earlier = 0, 0
 	}
 }

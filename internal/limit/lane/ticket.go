@@ -20,6 +20,7 @@ type Ticket struct {
 	started bool
 	heard   bool    // an answer's headers have come
 	probe   bool    // let through by a breaker that has tripped
+	dry     bool    // let through though a limit was used up, to see whether it still is
 	count   uint32  // of the breaker, that it was sent in
 	family  profile // by which it was charged when it was sent
 	mark    Mark
@@ -34,6 +35,10 @@ func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge llm.Ve
 	if t.probe {
 		l.breaker.trying++
 		l.breaker.since = now
+	}
+	if now < l.dry.until {
+		t.dry = true
+		l.dry.probe = now.Add(l.dry.every)
 	}
 	return t
 }
@@ -76,6 +81,9 @@ func (t *Ticket) Observe(now llm.Instant, s *llm.Signal) {
 	t.heard = true
 	l := t.Lane()
 	l.breaker.row = 0
+	if t.dry && t.sentAt >= l.dry.since {
+		l.reopen(now)
+	}
 	switch {
 	case !l.cfg.Learn:
 	case l.shared:
@@ -99,6 +107,7 @@ func (t *Ticket) Started(now llm.Instant) {
 		t.pending = nil
 	}
 	l.rejects, l.breaker.row = 0, 0
+	l.puzzle, l.word = puzzle{}, word{}
 	if t.probe {
 		t.passed(now)
 	}
