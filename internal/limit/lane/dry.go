@@ -68,11 +68,8 @@ func (l *Lane) Reopen(now llm.Instant) {
 func (l *Lane) longOver(now llm.Instant, s *llm.Signal) (notBefore llm.Instant, ok bool) {
 	wait, told := s.RetryAfter, s.HasRetryAfter && s.RetryAfter > 0
 	switch d := s.Dimension; {
-	case l.crowd: // the name that is refused is one of many here: it alone has to wait
-		if d.Daily() && !told {
-			wait = day
-		}
-		return now.Add(wait), wait > longWait
+	case l.crowd: // the name that is refused is one of many here: the others' day is not over
+		return 0, false
 	case d.Daily():
 		if !told || wait > day {
 			wait = day
