@@ -98,6 +98,7 @@ type Record struct {
 	Model, AnsweredModel llm.Model
 	Status               int // of the upstream's answer; 0 = there was none
 	Outcome              Outcome
+	Refused              bool `json:",omitzero"` // the answer was an error and nothing else, whatever its status says; not read back
 
 	Usage      llm.Usage
 	UsageKnown bool     // false: the usage is stored as NULL, never as zero
@@ -240,5 +241,5 @@ func (r *Record) counted() bool { return r.Metered && r.Status >= 200 && r.Statu
 // unknown tells whether r may have cost tokens that nobody has counted: a metered request
 // without usage, unless the upstream refused it, for a refusal is not billed.
 func (r *Record) unknown() bool {
-	return r.Metered && !r.UsageKnown && (r.Status == 0 || r.counted())
+	return r.Metered && !r.UsageKnown && !r.Refused && (r.Status == 0 || r.counted())
 }

@@ -116,6 +116,7 @@ type toldRow struct {
 	toldCells
 	ToldNano  int64 `bun:"told_nano,nullzero"`
 	ToldFemto int64 `bun:"told_femto,nullzero"`
+	Refused   int   `bun:"refused,nullzero"` // for sums; the view has it not
 }
 
 type toldCells struct {
@@ -126,7 +127,7 @@ type toldCells struct {
 }
 
 func toldOf(r *Record) toldRow {
-	row := toldRow{ID: r.ID, toldCells: toldCells{r.Usage.CacheWrite, r.Told.Total, r.Told.Cost, r.Told.Currency}}
+	row := toldRow{ID: r.ID, Refused: bit(r.Refused), toldCells: toldCells{r.Usage.CacheWrite, r.Told.Total, r.Told.Cost, r.Told.Currency}}
 	row.ToldNano, row.ToldFemto = moneyColumns(r.Told.Dollars())
 	return row
 }

@@ -51,7 +51,7 @@ func (m *memory) sessionUsageLocked(p usagePlan) (usageSum, error) {
 // sumsOfRequests is sumsOf in SQL, summed.
 const sumsOfRequests = `
 	sum(CASE WHEN r.metered = 1 AND r.status BETWEEN 200 AND 299 THEN 1 ELSE 0 END) AS requests,
-	sum(CASE WHEN r.metered = 1 AND r.prompt_tokens IS NULL AND (r.status = 0 OR r.status BETWEEN 200 AND 299) THEN 1 ELSE 0 END) AS unknown,
+	sum(CASE WHEN r.metered = 1 AND r.prompt_tokens IS NULL AND t.refused IS NULL AND (r.status = 0 OR r.status BETWEEN 200 AND 299) THEN 1 ELSE 0 END) AS unknown,
 	coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens, coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
 	coalesce(sum(r.cached_tokens), 0) AS cached_tokens, coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens,
 	coalesce(sum(t.cache_write_tokens), 0) AS cache_write_tokens,

@@ -240,7 +240,7 @@ func insertRequests(ctx context.Context, tx bun.Tx, rows []requestRow) (map[ID]b
 func storeTold(ctx context.Context, tx bun.Tx, fresh []Record) error {
 	var rows []toldRow
 	for i := range fresh {
-		if row := toldOf(&fresh[i]); row.toldCells != (toldCells{}) {
+		if row := toldOf(&fresh[i]); row.toldCells != (toldCells{}) || row.Refused != 0 {
 			rows = append(rows, row)
 		}
 	}

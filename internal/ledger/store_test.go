@@ -126,7 +126,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		want.Parent = "root"
 		want.Told = llm.Told{Total: 15, Cost: "0.00012345678901234567", Currency: "USD"}
 		for _, field := range append(zeroFields(want), zeroFields(want.Usage)...) {
-			if field != "Draws" { // which are read by their budgets
+			if field != "Draws" && field != "Refused" { // which are read by sums only
 				t.Errorf("%s is not tried", field)
 			}
 		}
@@ -183,19 +183,20 @@ func TestStore_CountsWhatTheContractSays(t *testing.T) {
 			vary(func(r *Record) { none(r) }), // 2xx, unknown
 			vary(func(r *Record) { none(r); r.Status = 400; r.Outcome = UpstreamError }),                 // refused: free
 			vary(func(r *Record) { none(r); r.Status = 0; r.Outcome = UpstreamError }),                   // broken: unknown
+			vary(func(r *Record) { none(r); r.Refused = true; r.Outcome = UpstreamError }),               // refused inside a 200: free
 			vary(func(r *Record) { none(r); r.Metered = false; r.Route = "other"; r.Model = "" }),        // not metered
 			vary(func(r *Record) { r.Session = "" }),                                                     // nobody's
 			vary(func(r *Record) { r.Status = 0; r.Outcome = Truncated; r.Usage = llm.Usage{Input: 1} }), // usage is data
 		)
 		got := session(t, s, "a")
-		if got.Requests != 2 || got.UnknownUsage != 2 || got.Input != 11 || got.Output != 5 {
-			t.Errorf("session = %+v; want 2 requests, 2 unknown, 11 prompt and 5 completion tokens", got)
+		if got.Requests != 3 || got.UnknownUsage != 2 || got.Input != 11 || got.Output != 5 {
+			t.Errorf("session = %+v; want 3 requests, 2 unknown, 11 prompt and 5 completion tokens", got)
 		}
 		rows, err := s.Usage(t.Context(), UsageQuery{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []UsageRow{{Sums: Sums{3, 2, llm.Usage{Input: 21, Output: 10, Cached: 8, Reasoning: 4, CacheWrite: 6}, llm.Money{}}}}
+		want := []UsageRow{{Sums: Sums{4, 2, llm.Usage{Input: 21, Output: 10, Cached: 8, Reasoning: 4, CacheWrite: 6}, llm.Money{}}}}
 		if diff := cmp.Diff(want, rows); diff != "" {
 			t.Errorf("usage (-want +got):\n%s", diff)
 		}
@@ -661,6 +662,7 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 			Outcome: Outcome(1 + n("outcome", 4)), UsageKnown: rapid.Bool().Draw(rt, "known"),
 			Usage: llm.Usage{Input: n("p", 1e9), Output: n("c", 1e9), Cached: n("k", 1e9), Reasoning: n("r", 1e9), CacheWrite: n("w", 1e9)}, Total: time.Duration(n("total", 1e12)),
 		}
+		r.Refused = rapid.Bool().Draw(rt, "refused")
 		if rapid.Bool().Draw(rt, "told") {
 			r.Told = llm.Told{
 				Total: n("told", 1e9), Cost: rapid.StringMatching(`[0-9]{1,4}(\.[0-9]{1,20})?`).Draw(rt, "cost"),
@@ -676,8 +678,11 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 		page, err := s.Sessions(ctx, SessionQuery{})
 		out = append(out, page.Sessions, err)
 		for _, one := range page.Sessions {
-			records, err := s.Requests(ctx, one.ID, RecordQuery{})
-			out = append(out, records, err)
+			page, err := s.Requests(ctx, one.ID, RecordQuery{})
+			for i := range page.Records {
+				page.Records[i].Refused = false // which databases do not read back
+			}
+			out = append(out, page, err)
 		}
 		for _, q := range []UsageQuery{{}, {Session: "a", By: []string{"model"}}, {From: base.Add(30 * time.Hour), To: base.Add(200 * time.Hour), By: []string{"day", "model"}}} {
 			rows, err := s.Usage(ctx, q)

@@ -1,6 +1,7 @@
 -- What a provider told of an answer besides prompt and completion, kept as it was told: a total, a cost (a decimal)
 -- and its currency; and the tokens that went into its prompt cache, where it counts them. A request of which nothing of
--- that was told has no row. told_nano and told_femto are the cost for sums, if it is in US dollars: told_nano * 1e-9 + told_femto * 1e-15.
+-- that was told has no row. refused is 1 where
+-- the answer, 200 by its status, was an error and nothing else: such a request cost nothing. told_nano and told_femto are the cost for sums, if it is in US dollars: told_nano * 1e-9 + told_femto * 1e-15.
 --
 -- Tables are locked in the order in which writers lock them, behind the view, whose readers lock it first.
 CREATE TABLE IF NOT EXISTS request_told (
@@ -10,7 +11,8 @@ CREATE TABLE IF NOT EXISTS request_told (
   told_cost          text,
   told_currency      text,
   told_nano          bigint,
-  told_femto         bigint
+  told_femto         bigint,
+  refused            smallint
 );
 
 --bun:split

@@ -1,6 +1,7 @@
 -- What a provider told of an answer besides prompt and completion, kept as it was told: a total, a cost (a decimal)
 -- and its currency; and the tokens that went into its prompt cache, where it counts them. A request of which nothing of
--- that was told has no row. told_nano and told_femto are the cost for sums, if it is in US dollars: told_nano * 1e-9 + told_femto * 1e-15. They are no columns of requests, because SQLite reads a STRICT table from
+-- that was told has no row. refused is 1 where
+-- the answer, 200 by its status, was an error and nothing else: such a request cost nothing. told_nano and told_femto are the cost for sums, if it is in US dollars: told_nano * 1e-9 + told_femto * 1e-15. They are no columns of requests, because SQLite reads a STRICT table from
 -- end to end when it gets one. A request takes its row along when it is deleted, by whatever release.
 CREATE TABLE IF NOT EXISTS request_told (
   id                 BLOB PRIMARY KEY REFERENCES requests (id) ON DELETE CASCADE,
@@ -9,7 +10,8 @@ CREATE TABLE IF NOT EXISTS request_told (
   told_cost          TEXT,
   told_currency      TEXT,
   told_nano          INTEGER,
-  told_femto         INTEGER
+  told_femto         INTEGER,
+  refused            INTEGER
 ) STRICT, WITHOUT ROWID;
 
 --bun:split
