@@ -112,6 +112,7 @@ func runServe(ctx context.Context, cfg *config.Config, getenv func(string) strin
 	stop := make(chan struct{})
 	var helpers sync.WaitGroup
 	helpers.Go(func() { s.saveRegularly(stop) })
+	helpers.Go(func() { s.proxy.Greet(ctx) })
 	helpers.Go(func() { s.reloadOnHangup(stop, hangup) })
 	helpers.Go(func() { s.systemd.report(stop, s.statusLine) })
 	s.systemd.ready(s.statusLine())

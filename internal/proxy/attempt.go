@@ -47,7 +47,7 @@ func (p *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 		x.answered(resp)
 		back := p.judge(x, resp)
 		if back == nil {
-			return resp, nil
+			return resp, x.checkRedirect(resp)
 		}
 		x.discard(resp)
 		if err := back(x.req.r.Context()); err != nil {

@@ -164,6 +164,7 @@ func (x *exchange) writeHeader(resp *http.Response) {
 // answerHeader puts the answer's headers, and ours, into h.
 func (x *exchange) answerHeader(h http.Header, resp *http.Response) {
 	httpapi.KeepOrigin(h, func() { x.p.upstream.CopyHeader(h, resp) })
+	x.makeOurs(h, resp)
 	if resp.StatusCode < 300 && h.Get("X-Should-Retry") == "true" {
 		h.Del("X-Should-Retry") // openai-go would send a successful request again
 	}
