@@ -80,6 +80,9 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 	}
 	if resp.StatusCode < 300 {
 		lease.Started() // the model exists: it gets limits of its own
+		if x.up.KeyHeader != "" {
+			p.azure.Store(true)
+		}
 	}
 	switch {
 	case verdict == upstream.Throttled:
@@ -96,6 +99,10 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 	case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && p.key.replaced(p.upstream.KeyOf(resp)):
 		p.metrics.Attempts.WithLabelValues("key_replaced").Inc()
 		x.rekeyed = true
+		return lease.Retry
+	case x.azureGateway(resp):
+		p.metrics.Attempts.WithLabelValues("key_header").Inc()
+		x.rekeyed, x.up.KeyHeader = true, upstream.AzureKey
 		return lease.Retry
 	case x.spliced && wire.RejectsStreamOptions(resp.StatusCode, peek(resp)):
 		// Our own splice was refused: this provider is asked without it from now on.

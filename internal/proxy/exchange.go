@@ -32,7 +32,7 @@ type exchange struct {
 	draw    draw             // what it has reserved
 	up      upstream.Request // what is sent
 	spliced bool             // include_usage was added by us
-	rekeyed bool             // sent again with the key that is in the file by now
+	rekeyed bool             // sent again with the key that is in the file by now, or in another header
 	tries   int              // that may have reached the provider
 	fault   *upstream.Error  // of the last attempt, if it found no connection
 	said    string           // by the provider when it last turned the request away
@@ -59,6 +59,9 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identi
 	x.held.own = p.overhead.Hold(memory.Requests)
 	x.held.header, x.held.buffers, x.held.watch = p.memory.Hold(memory.Requests), p.memory.Hold(memory.Answers), p.memory.Hold(memory.Answers)
 	x.up = upstream.Request{Method: r.Method, Path: who.Rest, Origin: who.Origin, RawQuery: r.URL.RawQuery, Header: r.Header, Interim: x.interim}
+	if p.azure.Load() {
+		x.up.KeyHeader = upstream.AzureKey
+	}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stop = append(x.stop,
 		context.AfterFunc(r.Context(), x.leave),

@@ -66,6 +66,7 @@ type Proxy struct {
 
 	repeats  repeatBudget
 	plain    modelSet     // models whose provider rejects stream_options
+	azure    atomic.Bool  // the provider is a gateway of Azure's that wants keys in its way
 	drains   atomic.Int64 // answers read on for clients that left
 	inFlight atomic.Int64 // answers under way
 	ignored  sync.Map     // of session.Ignored that were told: a closed set
@@ -93,12 +94,8 @@ func New(d Parts) *Proxy {
 		seed:     maphash.MakeSeed(),
 	}
 	if p.upstream == nil {
-		keyHeader := "Authorization"
-		if cfg.Profile == "azure" {
-			keyHeader = "api-key"
-		}
 		p.upstream = upstream.New(upstream.Config{
-			Base: cfg.BaseURL, KeyHeader: keyHeader,
+			Base: cfg.BaseURL, KeyHeader: keyHeader(cfg),
 			Key:     p.key.current,
 			Private: private(cfg),
 			Secrets: p.callersKeys,

@@ -2,10 +2,14 @@ package proxy
 
 import (
 	"log/slog"
+	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/config"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/upstream"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
 
 // A providerKey is the key that is sent upstream. Where it comes from
@@ -34,6 +38,27 @@ func (k *providerKey) configure(cfg *config.Config) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.path, k.key, k.seen = cfg.APIKeyFile, string(cfg.APIKey), nil
+}
+
+// keyHeader is the header that the provider wants its keys in. Which one it is, the
+// profile says, or the host.
+func keyHeader(cfg *config.Config) string {
+	host := cfg.BaseURL.Hostname()
+	switch {
+	case cfg.Profile == "azure", cfg.Profile == "auto" && wire.DialectOfHost(host) == "azure":
+		return upstream.AzureKey
+	case wire.DialectOfHost(host) == "anthropic":
+		return upstream.AnthropicKey
+	}
+	return upstream.Bearer
+}
+
+// azureGateway reports whether an answer says that a gateway on another host of Azure's
+// does not take our key as a bearer token. It is asked once more then, in Azure's way.
+func (x *exchange) azureGateway(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && x.req.cfg.Profile == "auto" &&
+		resp.Request != nil && resp.Request.Header.Get(upstream.AzureKey) == "" && !upstream.IsToken(x.p.upstream.KeyOf(resp)) &&
+		wire.ParseRateLimit(x.p.upstream.Host(), resp.Header, time.Now()).Profile == "azure"
 }
 
 // current is the key to send now.

@@ -37,11 +37,7 @@ func (c *Client) requestHeader(r Request) http.Header {
 		// Set, not removed: without the header some servers compress.
 		h.Set("Accept-Encoding", "identity")
 	}
-	if key := c.cfg.Key(); c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
-		h.Set("Authorization", "Bearer "+key)
-	} else {
-		h.Set(c.cfg.KeyHeader, key)
-	}
+	c.setKey(h, r)
 	if c.cfg.Via != "" {
 		h.Add("Via", c.cfg.Via)
 	}
@@ -49,18 +45,6 @@ func (c *Client) requestHeader(r Request) http.Header {
 		h["User-Agent"] = nil // or net/http would name itself
 	}
 	return h
-}
-
-// KeyOf is the key that an answer's request was sent with. Since then the
-// current key may have become another.
-func (c *Client) KeyOf(resp *http.Response) string {
-	if resp.Request == nil {
-		return c.cfg.Key()
-	}
-	if c.cfg.KeyHeader == "" || c.cfg.KeyHeader == "Authorization" {
-		return strings.TrimPrefix(resp.Request.Header.Get("Authorization"), "Bearer ")
-	}
-	return resp.Request.Header.Get(c.cfg.KeyHeader)
 }
 
 // CopyHeader adds an answer's headers to dst, without those that belong to the

@@ -49,7 +49,7 @@ const headerTimeout = 15 * time.Minute
 type Config struct {
 	Base      *url.URL        // API base, e.g. https://api.openai.com/v1
 	Key       func() string   // read at every attempt, so that rotation needs no restart
-	KeyHeader string          // "Authorization" (sent as a bearer token) or another header's name
+	KeyHeader string          // Bearer or another header's name; see setKey
 	Private   []string        // request headers addressed to the sidecar: they stay here
 	Secrets   func() []string // the clients' keys, wherever a request holds one; nil: none are known
 	Via       string          // our own entry in the Via header, by which a loop is recognised
@@ -133,6 +133,7 @@ type Request struct {
 	Method, Path, RawQuery string
 	Origin                 string // in place of Path: a path below the provider's origin
 	Header                 http.Header
+	KeyHeader              string    // in place of the Config's; "" = that
 	Body                   []byte    // a body that is kept, and can be sent again
 	Edit                   Edit      // of Body
 	Stream                 io.Reader // else a body that can be read once

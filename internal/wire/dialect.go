@@ -20,7 +20,7 @@ import (
 // A name that only its owner sends counts from behind other hosts too: gateways
 // that pass it on pass the owner's limits on.
 func dialectOf(host string, h http.Header) string {
-	byHost := dialectOfHost(host)
+	byHost := DialectOfHost(host)
 	switch {
 	case byHost == "openai", byHost == "anthropic":
 		return byHost
@@ -44,11 +44,15 @@ var dialectHosts = []struct{ domain, dialect string }{
 	{"api.cognitive.microsoft.com", "azure"},
 	{"openai.azure.us", "azure"},
 	{"cognitiveservices.azure.us", "azure"},
+	{"services.ai.azure.us", "azure"},
 	{"openai.azure.cn", "azure"},
 	{"cognitiveservices.azure.cn", "azure"},
+	{"services.ai.azure.cn", "azure"},
 }
 
-func dialectOfHost(host string) string {
+// DialectOfHost says which provider a host belongs to, as dialectOf does; "" if it may
+// be anybody's.
+func DialectOfHost(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	for _, d := range dialectHosts {
 		if rest, ok := strings.CutSuffix(host, d.domain); ok && (rest == "" || rest[len(rest)-1] == '.') {
