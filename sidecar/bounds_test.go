@@ -3,11 +3,13 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,4 +175,91 @@ func TestOutcome_InStreamErrorIsNotComplete(t *testing.T) {
 	if rows := s.Rows("s"); len(rows) != 1 || rows[0].Outcome != ledger.UpstreamError.String() {
 		t.Errorf("rows %+v", rows)
 	}
+}
+
+// TestMemory_AnswersFlowWhereItIsShort: an answer that finds no room is passed on as it
+// comes, all but its end, and is booked before that.
+func TestMemory_AnswersFlowWhereItIsShort(t *testing.T) {
+	const usage = `,"usage":{"prompt_tokens":7,"completion_tokens":3}`
+	begin := `{"x":"` + strings.Repeat("x", 2<<20) + `"` + usage
+	rest := make(chan struct{})
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, begin)
+		_ = http.NewResponseController(w).Flush()
+		<-rest
+		_, _ = io.WriteString(w, "}")
+	})
+	s := start(t, base, "QUEUE_MAX_BYTES", "1MiB")
+	resp := sidecartest.Open(t, t.Context(), s.URL+"/v1/session/s/chat/completions", sidecartest.Chat)
+	if got := sidecartest.Read(t, resp.Body, 2<<20-64<<10); got != begin[:len(got)] { // though its end has not come
+		t.Error("the bytes changed")
+	}
+	if s.Status()["s"].RequestCount != 0 {
+		t.Error("it is booked before its end")
+	}
+	close(rest)
+	if tail, err := io.ReadAll(resp.Body); err != nil || !strings.HasSuffix(string(tail), usage+"}") {
+		t.Errorf("%v, the end is %.60q", err, tail[max(0, len(tail)-60):])
+	}
+	if row := s.Status()["s"]; row.RequestCount != 1 || row.TotalTokens != 10 {
+		t.Errorf("%+v", row)
+	}
+	if n := s.Metric(`held_bytes_short_total{kind="answers"}`); n == "0" {
+		t.Error("nothing says that memory was short")
+	}
+	s.AtRest()
+}
+
+// TestMemory_AnswersLeaveRoomForRequests: answers that are held whole take half of the
+// memory at most, and a request finds the rest. They are shown.
+func TestMemory_AnswersLeaveRoomForRequests(t *testing.T) {
+	rest, half := make(chan struct{}), make(chan struct{}, 10)
+	base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		if strings.Contains(string(text), "hold") {
+			_, _ = io.WriteString(w, `{"x":"`+strings.Repeat("x", 400<<10)+`"`)
+			_ = http.NewResponseController(w).Flush()
+			half <- struct{}{}
+			<-rest
+			_, _ = io.WriteString(w, "}")
+		}
+	})
+	s := start(t, base, "QUEUE_MAX_BYTES", "2MiB")
+	var answers sync.WaitGroup
+	for range 10 {
+		answers.Go(func() {
+			a, err := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/chat/completions", strings.Replace(sidecartest.Chat, "say", "hold", 1))
+			if err != nil || len(a.Body) < 400<<10 {
+				t.Errorf("%d bytes, %v", len(a.Body), err)
+			}
+		})
+	}
+	for range 10 {
+		<-half
+	}
+	var queue struct{ Memory map[string]int64 }
+	sidecartest.Eventually(t, "answers are held", func() bool {
+		a := sidecartest.Send(t, "GET", s.URL+"/queue/status", "")
+		if err := json.Unmarshal([]byte(a.Body), &queue); err != nil {
+			t.Fatal(err)
+		}
+		return queue.Memory["answers"] > 400<<10
+	})
+	if m := queue.Memory; m["answers"] > 5<<18 || m["limit"] != 2<<20 || m["held"] < m["answers"] || m["overhead"] == 0 {
+		t.Errorf("%v", m)
+	}
+	body := strings.Replace(sidecartest.Chat, "5 words", strings.Repeat("x", 600<<10), 1)
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", body); a.StatusCode != 200 {
+		t.Errorf("a request of less than half: %d %s", a.StatusCode, a.Body)
+	}
+	body = strings.Replace(body, "x", strings.Repeat("x", 1000<<10), 1)
+	if a := sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", body); a.StatusCode != 503 || sidecartest.ErrorOf(t, a) != "queue_full" || a.Header.Get("Retry-After") == "" {
+		t.Errorf("a request of nearly all: %d %s", a.StatusCode, a.Body)
+	}
+	close(rest)
+	answers.Wait()
+	s.AtRest()
 }
