@@ -102,6 +102,7 @@ func (s *server) watch() {
 	gauge("in_flight", "Places granted: requests on their way upstream and answers under way.", func() float64 { return float64(s.limits.InFlight()) })
 	gauge("ledger_pending", "Records waiting to be committed.", func() float64 { return float64(store.Stats().Pending) })
 	gauge("ledger_journaled", "Records in the journal, waiting for the store.", func() float64 { return float64(store.Stats().Journaled) })
+	s.metrics.Counter("ledger_restored_total", "Times that the ledger's file was removed or replaced under the program.", func() float64 { return float64(store.Stats().Restored) })
 	gauge("ledger_degraded", "1 while the store cannot be written.", func() float64 {
 		if store.Stats().Degraded {
 			return 1

@@ -1,9 +1,11 @@
 package admin
 
 import (
+	"errors"
 	"net/http"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 )
 
 func (a *Admin) live(w http.ResponseWriter, _ *http.Request, _ httpapi.Caller) error {
@@ -21,9 +23,21 @@ func (a *Admin) ready(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) 
 		if refusing := a.Unfit(); refusing != nil {
 			return refusing
 		}
-		return httpapi.WriteJSON(w, map[string]string{"status": "degraded", "ledger": "takes no records at the moment"})
+		text := "takes no records at the moment"
+		if errors.Is(err, ledger.ErrTakenAway) {
+			text = "its file was removed or replaced: records go to the journal"
+		}
+		return httpapi.WriteJSON(w, map[string]string{"status": "degraded", "ledger": text})
 	}
-	return httpapi.WriteJSON(w, map[string]string{"status": "ok"})
+	if err := a.Ledger.Readable(r.Context()); err != nil {
+		a.Logger.Warn("ledger not readable", "error", err.Error())
+		return httpapi.WriteJSON(w, map[string]string{"status": "degraded", "ledger": "takes records, but cannot be read at the moment"})
+	}
+	answer := map[string]string{"status": "ok"}
+	if done, at := a.Ledger.News(); done != "" {
+		answer["ledger"] = "its file was removed or replaced at " + httpapi.Timestamp(at) + ": the log says what was done"
+	}
+	return httpapi.WriteJSON(w, answer)
 }
 
 func (a *Admin) series(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {

@@ -27,6 +27,10 @@ type backend interface {
 	heartbeat(ctx context.Context) (booked int, err error)
 
 	probe(ctx context.Context) error // could a write succeed now; from anywhere, at any time
+	// revive is probe for a store that has failed: it first does what can be done, and says what that was. Nothing is
+	// written beside it.
+	revive(ctx context.Context) (done string, err error)
+	readable(ctx context.Context) error // could every question be answered now
 	loadState(ctx context.Context, name string) ([]byte, error)
 	session(ctx context.Context, key string) (Session, error)
 	sessions(ctx context.Context, after *sessionCursor, limit int) ([]Session, error)

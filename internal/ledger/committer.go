@@ -16,7 +16,7 @@ import (
 
 // counts are the counters behind Stats.
 type counts struct {
-	written, duplicates, commits, retries, spilled, replayed, rejected, failed atomic.Int64
+	written, duplicates, commits, retries, spilled, replayed, rejected, failed, restored atomic.Int64
 }
 
 // Stats is a snapshot for metrics. All but Pending, InFlight, Journaled and Degraded only grow.
@@ -34,6 +34,7 @@ type Stats struct {
 	Replayed   int64 // records read back from it
 	Rejected   int64 // records that the store refused for good; logged
 	Failed     int64 // records not stored, rejected ones included; logged
+	Restored   int64 // times that the store was taken away, and made anew
 }
 
 // Stats returns a snapshot; it is cheap.
@@ -44,7 +45,7 @@ func (s *Store) Stats() Stats {
 		Written:  s.stats.written.Load(), Duplicates: s.stats.duplicates.Load(),
 		Commits: s.stats.commits.Load(), Retries: s.stats.retries.Load(),
 		Spilled: s.stats.spilled.Load(), Replayed: s.stats.replayed.Load(),
-		Rejected: s.stats.rejected.Load(), Failed: s.stats.failed.Load(),
+		Rejected: s.stats.rejected.Load(), Failed: s.stats.failed.Load(), Restored: s.stats.restored.Load(),
 	}
 }
 
@@ -63,7 +64,13 @@ type outage struct {
 	on      bool
 	backoff time.Duration
 	retryAt time.Time
-	asking  chan error // the answer to come; nil = nobody asks
+	asking  chan revival // the answer to come; nil = nobody asks
+}
+
+// A revival is what came of the attempt to bring a store back.
+type revival struct {
+	done string // what had to be done, "" = nothing
+	err  error
 }
 
 func (o *outage) fail(now time.Time, last time.Duration) {
@@ -91,8 +98,11 @@ func (s *Store) run() {
 		now := time.Now()
 		s.runControls(&down)
 		if down.on && down.asking == nil && !now.Before(down.retryAt) {
-			down.asking = make(chan error, 1)
-			go func(answer chan<- error) { answer <- s.backend.probe(asked) }(down.asking)
+			down.asking = make(chan revival, 1)
+			go func(answer chan<- revival) {
+				done, err := s.backend.revive(asked)
+				answer <- revival{done, err}
+			}(down.asking)
 		}
 		if !down.on && !now.Before(nextTend) {
 			s.heartbeat(&down)
@@ -129,8 +139,8 @@ func (s *Store) run() {
 		}
 		select {
 		case <-wake:
-		case err := <-down.asking:
-			s.retry(&down, err)
+		case r := <-down.asking:
+			s.retry(&down, r)
 		case <-timer.C:
 		case <-s.life.Done():
 		}
@@ -249,11 +259,21 @@ func (s *Store) outage(down *outage, err error) {
 }
 
 // retry goes by what the store answered.
-func (s *Store) retry(down *outage, err error) {
+func (s *Store) retry(down *outage, r revival) {
 	down.asking = nil
-	if err != nil {
-		s.health.end(err)
-		s.outage(down, err)
+	if r.done != "" {
+		s.stats.restored.Add(1)
+		s.health.restored(r.done)
+		s.cfg.Logger.Error(takenAway, slog.String("file", s.cfg.place), slog.String("done", r.done))
+	}
+	if s.journal.records() > 0 {
+		if err := s.journal.keep(s.journal.end); err != nil {
+			s.cfg.Logger.Error("journal not writable", slog.Any("error", err))
+		}
+	}
+	if r.err != nil {
+		s.health.end(r.err)
+		s.outage(down, r.err)
 		return
 	}
 	s.health.end(nil)

@@ -665,3 +665,36 @@ func TestJournal_IsOneProcessOnly(t *testing.T) {
 		t.Errorf("files %v, %v; want those of the two processes", left, err)
 	}
 }
+
+// TestStore_Readable: whatever questions are answered from has to be there, however well
+// records are taken.
+func TestStore_Readable(t *testing.T) {
+	s, b := openFile(t)
+	record(t, s, testRecord("a"))
+	if err := s.Readable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{"sessions", "usage_hourly", "usage_daily", "budget_usage", "state"} {
+		if _, err := b.write.Exec("ALTER TABLE " + table + " RENAME TO elsewhere"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Readable(t.Context()); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("without %s: %v", table, err)
+		}
+		if _, err := b.write.Exec("ALTER TABLE elsewhere RENAME TO " + table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Readable(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.write.Exec("DROP VIEW request_log"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Readable(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("without the view: %v", err)
+	}
+	if err := s.Ready(t.Context()); err != nil {
+		t.Errorf("records are taken all the same: %v", err)
+	}
+}

@@ -11,6 +11,28 @@ type health struct {
 	mu    sync.Mutex
 	cause error     // nil: the last write went well
 	since time.Time // when the present write began; zero: none is under way
+
+	done   string    // what had to be done to bring the store back; "" = nothing of late
+	doneAt time.Time // when
+}
+
+// newsAge is how long Ready's reader is told of it.
+const newsAge = time.Hour
+
+func (h *health) restored(done string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done, h.doneAt = done, time.Now()
+}
+
+// news is what was done to bring the store back within the last hour, and when.
+func (h *health) news() (done string, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.done == "" || time.Since(h.doneAt) > newsAge {
+		return "", time.Time{}
+	}
+	return h.done, h.doneAt
 }
 
 // stuckAfter is how long one transaction may take before Ready says so.

@@ -173,12 +173,47 @@ func (j *journal) append(work []*pending) error {
 	if err == nil && j.sync {
 		err = j.file.Sync()
 	}
+	if err == nil {
+		err = j.keep(j.end + int64(len(buf)))
+	}
 	if err != nil {
 		return fmt.Errorf("append to journal: %w", err) // the next append overwrites what was written
 	}
 	j.end += int64(len(buf))
 	j.count.Add(int64(len(work)))
 	return nil
+}
+
+// keep makes the journal anew if its file was taken away from under the program, with
+// what is still to be stored of the first end bytes.
+func (j *journal) keep(end int64) error {
+	if gone, err := removed(j.file); err != nil || !gone {
+		return err
+	}
+	name := j.file.Name()
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // another one is another process's
+	if err != nil {
+		return err
+	}
+	free, err := tryLock(f)
+	if err == nil && !free {
+		err = errors.New("another process has taken its place")
+	}
+	if err == nil {
+		_, err = io.Copy(f, io.NewSectionReader(j.file, j.done, end-j.done))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	old := j.file
+	j.file, j.end, j.done = f, j.end-j.done, 0
+	return errors.Join(j.reserve(), old.Close())
 }
 
 func appendFrame(buf, body []byte) []byte {

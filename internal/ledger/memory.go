@@ -186,6 +186,10 @@ func (m *memory) loadState(_ context.Context, name string) ([]byte, error) {
 
 func (m *memory) probe(context.Context) error { return nil }
 
+func (m *memory) readable(context.Context) error { return nil }
+
+func (m *memory) revive(context.Context) (string, error) { return "", nil }
+
 func (m *memory) heartbeat(context.Context) (int, error) { return 0, nil }
 
 func (m *memory) session(_ context.Context, key string) (Session, error) {

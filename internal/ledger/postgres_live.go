@@ -110,6 +110,8 @@ func (p *postgres) probe(ctx context.Context) error {
 	return nil
 }
 
+func (p *postgres) revive(ctx context.Context) (string, error) { return "", p.probe(ctx) }
+
 // heartbeat shows that this process lives, and books what others that are dead had in flight.
 func (p *postgres) heartbeat(ctx context.Context) (booked int, err error) {
 	defer func() {

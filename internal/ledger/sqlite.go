@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/url"
 	"os"
@@ -52,6 +53,9 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	}
 	cfg.place = cfg.SQLiteDSN
 	db := &sqliteFile{path: path, lock: lock}
+	if db.real, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, errors.Join(err, lock.close())
+	}
 	b := &sqlBackend{mapErr: sqliteErr, shut: db.close, tidy: db.tidy, failed: db.makeRoom, names: map[string]int64{}}
 	defer func() {
 		if err != nil {
@@ -68,8 +72,8 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err := db.check(ctx); err != nil {
 		return nil, err
 	}
-	m := migrator{files: mustSub(sqliteMigrations, "migration/sqlite"), alone: alone, logger: cfg.Logger}
-	if err := waitBusy(ctx, func() error { return m.up(ctx, db.write) }); err != nil {
+	db.schema = migrator{files: mustSub(sqliteMigrations, "migration/sqlite"), alone: alone, logger: cfg.Logger}
+	if err := waitBusy(ctx, func() error { return db.schema.up(ctx, db.write) }); err != nil {
 		return nil, sqliteErr(err)
 	}
 	if err := b.probe(ctx); err != nil {
@@ -88,6 +92,18 @@ func openSQLite(ctx context.Context, cfg *Config) (_ backend, err error) {
 		if err := lock.share(); err != nil {
 			return nil, err
 		}
+	}
+	if err := db.remember(); err != nil {
+		return nil, err
+	}
+	b.intact = db.intact
+	b.restore = func(ctx context.Context) (string, error) { return db.restore(ctx, b) }
+	b.shut = func(ctx context.Context) error {
+		done, err := db.restore(ctx, b) // what is open now is gone once it is closed
+		if done != "" {
+			cfg.Logger.Error(takenAway, slog.String("file", cfg.place), slog.String("done", done))
+		}
+		return errors.Join(err, db.close(ctx))
 	}
 	if cfg.JournalPath == "" {
 		cfg.JournalPath = path + ".spill"
@@ -176,6 +192,7 @@ func writerPragmas(durability string) []string {
 
 func openPool(path string, params url.Values, pragmas []string, conns int) (*bun.DB, error) {
 	q := url.Values{}
+	q.Set("mode", "rw") // the file is there: one that is taken away must not come back empty
 	maps.Copy(q, params)
 	q["_pragma"] = append(append([]string{}, params["_pragma"]...), pragmas...) // the last one wins
 	// A transaction that reads before it writes would fail at once on a busy database, whatever
@@ -195,11 +212,16 @@ func openPool(path string, params url.Values, pragmas []string, conns int) (*bun
 	return bun.NewDB(pool, sqlitedialect.New()), nil
 }
 
-// sqliteFile is what has to be closed.
+// sqliteFile is the file and what is open of it.
 type sqliteFile struct {
-	path        string
+	path        string // as the setting has it
+	real        string // the same without links
 	lock        *fileLock
 	write, read *bun.DB
+	schema      migrator
+
+	identity identity
+	did      string // what restore has done, while it is not at its end
 }
 
 // check refuses what is no database of ours, or a broken one, before anything is written to it.
@@ -286,17 +308,26 @@ func (f *sqliteFile) close(ctx context.Context) error {
 		_, _ = f.write.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
 		errs = append(errs, f.write.Close())
 	}
-	return errors.Join(append(errs, f.lock.close())...)
+	if f.identity.file != nil {
+		errs = append(errs, f.identity.file.Close())
+	}
+	if err := f.lock.close(); !errors.Is(err, os.ErrClosed) { // which restore leaves behind if it finds no place
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // SQLite's primary result codes, sqlite.org/rescode.html.
 const (
 	codeError      = 1
 	codeBusy       = 5
+	codeCorrupt    = 11
 	codeFull       = 13
+	codeCantOpen   = 14
 	codeTooBig     = 18
 	codeConstraint = 19
 	codeMismatch   = 20
+	codeNotADB     = 26
 )
 
 func sqliteCode(err error) (primary int, ok bool) {

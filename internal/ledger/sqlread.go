@@ -26,6 +26,20 @@ func (b *sqlBackend) session(ctx context.Context, key string) (Session, error) {
 	return row.session(), nil
 }
 
+// readable asks every table that questions are answered from for next to nothing.
+func (b *sqlBackend) readable(ctx context.Context) error {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
+	parts := []string{"EXISTS (SELECT 1 FROM request_log WHERE id = ?)"} // a view: its first row may cost more
+	for _, table := range [...]string{"sessions", "usage_hourly", "usage_daily", "budget_usage", "state"} {
+		parts = append(parts, "EXISTS (SELECT 1 FROM "+table+")")
+	}
+	if _, err := b.read.NewRaw("SELECT "+strings.Join(parts, ", "), ID{}).Exec(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, b.readErr("read the ledger", err))
+	}
+	return nil
+}
+
 func (b *sqlBackend) sessions(ctx context.Context, after *sessionCursor, limit int) ([]Session, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
@@ -171,6 +185,11 @@ func (b *sqlBackend) loadState(ctx context.Context, name string) ([]byte, error)
 
 // heartbeat books the notes that were found at Open, if their writer was dead.
 func (b *sqlBackend) heartbeat(ctx context.Context) (int, error) {
+	if b.intact != nil {
+		if err := b.intact(); err != nil {
+			return 0, err
+		}
+	}
 	cut := b.cut
 	if err := b.interrupt(ctx, cut); err != nil {
 		return 0, err

@@ -23,6 +23,9 @@ type sqlBackend struct {
 	failed func(context.Context, error)                 // what can be done about a driver's error before the next attempt; nil = nothing
 	tidy   func(context.Context) (more bool, err error) // a slice of what prune leaves to do; nil = nothing
 
+	intact  func() error                                 // whether what was committed can still be found; nil = it can
+	restore func(context.Context) (done string, _ error) // see backend.revive; nil = nothing can be done
+
 	patience time.Duration // for one transaction or query; 0 = the database's own is enough
 	rowLocks bool          // others write to the same database: lock rows, not only the file
 	instance int32         // who notes requests in flight; 0 = the file has one
@@ -49,6 +52,9 @@ func (b *sqlBackend) inTx(ctx context.Context, what string, act func(context.Con
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	err := b.mapErr(b.write.RunInTx(ctx, &sql.TxOptions{}, act))
+	if err == nil && b.intact != nil {
+		err = b.intact()
+	}
 	if err == nil {
 		return nil
 	}
@@ -445,6 +451,15 @@ func (b *sqlBackend) probe(ctx context.Context) error {
 	return b.inTx(ctx, "probe", func(ctx context.Context, tx bun.Tx) error {
 		return tx.NewSelect().Model((*stateRow)(nil)).Column("name").Limit(1).Scan(ctx, new([]string))
 	})
+}
+
+func (b *sqlBackend) revive(ctx context.Context) (done string, err error) {
+	if b.restore != nil {
+		if done, err = b.restore(ctx); err != nil {
+			return "", err
+		}
+	}
+	return done, b.probe(ctx)
 }
 
 func (b *sqlBackend) close(ctx context.Context) error {

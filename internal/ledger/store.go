@@ -325,6 +325,20 @@ func (s *Store) Ready(ctx context.Context) error {
 	return s.inTurn(ctx, func(ctx context.Context) (bool, error) { return false, s.backend.probe(ctx) })
 }
 
+// readPatience is how long Readable waits for an answer.
+const readPatience = time.Second
+
+// Readable tells whether questions can be answered now, within a second.
+func (s *Store) Readable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	return s.backend.readable(ctx)
+}
+
+// News tells what had to be done within the last hour because the store was taken away
+// from under the program, and when; "" = nothing.
+func (s *Store) News() (done string, at time.Time) { return s.health.news() }
+
 // Close stores what was accepted, waits for that until ctx ends, and closes the store. Records
 // that could be put neither into the store nor into the journal are logged, and the error tells
 // their number. Close may be called more than once.
