@@ -24,6 +24,7 @@ type core struct {
 	plain       *model               // requests without a model
 	active      []*model             // those with waiters: few, so scanned
 	roster      queue.Roster
+	contended   bool // somebody waits for the caps over all models alone
 	provisional bool // the request limit over all models is a mere default
 	lifted      bool // it was one, until the upstream's headers said better
 
@@ -123,6 +124,15 @@ func (c *core) lift(l *lane.Lane, now llm.Instant) {
 // thousand tokens are one.
 func (c *core) cost(m *model, v llm.Vector) float64 {
 	if s := max(m.share(v), share(v, c.caps.Rate())); s > 0 {
+		return s
+	}
+	return max(1, v[llm.Tokens]) / 1000
+}
+
+// capsCost is the cost of a charge under the caps over all models: of them alone, so that
+// it is the same for every model.
+func (c *core) capsCost(v *llm.Vector) float64 {
+	if s := share(*v, c.caps.Rate()); s > 0 {
 		return s
 	}
 	return max(1, v[llm.Tokens]) / 1000

@@ -53,6 +53,7 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 // room for.
 func (c *core) judge(le *Lease, now llm.Instant) *Rejected {
 	s := le.queued.Session
+	c.roster.Count(&le.queued)
 	raw, d := c.fluid(le.model, &le.queued, le.queued.Load, now)
 	wait, ahead := scale(raw, le.model.bias), s.Waiting()-1
 	switch {
@@ -74,6 +75,9 @@ func (c *core) link(le *Lease, back bool) {
 	m := le.model
 	le.state = waiting
 	m.queue.Insert(&le.queued, back)
+	if c.waiting > 0 { // else it is likely served at once
+		c.roster.Count(&le.queued)
+	}
 	c.alarms.Set(&le.queued)
 	c.count(le, 1)
 	if !m.listed {

@@ -22,14 +22,10 @@ func (c *core) forecast(r *Request, now llm.Instant) Forecast {
 // in the lane of m that has it soonest. It is a lower bound in practice: those who
 // come later are not in it. own is w's load if it waits already.
 func (c *core) fluid(m *model, w *queue.Waiter, own llm.Load, now llm.Instant) (wait time.Duration, binding llm.Dimension) {
-	ahead := m.queue.Ahead(w.Session, own)
-	total := c.sum
-	if total.Tokens() > ahead.Tokens()*2 && len(c.active) > 1 { // models share the caps alike
-		total = ahead
-	}
+	ahead, ofAll := m.queue.Ahead(w.Session, own), m.queue.CommonAhead(w.Session, own)
 	first := true
 	for _, l := range m.lanes {
-		charge, before, all := l.Charge(w.Load), l.Charge(ahead), l.Charge(less(total, ahead))
+		charge, before, all := l.Charge(w.Load), l.Charge(ahead), l.Charge(ofAll)
 		there, d := l.Wait(now, before, charge)
 		if t, e := c.caps.Wait(now, all, charge); t > there {
 			there, d = t, e
@@ -39,13 +35,6 @@ func (c *core) fluid(m *model, w *queue.Waiter, own llm.Load, now llm.Instant) (
 		}
 	}
 	return wait, binding
-}
-
-func less(a, b llm.Load) llm.Load {
-	return llm.Load{
-		Requests: min(a.Requests, b.Requests), Input: min(a.Input, b.Input), Output: min(a.Output, b.Output),
-		Reserve: min(a.Reserve, b.Reserve), Capped: min(a.Capped, b.Capped), Guess: min(a.Guess, b.Guess),
-	}
 }
 
 // measure compares a wait with its forecast, for the next forecasts' sake.

@@ -206,7 +206,7 @@ func (le *Lease) Lost(pause bool) {
 		} else {
 			c.takeBack(le, now)
 		}
-		c.correct(le, le.held.cost)
+		c.correct(le, le.held.cost, le.held.common)
 		c.end(le, now)
 		le.ended = true
 	})

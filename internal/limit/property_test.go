@@ -373,11 +373,25 @@ func TestCore_AgreesWithANaiveScheduler(t *testing.T) {
 
 // TestCore_LagIsBounded checks Goyal's bound for every pair of backlogged
 // sessions: what they got, per weight, differs by at most the largest c/w of
-// each, in actual cost, though the estimates are up to two times off.
+// each, in actual cost, though the estimates are up to two times off. So it is at one
+// model's limit, and under a cap over all models, whatever the sessions ask for.
 func TestCore_LagIsBounded(t *testing.T) {
+	limits := Limits{TokensPerMinute: 600_000}
+	t.Run("one model", func(t *testing.T) {
+		lagIsBounded(t, Config{MaxWaiting: 1e6, Models: []ModelLimits{{Pattern: "m", Limits: limits, Profile: "postpaid"}}}, "m")
+	})
+	t.Run("a cap", func(t *testing.T) {
+		lagIsBounded(t, Config{MaxWaiting: 1e6, Global: limits, Profile: "postpaid"}, "m", "n", "o")
+	})
+}
+
+func lagIsBounded(t *testing.T, cfg Config, models ...llm.Model) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := newCore(Config{MaxWaiting: 1e6, Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 600_000}, Profile: "postpaid"}}}.withDefaults(), 0)
+		c := newCore(cfg.withDefaults(), 0)
 		c.prime(Recent{Model: "m", Input: 1e6}, 0)
+		for _, m := range models {
+			answered(c, m, 0)
+		}
 		names := []string{"a", "b", "c", "d"}
 		weights := []float64{1, 1, 2, 4}
 		got, actual := map[string]float64{}, map[uint64]int64{}
@@ -387,7 +401,7 @@ func TestCore_LagIsBounded(t *testing.T) {
 				cost := rapid.Int64Range(300, 4000).Draw(t, "cost")
 				est := int64(float64(cost) * rapid.Float64Range(0.5, 2).Draw(t, "off"))
 				worst = max(worst, float64(cost)/weights[i])
-				r := Request{Model: "m", Session: s, Weight: weights[i], Demand: llm.Demand{Input: est}}
+				r := Request{Model: rapid.SampledFrom(models).Draw(t, "model"), Session: s, Weight: weights[i], Demand: llm.Demand{Input: est}}
 				le, rejected := arrive(c, r, 24*time.Hour, 0)
 				if rejected != nil {
 					t.Fatal(rejected)
@@ -405,10 +419,12 @@ func TestCore_LagIsBounded(t *testing.T) {
 					got[s.Name] += float64(cost) / s.Weight
 				}
 				c.done = c.done[:0]
-				for client := range c.model("m", now).queue.Clients() {
-					for s := range client.Sessions() {
-						if s.Waiting() == 0 {
-							return // no longer all backlogged
+				for _, m := range models {
+					for client := range c.model(m, now).queue.Clients() {
+						for s := range client.Sessions() {
+							if s.Waiting() == 0 {
+								return // no longer all backlogged
+							}
 						}
 					}
 				}

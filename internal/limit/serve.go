@@ -55,9 +55,13 @@ type choice struct {
 }
 
 // pick chooses who goes next: of every contest the first, if one of its lanes lets it
-// go; of those the one of the contest that had least. The choice is strict: what its
+// go, and of those the first in the common order. The choice is strict: what its
 // limit, or the caps over all models, do not let go yet is not overtaken. For limits
 // that refill this wastes nothing, and it is what keeps large requests from starving.
+//
+// A contest's first is the one that its limit owes a turn while that limit is what they
+// wait for, and else the one that the caps do. So who has had much of the caps is not held
+// back at a model whose own limit binds, and the reverse.
 func (c *core) pick(now llm.Instant) choice {
 	at := c.roster.Release(now)
 	for {
@@ -79,11 +83,12 @@ func (c *core) pick(now llm.Instant) choice {
 			switch next := &c.heads[i]; {
 			case next.at > now:
 				at = min(at, next.at)
-			case best == nil || next.before(best):
+			case best == nil || c.precedes(next, best):
 				best = next
 			}
 		}
 		if best == nil {
+			c.contend(false)
 			return choice{at: at}
 		}
 		w := &best.lease.queued
@@ -94,6 +99,8 @@ func (c *core) pick(now llm.Instant) choice {
 		case v.ThisAsker:
 			c.roster.Hold(w.Session.Parent, v.At)
 			at = min(at, v.At)
+		case !c.contended:
+			c.contend(true) // who is next is asked anew
 		default:
 			best.dayIsOver = v.Limit.Daily() && v.At > w.Deadline
 			if best.dayIsOver {
@@ -104,19 +111,44 @@ func (c *core) pick(now llm.Instant) choice {
 	}
 }
 
+// contend notes whether somebody waits for the caps over all models alone. As long as
+// nobody does, nobody has anything to claim of them.
+func (c *core) contend(contended bool) {
+	if c.contended && !contended {
+		c.roster.Rest()
+	}
+	c.contended = contended
+}
+
 // enlist keeps the first of each contest in heads.
 func (c *core) enlist(next *choice) {
 	contest := next.lease.model.queue.Contest()
 	if contest.Round != c.round {
 		contest.Round, contest.First = c.round, len(c.heads)
 		c.heads = append(c.heads, *next)
-	} else if have := &c.heads[contest.First]; next.before(have) {
+		return
+	}
+	have := &c.heads[contest.First]
+	first := queue.Before
+	if c.contended && !contest.Bound {
+		first = queue.CommonBefore
+	}
+	if first(&next.lease.queued, next.cost, &have.lease.queued, have.cost) {
 		*have = *next
 	}
 }
 
-func (x *choice) before(y *choice) bool {
-	return queue.Before(&x.lease.queued, x.cost, &y.lease.queued, y.cost)
+// precedes compares the heads of two contests. While the caps let all go it makes no
+// difference, but for the last one.
+func (c *core) precedes(x, y *choice) bool {
+	a, b := &x.lease.queued, &y.lease.queued
+	if c.contended {
+		return queue.CommonBefore(a, c.capsCost(&x.charge), b, c.capsCost(&y.charge))
+	}
+	if a.Session.Band() != b.Session.Band() {
+		return a.Session.Band() < b.Session.Band()
+	}
+	return a.Seq < b.Seq
 }
 
 // head finds who of m's queue is next, and when. If only its client is held back, the
@@ -124,13 +156,22 @@ func (x *choice) before(y *choice) bool {
 // may go meanwhile.
 func (c *core) head(m *model, now llm.Instant) choice {
 	next := choice{at: llm.Never}
+	contest := m.queue.Contest()
 	asked := false
 	for {
-		w := m.queue.Head(func(w *queue.Waiter) float64 { return c.costOf(m, w) })
+		common := c.contended && !contest.Bound
+		w := c.first(m, common)
 		if w == nil {
 			break
 		}
 		l, charge, v := m.soonest(w, now)
+		if common && v.At > now && v.Limit != llm.None && !v.ThisAsker {
+			contest.Bound = true // m's own limit decides
+			continue
+		}
+		if c.contended && m.queue.Ready(v.At <= now) && common {
+			continue
+		}
 		m.queue.Away(v.At > now && v.Limit == llm.None && !v.ThisAsker)
 		asked = asked || v.At > now
 		if v.ThisAsker && v.At > now {
@@ -150,6 +191,17 @@ func (c *core) head(m *model, now llm.Instant) choice {
 		m.tell(now)
 	}
 	return next
+}
+
+// first is the head of m's queue in its contest's order or in the common one.
+func (c *core) first(m *model, common bool) *queue.Waiter {
+	if common {
+		return m.queue.CommonHead(func(w *queue.Waiter) float64 {
+			charge := m.lanes[0].Charge(w.Load)
+			return c.capsCost(&charge)
+		})
+	}
+	return m.queue.Head(func(w *queue.Waiter) float64 { return c.costOf(m, w) })
 }
 
 // costOf is what w would cost if it went now, for the floors of bands.
@@ -187,18 +239,36 @@ func (m *model) backlog(l *lane.Lane) (all []lane.Backlog) {
 	return all
 }
 
+// bill charges a turn in the order that has decided it, and in the common order whenever
+// that is kept.
+func (c *core) bill(le *Lease, next *choice) {
+	contest := le.model.queue.Contest()
+	if !c.contended || contest.Bound {
+		le.held.cost = next.cost
+	}
+	if c.contended {
+		le.held.common = c.capsCost(&next.charge)
+		c.roster.Book(le.queued.Session, le.held.common)
+	}
+	contest.Bound = false // until its limit makes the next one wait
+}
+
 // dispatch grants the choice.
 func (c *core) dispatch(next *choice, now llm.Instant) {
 	le, m := next.lease, next.lease.model
 	w := &le.queued
 	m.measure(le, now, &c.stats.forecastError)
-	m.queue.Serve(w, next.cost, now)
-	c.unlisted(le)
 	le.state = granted
 	le.held = c.newHeld()
+	c.bill(le, next)
+	if le.held.cost > 0 {
+		m.queue.Serve(w, le.held.cost, now)
+	} else {
+		m.queue.Take(w, now)
+	}
+	c.unlisted(le)
 	le.held.ticket = next.lane.Take(now, w.Session.Client(), w.Load, next.charge)
 	le.held.caps = c.caps.Book(now, w.Session.Client(), next.charge)
-	le.held.cost = next.cost
 	m.inflight++
 	m.used = now
 	c.inflight++

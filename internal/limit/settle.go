@@ -12,7 +12,8 @@ import (
 type held struct {
 	ticket lane.Ticket
 	caps   lane.Booking
-	cost   float64 // by which fairness counted it
+	cost   float64 // by which its contest counted it
+	common float64 // by which the common order did
 }
 
 // maxSpare bounds the helds that are kept for the next requests.
@@ -70,15 +71,20 @@ func (c *core) settle(le *Lease, u llm.Usage, now llm.Instant) {
 	h.caps.Return(now, back)
 	if charge := h.ticket.Charge(); used != charge { // in units of what was paid: limits may have changed
 		m := le.model
-		c.correct(le, h.cost*(1-c.cost(m, used)/c.cost(m, charge)))
+		c.correct(le, h.cost*(1-c.cost(m, used)/c.cost(m, charge)), h.common*(1-c.capsCost(&used)/c.capsCost(&charge)))
 	}
 	c.started(le, now)
 	c.end(le, now)
 }
 
 // correct moves the tags of a request's session and client by a refund, in cost.
-func (c *core) correct(le *Lease, refund float64) {
-	le.model.queue.Correct(le.queued.Session, refund)
+func (c *core) correct(le *Lease, refund, common float64) {
+	if refund != 0 {
+		le.model.queue.Correct(le.queued.Session, refund)
+	}
+	if common != 0 {
+		c.roster.Unbook(le.queued.Session, common)
+	}
 }
 
 // release ends a request without usage: what was never sent is refunded whole, what
@@ -95,7 +101,7 @@ func (c *core) release(le *Lease, now llm.Instant) {
 // all that it was charged comes back, to the limits and to its session.
 func (c *core) returned(le *Lease, now llm.Instant) {
 	c.takeBack(le, now)
-	c.correct(le, le.held.cost)
+	c.correct(le, le.held.cost, le.held.common)
 	c.end(le, now)
 }
 
@@ -151,7 +157,7 @@ func (c *core) exhausted(le *Lease, now llm.Instant) *Rejected {
 // not to be served before notBefore. The slot is given up; whether the charge is
 // too is the caller's to say.
 func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Instant) *Rejected {
-	cost := le.held.cost
+	cost, common := le.held.cost, le.held.common
 	c.end(le, now)
 	if c.rejecting {
 		return c.refuse(Draining, time.Second, "", 0, 0)
@@ -165,9 +171,11 @@ func (c *core) requeue(le *Lease, maxWait time.Duration, notBefore, now llm.Inst
 	}
 	w := &le.queued
 	le.model.queue.Undo(w.Session, cost)
+	c.roster.Unbook(w.Session, common)
 	le.fluid, le.bias = 0, 0 // nobody has foretold this wait
 	w.QueuedAt, w.Deadline = now, now.Add(maxWait)
 	c.link(le, true)
+	c.roster.Count(w)
 	if notBefore > now {
 		c.roster.Hold(w.Session, notBefore)
 	}

@@ -10,14 +10,15 @@ type Contest struct {
 	bands  [numBands]virtual // of the clients
 	owed   [numBands]float64 // see Queue.Head
 	turns  map[clientKey]*turn
-	tag    float64 // among contests, for what limits them all
 	had    float64 // of the queue served last: virtual time among queues
 	queues int
 
 	// Round and First are for whoever picks among contests to keep its place: it must
-	// not search for a contest that it has met.
+	// not search for a contest that it has met. Bound is for it to note that the contest's
+	// own limit decides who is next, and not what limits all.
 	Round uint64
 	First int
+	Bound bool
 }
 
 type clientKey struct {
@@ -27,7 +28,7 @@ type clientKey struct {
 
 // NewContest returns a contest without queues.
 func NewContest(r *Roster) *Contest {
-	return &Contest{roster: r, turns: map[clientKey]*turn{}, tag: r.turns}
+	return &Contest{roster: r, turns: map[clientKey]*turn{}}
 }
 
 // enter gives a client's flow, which does not compete, the turn that the client has
@@ -102,15 +103,12 @@ func (q *Queue) Away(away bool) {
 // Contest is the one that q is in.
 func (q *Queue) Contest() *Contest { return q.contest }
 
-// Before reports whether the head a, at that cost, goes before b of another queue. In one
-// contest the client that has had less does, and of one client the queue that has;
-// else the contest that has.
+// Before reports whether the head a, at that cost, goes before b of another queue of the
+// same contest: the client that has had less does, and of one client the queue that has.
 func Before(a *Waiter, costA float64, b *Waiter, costB float64) bool {
 	x, y := a.Session, b.Session
 	c := x.queue.contest
 	switch {
-	case c != y.queue.contest:
-		return c.tag < y.queue.contest.tag
 	case x.band < y.band:
 		return !(c.owed[y.band] > 0 && c.owed[y.band] >= costB)
 	case x.band > y.band:
@@ -123,9 +121,6 @@ func Before(a *Waiter, costA float64, b *Waiter, costB float64) bool {
 
 // book counts a request that q has served.
 func (c *Contest) book(q *Queue, cost float64) {
-	c.tag = max(c.tag, c.roster.turns)
-	c.roster.turns = c.tag
-	c.tag += cost
 	c.had = max(c.had, q.had)
 	q.had = c.had + cost
 }

@@ -29,6 +29,7 @@ type Flow struct {
 	own    turn
 	credit float64 // corrections received while idle; see activate
 	index  int     // in Parent.ready, -1 when not competing
+	all    standing
 	held   llm.Instant
 
 	// As a session.
@@ -119,6 +120,7 @@ func (f *Flow) activate() {
 		f.credit = 0
 		f.lift(floor)
 	}
+	f.all.since = 0
 	f.push()
 }
 
@@ -132,6 +134,7 @@ func (f *Flow) push() {
 	p.ready = append(p.ready, entry{f.turn.tag, f})
 	f.index = len(p.ready) - 1
 	p.up(len(p.ready) - 1)
+	f.enrank()
 }
 
 // pushAsIs is push for a flow that competes with the tag it has, even below its
@@ -140,6 +143,7 @@ func (f *Flow) pushAsIs() {
 	if p := f.Parent; p.Parent != nil && p.index < 0 && p.held == 0 {
 		p.push()
 	}
+	f.all.since = f.queue.roster.common.now + 1
 	f.push()
 }
 

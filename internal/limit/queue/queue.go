@@ -22,6 +22,11 @@ type Queue struct {
 	clients map[clientKey]*Flow
 	had     float64 // virtual time among the queues of the contest
 	away    bool    // see Away
+
+	// In the common order.
+	out       bool   // see Ready
+	since     uint64 // its last return
+	commonHad float64
 }
 
 // New returns an empty queue in a contest.
@@ -53,12 +58,14 @@ func (q *Queue) Session(k Key, now llm.Instant) *Flow {
 		client.sessions, client.time, client.id = map[string]*Flow{}, new(virtual), identity(k.Client)
 		q.clients[key] = client
 		q.contest.enter(client, q.contest.bands[k.Band].clock)
+		q.roster.common.join(client)
 	}
 	client.reweigh(k.ClientWeight)
 	s := client.sessions[k.Session]
 	if s == nil {
 		s = newFlow(client, k.Session, k.Weight)
 		client.sessions[k.Session] = s
+		q.roster.common.join(s)
 		q.roster.known++
 		q.roster.prune(now)
 	}
@@ -71,9 +78,11 @@ func (q *Queue) Session(k Key, now llm.Instant) *Flow {
 func (q *Queue) drop(s *Flow) {
 	client := s.Parent
 	delete(client.sessions, s.Name)
+	q.roster.common.leave(s)
 	if len(client.sessions) == 0 && client.InFlight == 0 {
 		delete(q.clients, clientKey{client.band, client.Name})
 		q.contest.leave(client)
+		q.roster.common.leave(client)
 	}
 }
 
@@ -96,9 +105,6 @@ func (q *Queue) Waiting() int {
 // Insert queues w in its session. With back, the session competes with the tag it
 // has, even below its client's clock: it had this turn before.
 func (q *Queue) Insert(w *Waiter, back bool) {
-	if q.Waiting() == 0 {
-		q.contest.tag = max(q.contest.tag, q.roster.turns)
-	}
 	s := w.Session
 	s.insert(w)
 	q.contest.bands[s.band].sum.Add(w.Load, 1)
@@ -116,6 +122,7 @@ func (q *Queue) Remove(w *Waiter, now llm.Instant) {
 	s := w.Session
 	s.remove(w)
 	q.contest.bands[s.band].sum.Add(w.Load, -1)
+	q.roster.uncount(w)
 	if s.Waiting() > 0 {
 		return
 	}
@@ -159,6 +166,14 @@ func (q *Queue) Serve(w *Waiter, cost float64, now llm.Instant) {
 	q.contest.book(q, cost)
 }
 
+// Take is Serve for a turn that the common order decides: the contest's is not charged
+// for it.
+func (q *Queue) Take(w *Waiter, now llm.Instant) {
+	w.Session.InFlight++
+	w.Session.Parent.InFlight++
+	q.Remove(w, now)
+}
+
 // owe books that band was served cost, and what the bands below are owed for it.
 func (c *Contest) owe(band int8, cost float64) {
 	c.owed[band] = max(0, c.owed[band]-cost)
@@ -174,7 +189,6 @@ func (c *Contest) owe(band int8, cost float64) {
 func (q *Queue) Correct(s *Flow, refund float64) {
 	s.correct(refund)
 	s.Parent.correct(refund)
-	q.contest.tag -= refund
 	q.had -= refund
 }
 

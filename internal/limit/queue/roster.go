@@ -18,8 +18,8 @@ const (
 // they remember, and who is held back for a while. Its zero value is empty.
 type Roster struct {
 	known       int
-	first, last *Flow   // that may be idle; first has been listed longest
-	turns       float64 // virtual time among contests
+	first, last *Flow // that may be idle; first has been listed longest
+	common      common
 
 	held    []*Flow // sessions and clients that must not be served yet
 	clients int     // of them, the clients

@@ -14,6 +14,7 @@ type Waiter struct {
 	QueuedAt llm.Instant
 	Deadline llm.Instant
 
+	counted              bool    // see Roster.Count
 	next, prev           *Waiter // in the session's FIFO
 	alarmNext, alarmPrev *Waiter // in the wheel's slot
 }
