@@ -74,7 +74,8 @@ func (x *exchange) unsent(err error, n int) error {
 // queue; nil: the answer is handed on.
 func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Context) error) {
 	lease, now := x.try.lease, time.Now()
-	verdict, pause := upstream.Judge(resp, now)
+	pause, hinted := wire.RetryAfter(resp.Header, now)
+	verdict := upstream.Judge(resp, hinted)
 	if verdict == upstream.Pass { // a 429's levels go with its reasons
 		lease.Observe(wire.ParseRateLimit(p.upstream.Host(), resp.Header, now))
 	}

@@ -3,8 +3,6 @@ package upstream
 import (
 	"math/rand/v2"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -18,32 +16,18 @@ const (
 	Unavailable
 )
 
-// Judge reads status and headers of an answer. pause is how long an
-// Unavailable provider asked to be left alone.
-func Judge(resp *http.Response, now time.Time) (v Verdict, pause time.Duration) {
+// Judge reads status and headers of an answer. hinted tells that they say when to come
+// back, as the provider's dialect is read.
+func Judge(resp *http.Response, hinted bool) Verdict {
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:
-		return Throttled, 0
+		return Throttled
 	case http.StatusServiceUnavailable, 529: // 529: overloaded, as Anthropic says it
-		if pause, ok := retryAfter(resp.Header, now); ok && resp.Header.Get("X-Should-Retry") != "false" {
-			return Unavailable, pause
+		if hinted && resp.Header.Get("X-Should-Retry") != "false" {
+			return Unavailable
 		}
 	}
-	return Pass, 0
-}
-
-func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
-	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms >= 0 && ms < 1e9 {
-		return time.Duration(ms * float64(time.Millisecond)), true
-	}
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	if s, err := strconv.ParseFloat(text, 64); err == nil && s >= 0 && s < 1e6 {
-		return time.Duration(s * float64(time.Second)), true
-	}
-	if at, err := http.ParseTime(text); err == nil {
-		return max(0, at.Sub(now)), true
-	}
-	return 0, false
+	return Pass
 }
 
 // Backoff is the pause before attempt n+1 after n attempts that were not sent:

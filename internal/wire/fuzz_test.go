@@ -231,7 +231,7 @@ func FuzzUsage(f *testing.F) {
 
 // FuzzRateLimit: no header value makes a level that no limit can have.
 func FuzzRateLimit(f *testing.F) {
-	for _, s := range []string{"30000", "-1", "6m0s", "1ms", "1e999", "NaN", "2026-03-01T12:00:02Z", "Sun, 01 Mar 2026 12:00:07 GMT", "100, 100;w=60", "1772366430000", ""} {
+	for _, s := range []string{"30000", "-1", "6m0s", "1ms", "1e999", "NaN", "2026-03-01T12:00:02Z", "Sun, 01 Mar 2026 12:00:07 GMT", "100, 100;w=60", "1772366430000", "", `"a";q=10;w=1, "b";q=5;w=86400;qu="tokens"`, `"a";r=9;t=1`, "limit=100, remaining=50, reset=5"} {
 		f.Add("tokens", s)
 		f.Add("input-tokens-day", s)
 	}
@@ -242,9 +242,12 @@ func FuzzRateLimit(f *testing.F) {
 			h.Set("x-ratelimit-"+n+"-"+what, value)
 			h.Set("anthropic-ratelimit-"+what+"-"+n, value)
 		}
+		for _, n := range []string{"RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "RateLimit-" + what} {
+			h.Set(n, value)
+		}
 		s := ParseRateLimit("", h, now)
 		for _, level := range append(s.Levels[:], llm.Level{Reset: s.RetryAfter}) {
-			if level.Limit < 0 || level.Limit > maxCount || level.Remaining < 0 || level.Remaining > maxCount || level.Reset < 0 || level.Reset > maxReset || level.HasLimit && level.Limit == 0 {
+			if level.Limit < 0 || level.Limit > maxCount || level.Remaining < 0 || level.Remaining > maxCount || level.Reset < 0 || level.Reset > maxReset || level.HasLimit && level.Limit == 0 || level.Period < 0 || level.Period > mostDay {
 				t.Fatalf("%q: %+v", value, level)
 			}
 			if window(&level) < 0 {

@@ -38,43 +38,72 @@ const (
 )
 
 // ParseRateLimit reads the rate-limit headers of OpenAI, Azure, Anthropic, Groq,
-// Cerebras, Mistral, Fireworks, Together and their relatives. All of them spell
-// one idea with the same few words in different order. It fills in the levels,
-// the retry hint and the profile.
+// Cerebras, Mistral, Fireworks, Together and their relatives, and of the IETF's draft.
+// All of them spell one idea with the same few words in different order. It fills in the
+// levels, the retry hint and the profile.
 //
 // host is the upstream's, without a port. now is the time at which the headers
-// came: a reset that is a point in time is counted from it. A limit whose window
-// no header names is one per minute. Values that make no sense (−1, overflow,
-// years) are absent.
+// came: a reset that is a point in time is counted from it. A level has a Period where a
+// name says it, or a parameter does; of several for one dimension that of the minute
+// is taken, or else the shortest. Without one it may be any: what the resets of several answers show is
+// the limiter's to see. Values that make no sense (−1, overflow, years) are absent.
 func ParseRateLimit(host string, h http.Header, now time.Time) llm.Signal {
 	s := llm.Signal{Profile: dialectOf(host, h)}
+	var r readings
 	for name, values := range h {
 		if len(values) == 0 || !strings.Contains(name, "imit") && !strings.Contains(name, "IMIT") {
 			continue
 		}
-		if d, what := levelOf(strings.ToLower(name)); d != llm.None {
-			setLevel(&s.Levels[d], what, values[0], now)
+		if d, period, what := levelOf(strings.ToLower(name)); d != llm.None {
+			setLevel(r.of(d, period), what, values[0], now)
 		}
 	}
-	requests, day := &s.Levels[llm.Requests], &s.Levels[llm.RequestsDay]
-	if window(requests) > dayWindow {
-		if *day == (llm.Level{}) {
-			*day = *requests
+	r.policies(h, now)
+	r.shareReset()
+	for i := range r.all[:r.n] {
+		one := &r.all[i]
+		d := one.dimension
+		if one.period == 0 && d == llm.Requests && isDay(&one.level) {
+			one.period = day
 		}
-		*requests = llm.Level{}
+		switch {
+		case one.period > mostDay:
+			continue
+		case daily(one.period) && d == llm.Requests:
+			d = llm.RequestsDay
+		case daily(one.period) && d == llm.Tokens:
+			d = llm.TokensDay
+		case daily(one.period):
+			continue
+		default:
+			one.level.Period = one.period
+		}
+		if have := &s.Levels[d]; *have == (llm.Level{}) || before(&one.level.Level, have) {
+			*have = one.level.Level
+		}
 	}
-	s.RetryAfter, s.HasRetryAfter = parseRetryAfter(h, now)
+	s.RetryAfter, s.HasRetryAfter = RetryAfter(h, now)
 	return s
 }
 
-// levelOf finds the limit that a header is about and which of its three numbers
-// it holds; None if the header is not of this kind, or about a limit we don't
-// keep (images, audio, hours, projects).
-func levelOf(name string) (d llm.Dimension, what string) {
-	var requests, tokens, input, output, day bool
+// isDay reports whether a level that names no period is of a limit per day: its reset is
+// farther off than any other's, or what is used takes a day's part to come back.
+func isDay(l *level) bool {
+	if l.HasReset && l.Reset > dayWindow {
+		return true
+	}
+	w := window(&l.Level)
+	return w > day-day/50 && w < day+day/50
+}
+
+// levelOf finds the limit that a header is about, the period that its name says, and
+// which of its three numbers it holds; None if the header is not of this kind, or about
+// a limit we don't keep (images, audio, projects).
+func levelOf(name string) (d llm.Dimension, period time.Duration, what string) {
+	var requests, tokens, input, output bool
 	for word := range strings.SplitSeq(name, "-") {
 		switch word {
-		case "x", "anthropic", "rate", "ratelimit", "minute":
+		case "x", "anthropic", "rate", "ratelimit", "per":
 		case "limit", "remaining", "reset":
 			if what == "" || what == "limit" { // x-rate-limit-reset-tokens
 				what = word
@@ -89,38 +118,38 @@ func levelOf(name string) (d llm.Dimension, what string) {
 			input = true
 		case "output", "generated":
 			output = true
-		case "day":
-			day = true
+		case "second", "sec":
+			period = time.Second
+		case "minute", "min", "1m":
+			period = time.Minute
+		case "hour", "1h":
+			period = time.Hour
+		case "day", "daily", "1d":
+			period = day
 		default:
-			return llm.None, ""
+			return llm.None, 0, ""
 		}
 	}
 	if !strings.Contains(name, "ratelimit") && !strings.Contains(name, "rate-limit") && !strings.HasPrefix(name, "x-tokenlimit") {
-		return llm.None, ""
+		return llm.None, 0, ""
 	}
 	switch {
 	case what == "" || requests && (tokens || input || output) || input && output:
-		return llm.None, ""
-	case day && (input || output):
-		return llm.None, ""
+		return llm.None, 0, ""
 	case input:
-		return llm.InputTokens, what
+		return llm.InputTokens, period, what
 	case output:
-		return llm.OutputTokens, what
-	case tokens && day:
-		return llm.TokensDay, what
+		return llm.OutputTokens, period, what
 	case tokens:
-		return llm.Tokens, what
-	case day:
-		return llm.RequestsDay, what
+		return llm.Tokens, period, what
 	default: // without a dimension: requests
-		return llm.Requests, what
+		return llm.Requests, period, what
 	}
 }
 
 // setLevel takes the tighter value where two headers name one number: headers
 // have no order that could decide.
-func setLevel(l *llm.Level, what, value string, now time.Time) {
+func setLevel(l *level, what, value string, now time.Time) {
 	switch what {
 	case "limit":
 		if n, ok := parseCount(value); ok && n > 0 && (!l.HasLimit || n < l.Limit) {
@@ -192,9 +221,9 @@ func seconds(f float64) (d time.Duration, ok bool) {
 	return time.Duration(math.Round(f * float64(time.Second))), true
 }
 
-// parseRetryAfter reads retry-after-ms, which is the more exact, else
-// Retry-After in seconds or as an HTTP date.
-func parseRetryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
+// RetryAfter reads retry-after-ms, which is the more exact, else
+// Retry-After in seconds, as a duration or as a date.
+func RetryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
 	if f, err := strconv.ParseFloat(strings.TrimSpace(h.Get("Retry-After-Ms")), 64); err == nil {
 		if d, ok = seconds(f / 1e3); ok {
 			return d, true
@@ -204,11 +233,5 @@ func parseRetryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
 	if s == "" {
 		return 0, false
 	}
-	if f, err := strconv.ParseFloat(s, 64); err == nil {
-		return seconds(f)
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		return believed(d)
-	}
-	return parseDate(s, now)
+	return parseReset(s, now)
 }

