@@ -1,6 +1,7 @@
 package lane
 
 import (
+	"math"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
@@ -72,6 +73,8 @@ type named struct {
 	mirrors  bool // the limit in force is the provider's own
 	assumed  bool // it is a cap over all models, until the provider names a lower one; see Lane.assume
 	dayHints int  // answers in a row whose limit per minute looked like one per day
+	paced    bool // the provider judges by the second
+	pace     pace
 }
 
 // New returns a lane that takes of source alone.
@@ -159,16 +162,25 @@ func (l *Lane) Join(of *Lane) {
 func (l *Lane) relimit(now llm.Instant) {
 	for d := llm.Requests; d < llm.NumDimensions; d++ {
 		amount := l.cfg.Limits[d] * l.cfg.Share
-		if known := &l.known[d]; known.learned && (amount <= 0 || l.limits[d].Amount < amount) {
+		if known := &l.known[d]; known.learned && (amount <= 0 || l.perMinute(llm.Dimension(d)) < amount) {
 			continue
 		}
-		l.known[d].learned = false
+		l.known[d].learned, l.known[d].paced = false, false
 		if d == llm.Concurrent && amount > 0 && amount < 1 {
 			amount = 1 // a third of two slots must not be none
 		}
 		refill, period := l.usual(d)
 		l.setLimit(now, d, amount, refill, period)
 	}
+}
+
+// perMinute is the limit of d in the period that its name says.
+func (l *Lane) perMinute(d llm.Dimension) float64 {
+	limit := l.limits[d]
+	if d.Daily() || limit.Period <= 0 || limit.Refill == Slots {
+		return limit.Amount
+	}
+	return limit.Amount * float64(time.Minute) / float64(limit.Period)
 }
 
 // usual is how a limit of d comes back, unless the provider shows otherwise.
@@ -186,7 +198,7 @@ func (l *Lane) setLimit(now llm.Instant, d llm.Dimension, amount float64, refill
 	limit := Limit{Amount: amount, Period: period, Refill: refill}
 	// A limit that is new starts cold: its level follows the provider's step by step.
 	limit.Mirrors = l.known[d].mirrors && l.cfg.Share == 1 && l.limits[d].Amount > 0 && l.limits[d].Refill == refill
-	limit.Paced = d == llm.Requests && l.family == azure
+	limit.Paced = d == llm.Requests && (l.family == azure || l.known[d].paced)
 	if limit == l.limits[d] {
 		return
 	}
@@ -324,9 +336,13 @@ func (l *Lane) Profile() string { return l.family.String() }
 func (l *Lane) Meters(now llm.Instant) []Meter {
 	meters := l.source.Meters(now)
 	for i := range meters {
-		for d, known := range l.known {
-			if known.learned && meters[i].Name == llm.Dimension(d).String() {
-				meters[i].Learned = true
+		for d := range l.known {
+			if meters[i].Name != llm.Dimension(d).String() {
+				continue
+			}
+			meters[i].Learned = l.known[d].learned
+			if limit := l.limits[d]; limit.Period != time.Minute && float64(meters[i].Limit) == math.Trunc(limit.Amount) {
+				meters[i].Limit = int64(l.perMinute(llm.Dimension(d)))
 			}
 		}
 		if now < l.dry.until && meters[i].Name == l.dry.limit.String() {

@@ -78,7 +78,12 @@ func (l *Lane) learn(now llm.Instant, d llm.Dimension, limit float64, refill Ref
 	l.learned = now
 	known := &l.known[d]
 	known.assumed = false
-	known.mirrors = configured == 0 || configured >= limit
+	known.paced = d == llm.Requests && period <= time.Second
+	if known.paced { // whoever may send ten a second may not send 600 at once
+		limit, period = limit*time.Minute.Seconds()/period.Seconds(), time.Minute
+	}
+	_, usual := l.usual(d)
+	known.mirrors = configured == 0 || configured/usual.Seconds() >= limit/period.Seconds()
 	if !known.mirrors { // ours is stricter, and the level that it has is not what the provider tells
 		limit = configured
 		refill, period = l.usual(d)
@@ -113,14 +118,21 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 			// Some tiers name their requests per day by the header of the minute: a
 			// reset of 8.64 s after one request of 10,000 is a day for all of them.
 			if l.known[d].learned {
-				l.known[d].learned, l.known[d].mirrors = false, false
+				l.known[d].learned, l.known[d].mirrors, l.known[d].paced = false, false, false
 				l.setLimit(now, d, 0, Continuous, time.Minute)
 			}
 			l.learn(now, llm.RequestsDay, float64(v.Limit), Continuous, day)
 			l.source.Lower(now, llm.RequestsDay, float64(v.Remaining), llm.Never)
 			return
 		}
-		l.learn(now, d, float64(v.Limit), l.family.refill(), time.Minute)
+		refill, period := l.family.refill(), time.Minute
+		if seen := l.known[d].pace.see(t.sentAt, v); seen > 0 && seen != period {
+			refill, period = Continuous, seen
+		}
+		l.learn(now, d, float64(v.Limit), refill, period)
+		if l.known[d].paced {
+			return // what is left of a second is over when we hear of it
+		}
 	}
 	limit := l.limits[d].Amount
 	if !l.on.has(d) || !v.HasRemaining || !t.sent || float64(v.Remaining) > 1.05*max(limit/l.cfg.Share, float64(v.Limit)) {
