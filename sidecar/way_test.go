@@ -91,8 +91,8 @@ func TestWay_ThroughTheProxyOfTheEnvironment(t *testing.T) {
 		if _, text, err := c.Read(t.Context()); err != nil || string(text) != "hello" {
 			t.Errorf("the websocket says %q, %v", text, err)
 		}
-		if n := tunnels.Load() - before; n != 2 {
-			t.Errorf("%d tunnels, want one for the request and one for the websocket", n)
+		if n := tunnels.Load() - before; n < 2 || n > 3 {
+			t.Errorf("%d tunnels, want one for the request, one for the websocket, and perhaps one for the look at the start", n)
 		}
 		if line := s.Log.Lines("serving")[0]; line["proxy"] != "http://"+proxy {
 			t.Errorf("the start line names %v", line["proxy"])

@@ -64,6 +64,13 @@ func (a *agingTransport) generation(now time.Time) *generation {
 	return &generation{a.make(), now.Add(connectionAge + rand.N(ageSpread))}
 }
 
+// another is a transport of its own.
+func (a *agingTransport) another() *http.Transport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.make()
+}
+
 // replace has all requests from now on go over transports that are made so.
 func (a *agingTransport) replace(make func() *http.Transport) {
 	a.mu.Lock()

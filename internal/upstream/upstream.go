@@ -66,7 +66,8 @@ type Way struct {
 
 // A Client makes attempts. It is safe for concurrent use.
 type Client struct {
-	cfg Config
+	cfg     Config
+	keeping keeping // of plain connections, after streams
 	Reach
 }
 
@@ -92,6 +93,9 @@ func (c *Client) transport(way Way) func() *http.Transport {
 	return func() *http.Transport {
 		t := NewTransport()
 		bound(t, c.cfg.Unread)
+		if c.cfg.Base.Scheme == "http" {
+			t.IdleConnTimeout = keepPlain
+		}
 		t.OnProxyConnectResponse = checkConnect
 		if way.Proxy != nil {
 			t.Proxy = http.ProxyURL(way.Proxy)
@@ -182,18 +186,18 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 			}
 		}).Stop()
 	}
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	hooks := &httptrace.ClientTrace{
 		GotConn:        func(info httptrace.GotConnInfo) { written.begin(info); c.connected() },
 		Got1xxResponse: c.interim(r.Interim),
-	})
+	}
+	over := c.choose(r, &written, hooks)
+	traced := httptrace.WithClientTrace(ctx, hooks)
 	req, err := http.NewRequestWithContext(traced, r.Method, c.target(r), nil)
 	if err != nil {
 		return nil, &Error{Kind: Broken, Err: fmt.Errorf("build request: %w", err)}
 	}
 	req.Header = c.requestHeader(r)
-	// Local servers (llama.cpp's is one) close a connection that carried a
-	// stream without saying so, and the next request would be written into it.
-	req.Close = r.Events && c.cfg.Base.Scheme == "http"
+	req.Close = over.closing
 	switch {
 	case len(r.Body) > 0:
 		// No GetBody: the transport would take it as leave to send again.
@@ -206,10 +210,11 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		// by itself. It finds out that there is nothing in it and sends none.
 		req.Body = io.NopCloser(strings.NewReader(""))
 	}
-	resp, err := c.cfg.Transport.RoundTrip(req)
+	resp, err := over.RoundTrip(req)
 	if err == nil {
 		err = c.misdirected(resp)
 	}
+	over.answered(resp, err, written.connection())
 	switch { // HTTP/2 lets statuses of any size through, which net/http's server panics at
 	case err == nil && (resp.StatusCode >= 200 && resp.StatusCode <= 999 || r.Websocket && switched(resp)):
 		c.answered.Store(true)

@@ -12,10 +12,20 @@ import (
 )
 
 // A countedConn counts what was written to it, below TLS: an attempt whose
-// connection broke before the count moved was not sent.
+// connection broke before the count moved was not sent. It knows who has ended it.
 type countedConn struct {
 	net.Conn
-	count atomic.Int64
+	count  atomic.Int64
+	gone   atomic.Bool               // the peer has ended it
+	stream atomic.Pointer[streamEnd] // since the last answer on it
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.unread(err)
+	}
+	return n, err
 }
 
 func (c *countedConn) Write(p []byte) (int, error) {
@@ -60,6 +70,14 @@ func (w *writes) begin(info httptrace.GotConnInfo) {
 		m.conn, m.start = counted, counted.count.Load()
 	}
 	w.at.Store(m)
+}
+
+// connection is the one that the attempt got; nil: none, or one that is not counted.
+func (w *writes) connection() *countedConn {
+	if m := w.at.Load(); m != nil {
+		return m.conn
+	}
+	return nil
 }
 
 // begun reports that the attempt got a connection: from then on a write may be under way.
