@@ -20,6 +20,8 @@ type answer struct {
 	mu        sync.Mutex // of what other goroutines write
 	closed    bool       // what follows is the handler's
 	headerOut bool       // a status line is out: only a cut can still say that something failed
+	kind      string     // media type and coding that are out
+	length    bool       // and a length
 
 	events bool   // it is a stream of events
 	tail   []byte // what is kept back until the row is written
@@ -41,7 +43,7 @@ func (a *answer) beat() error {
 		h.Set(accelBuffering, "no")
 		h.Set("X-Request-Id", a.id.String())
 		a.w.WriteHeader(http.StatusOK)
-		a.headerOut = true
+		a.headerOut, a.kind = true, kindOf(h)
 	}
 	if _, err := a.w.Write([]byte(" \n")); err != nil {
 		return httpapi.ErrClientGone
@@ -55,8 +57,28 @@ func (a *answer) writeHeader(status int, fill func(h http.Header)) {
 		return
 	}
 	a.headerOut = true
-	fill(a.w.Header())
+	h := a.w.Header()
+	fill(h)
+	a.kind, a.length = kindOf(h), h.Get("Content-Length") != ""
 	a.w.WriteHeader(status)
+}
+
+// kindOf is what must be the same of two answers, if one is to follow the other's
+// headers.
+func kindOf(h http.Header) string { return mediaType(h) + " " + h.Get("Content-Encoding") }
+
+const eventKind = "text/event-stream "
+
+// replaceable reports whether another answer may come in the place of one of which
+// no more than blanks has left.
+func (a *answer) replaceable() bool { return !a.headerOut || !a.length }
+
+// fits reports whether resp may follow the headers that are out: heartbeats', or
+// those of an answer that turned out to be a rate limit. Under those of a stream a
+// stream may come, whatever its label.
+func (a *answer) fits(resp *http.Response, stream bool) bool {
+	kind := kindOf(resp.Header)
+	return resp.StatusCode >= 200 && resp.StatusCode < 300 && (kind == a.kind || stream && a.kind == eventKind && resp.Header.Get("Content-Encoding") == "")
 }
 
 // write sends bytes of the answer to the client, within SlowReader.
@@ -104,9 +126,12 @@ func (a *answer) interim(status int, header http.Header) {
 	maps.Copy(h, ours)
 }
 
-// close lets no interim answer through any more: what follows is final.
-func (a *answer) close() {
+// close lets no interim answer through any more: what follows is final, unless it
+// is taken back.
+func (a *answer) close() { a.setClosed(true) }
+
+func (a *answer) setClosed(closed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.closed = true
+	a.closed = closed
 }

@@ -45,11 +45,22 @@ func (p *Proxy) send(x *exchange, lease *limit.Lease) (*http.Response, error) {
 			return nil, err
 		}
 		x.answered(resp)
+		patience := refusalPatience
 		back := p.judge(x, resp)
 		if back == nil {
-			return resp, x.checkRedirect(resp)
+			if err := x.checkRedirect(resp); err != nil {
+				return resp, err
+			}
+			patience = insidePatience
+			if back, err = p.open(x, resp); err != nil {
+				resp.Body.Close()
+				return nil, err
+			}
 		}
-		x.discard(resp)
+		if back == nil {
+			return resp, nil
+		}
+		x.discard(resp, patience)
 		if err := back(x.req.r.Context()); err != nil {
 			return nil, err
 		}
@@ -79,16 +90,13 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 	if verdict == upstream.Pass { // a 429's levels go with its reasons
 		lease.Observe(wire.ParseRateLimit(p.upstream.Host(), resp.Header, now))
 	}
-	if resp.StatusCode < 300 {
-		lease.Started() // the model exists: it gets limits of its own
-		if x.up.KeyHeader != "" {
-			p.azure.Store(true)
-		}
+	if resp.StatusCode < 300 && x.up.KeyHeader != "" {
+		p.azure.Store(true)
 	}
 	switch {
 	case verdict == upstream.Throttled:
 		kind, signal := wire.ParseThrottle(p.upstream.Host(), resp.Header, peek(resp), now)
-		back, curable := p.throttled(x, kind, signal, p.upstream.KeyOf(resp))
+		back, curable := p.throttled(x, kind, signal, p.upstream.KeyOf(resp), x.repeatable)
 		if !curable {
 			resp.Header.Set("X-Should-Retry", "false")
 		}
@@ -116,8 +124,8 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 
 // throttled tells the limiter of a refusal for want of some limit, and returns the way
 // back to the queue. Without one the client has to have it: because waiting does not
-// cure it, or because there is nothing left to send again. key is what it was sent with.
-func (p *Proxy) throttled(x *exchange, kind wire.ThrottleKind, s llm.Signal, key string) (back func(context.Context) error, curable bool) {
+// cure it, or because it cannot be sent again. key is what it was sent with.
+func (p *Proxy) throttled(x *exchange, kind wire.ThrottleKind, s llm.Signal, key string, again func() bool) (back func(context.Context) error, curable bool) {
 	lease := x.try.lease
 	p.metrics.Upstream429.WithLabelValues(throttleReason(kind, s.Dimension)).Inc()
 	s.Said = x.quote(s.Said, key)
@@ -125,7 +133,7 @@ func (p *Proxy) throttled(x *exchange, kind wire.ThrottleKind, s llm.Signal, key
 	case kind == wire.Quota, kind == wire.TooLarge, kind == wire.Unclear && lease.Puzzled():
 		lease.Observe(llm.Signal{}) // an answer: others need not wait for it
 		return nil, false
-	case x.streamed():
+	case !again():
 		lease.Limited(s)
 		return nil, true
 	}
@@ -201,15 +209,26 @@ func peek(resp *http.Response) []byte {
 	return head
 }
 
-// hurry gives a body ten seconds: a refusal that stalls would hold its place.
-func hurry(resp *http.Response) *time.Timer {
-	return time.AfterFunc(10*time.Second, func() { resp.Body.Close() })
+const (
+	// refusalPatience is what a refusal's body gets: one that stalls would hold its
+	// place.
+	refusalPatience = 10 * time.Second
+	// insidePatience is what the rest of a stream gets that was refused inside.
+	insidePatience = 100 * time.Millisecond
+)
+
+func hurry(resp *http.Response) *time.Timer { return closeAfter(refusalPatience, resp) }
+
+func closeAfter(d time.Duration, resp *http.Response) *time.Timer {
+	return time.AfterFunc(d, func() { resp.Body.Close() })
 }
 
 // discard reads the rest of an answer that nobody gets, so that its connection
 // can be used again, and closes it.
-func (x *exchange) discard(resp *http.Response) {
-	defer hurry(resp).Stop()
+func (x *exchange) discard(resp *http.Response, patience time.Duration) {
+	defer closeAfter(patience, resp).Stop()
+	x.watch = nil
+	x.held.watch.Release()
 	x.try.status, x.try.firstByte = 0, 0
 	_, _ = io.CopyN(io.Discard, resp.Body, peekLimit)
 	resp.Body.Close()

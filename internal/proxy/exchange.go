@@ -45,6 +45,7 @@ type exchange struct {
 	}
 
 	watch     *wire.Watcher // nil: the answer is not looked into
+	pass      *passage      // of the answer that is handed on
 	usage     *llm.Usage    // what the answer said that it cost; nil: nothing
 	truncated bool
 	booked    bool

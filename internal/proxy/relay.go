@@ -6,119 +6,71 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
 
-const (
-	// idleTimeout is how long an answer may pause between two bytes. Reasoning
-	// models are silent for minutes; a connection that is silent for longer is
-	// taken for dead.
-	idleTimeout = 10 * time.Minute
-	// endPatience is how long the end of the body may take after the answer
-	// said it was complete.
-	endPatience = 2 * time.Second
-)
+// errEndedEarly is an answer that ended cleanly before its own end.
+var errEndedEarly = errors.New("the answer ended before its last event")
 
-var errStalled = errors.New("the answer stalled")
-
-var errEnded = errors.New("the answer is complete, its connection stays open")
-
-// Events are small and their streams long: a slow stream holds a small buffer,
-// and takes a large one when it fills that.
-var (
-	relayBuffers = sync.Pool{New: func() any { b := make([]byte, relayBytes); return &b }}
-	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<10); return &b }}
-)
-
-const relayBytes = 32 << 10
-
-// relay copies the upstream's answer to the client as it arrives, but for the
-// tail, which must wait for the ledger. A read error is the upstream's
-// fault and cuts the answer off; a write error is the client's and leaves the
-// answer to be read on by DISCONNECT_POLICY.
-func (p *Proxy) relay(x *exchange, resp *http.Response) error {
-	x.ans.events = isStream(resp)
-	x.observe(resp)
-	if x.ans.headerOut && !x.ans.events {
-		x.readOn(resp) // it is billed all the same
-		return httpapi.Abort(errors.New("the answer to a heartbeat's stream is none"))
+// open reads an answer up to the first bytes that are of the answer itself: blanks
+// and comments before them are signs of life. If the provider says there that this
+// was a rate limit, back is the way back to the queue, as after a 429.
+func (p *Proxy) open(x *exchange, resp *http.Response) (back func(context.Context) error, err error) {
+	x.ans.close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		x.try.lease.Started()
+		return nil, nil
 	}
-	held := x.watch != nil && !x.ans.events // nothing is out before the whole answer is recorded
-	if !held {
+	x.observe(resp)
+	x.pass = newPassage(x, resp)
+	bound := x.ans.headerOut
+	if x.watch != nil && (!bound || x.ans.fits(resp, true)) {
+		back, err = x.pass.open()
+	}
+	switch {
+	case err != nil:
+	case back != nil:
+		x.ans.setClosed(false)
+	case bound && !x.ans.fits(resp, x.watch != nil && x.watch.Events()):
+		x.readOn(resp) // it is billed all the same
+		err = httpapi.Abort(errors.New("the answer does not fit the headers that are out"))
+	default:
+		if resp.StatusCode < 300 {
+			x.try.lease.Started() // the model exists: it gets limits of its own
+		}
+		return nil, nil
+	}
+	x.pass.close()
+	return back, err
+}
+
+// relay hands the rest of an answer on as it arrives, but for the tail, which must
+// wait for the ledger. A read error is the upstream's fault and cuts the answer
+// off; a write error is the client's and leaves the answer to be read on by
+// DISCONNECT_POLICY.
+func (p *Proxy) relay(x *exchange, resp *http.Response) error {
+	defer x.pass.close()
+	if x.watch == nil {
 		x.writeHeader(resp)
 		_ = http.NewResponseController(x.ans.w).Flush()
 	}
-	return p.copyAnswer(x, resp)
-}
-
-// copyAnswer passes the body on. It is apart from relay because net/http needs
-// much stack to write a header: a stream's goroutine stays at 8 KB if the way to
-// there is short.
-func (p *Proxy) copyAnswer(x *exchange, resp *http.Response) error {
-	idle := time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
-	defer idle.Stop()
-
-	buffers := &relayBuffers
-	if x.ans.events || !x.held.buffers.TryGrow(relayBytes) {
-		buffers = &eventBuffers
-	}
-	buffer := buffers.Get().(*[]byte)
-	defer func() { buffers.Put(buffer) }()
-	afterLeft := 0
-	var ended *time.Timer
-	for {
-		n, readErr := resp.Body.Read(*buffer)
-		idle.Reset(idleTimeout)
-		forward := (*buffer)[:n]
-		if x.watch != nil && n > 0 {
-			over := x.watch.Terminal()
-			forward = x.watch.Push(forward)
-			if over && x.watch.Terminal() && len(forward) > 0 {
-				// So much follows the end that it cannot be held: the record comes first.
-				x.usage = x.reported()
-				x.book(nil)
-			}
+	// The loop is not in relay's callees because net/http needs much stack to write
+	// a header: a stream's goroutine stays at 8 KB if the way to there is short.
+	for !x.pass.over {
+		if err := x.pass.step(); err != nil {
+			return err
 		}
-		if len(forward) > 0 && !x.left.Load() {
-			x.writeHeader(resp)
-			if err := x.ans.write(forward, true); err != nil {
-				x.leave()
-			}
-		}
-		if x.left.Load() {
-			if afterLeft += n; afterLeft > drainBytes {
-				// The cancel takes a moment to reach the connection: nothing more is read.
-				x.cancel(httpapi.ErrClientGone)
-				x.truncated = true
-				return httpapi.ErrClientGone
-			}
-		}
-		if ended == nil && x.watch != nil && x.watch.Complete() {
-			ended = time.AfterFunc(endPatience, func() { x.cancel(errEnded) })
-			defer ended.Stop()
-		}
-		switch {
-		case readErr == nil:
-			if n == len(*buffer) && buffers == &eventBuffers && x.held.buffers.TryGrow(relayBytes) {
-				buffers.Put(buffer)
-				buffers = &relayBuffers
-				buffer = buffers.Get().(*[]byte)
-			}
-			continue
-		case errors.Is(readErr, io.EOF), ended != nil:
-			// Some servers keep the connection open behind the end of the answer.
-		default:
-			x.truncated = true
-			return x.refused(truncation(x.ctx, readErr))
-		}
-		break
 	}
 	if x.watch != nil {
-		x.truncated = !x.watch.Complete()
+		if x.watch.Truncated() {
+			x.truncated = true
+			if x.watch.Events() || unframed(resp) {
+				return x.refused(truncation(x.ctx, errEndedEarly))
+			}
+		}
 		x.ans.tail = x.watch.Close()
 	}
 	if x.clientGone() {
@@ -151,17 +103,29 @@ func (x *exchange) readOn(resp *http.Response) {
 
 // observe sets a watcher on a successful, readable answer that tells its usage.
 func (x *exchange) observe(resp *http.Response) {
+	x.watch, x.ans.events = nil, isStream(resp)
 	if !x.req.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
 		return
 	}
 	x.watch = wire.Watch(x.req.endpoint, wire.WatchOptions{
-		Stream: x.ans.events, StripUsage: x.spliced, Length: resp.ContentLength, Memory: &x.held.watch,
+		Stream: x.ans.events, Asked: x.req.decoded.Stream, Choices: int(x.req.decoded.Choices), StripUsage: x.spliced,
+		Length: resp.ContentLength, Memory: &x.held.watch,
 	})
+	// Who asked for a stream gets one, whatever its label says.
+	x.ans.events = x.ans.events || x.req.decoded.Stream
 }
 
-func isStream(resp *http.Response) bool {
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	return kind == "text/event-stream"
+func isStream(resp *http.Response) bool { return mediaType(resp.Header) == "text/event-stream" }
+
+func mediaType(h http.Header) string {
+	kind, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	return kind
+}
+
+// unframed reports whether an answer's end is that of its connection: then a clean
+// end says nothing.
+func unframed(resp *http.Response) bool {
+	return resp.ProtoMajor < 2 && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
 }
 
 // truncation says why an answer broke off.
@@ -171,3 +135,13 @@ func truncation(ctx context.Context, readErr error) error {
 	}
 	return &httpapi.Error{Status: http.StatusBadGateway, Code: "upstream_truncated", Final: true, Cause: readErr, Message: "the provider's answer broke off; it may have done the work"}
 }
+
+// A pause of the answer that means something.
+const (
+	// headPatience is how long the headers of a stream wait for its first event,
+	// which may yet be a rate limit.
+	headPatience = time.Second
+	// restPatience is how long a JSON value waits for the end of its connection,
+	// which says that it is the whole answer.
+	restPatience = 100 * time.Millisecond
+)

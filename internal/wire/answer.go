@@ -9,6 +9,7 @@ type answerFormat struct {
 	kind    func(typ []byte) eventKind    // what the type of an event says
 	worth   func(data []byte) bool        // an event may be the last, or tell the usage: the tracker reads it
 	judge   func(e *trackedEvent) verdict // what an event is that the tracker has read
+	knows   func(e *trackedEvent) bool    // whether it is an event of this format at all
 	speaks  bool                          // the last event carries content, so clients wait for its blank line
 }
 
@@ -31,8 +32,9 @@ var chunks = answerFormat{
 		return kindOther
 	},
 	worth: func(data []byte) bool {
-		return hasUsage(data) || bytes.HasPrefix(data, errorPrefix)
+		return hasUsage(data) || hasFinish(data) || hasError(data)
 	},
+	knows: func(e *trackedEvent) bool { return e.hasChoices || e.noChoices },
 	judge: func(e *trackedEvent) verdict {
 		if e.usageRank == rankTop && !e.hasChoices {
 			return usageChunk
@@ -56,6 +58,7 @@ var typedEvents = answerFormat{
 		}
 		return content
 	},
+	knows:  func(e *trackedEvent) bool { return e.kind != kindUnknown && e.kind != kindError },
 	speaks: true,
 }
 
@@ -68,5 +71,8 @@ func responseKind(typ []byte) eventKind {
 	case "error":
 		return kindError
 	}
-	return kindOther
+	if bytes.HasPrefix(typ, []byte("response.")) {
+		return kindOther
+	}
+	return kindUnknown
 }

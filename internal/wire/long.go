@@ -19,6 +19,7 @@ func (w *Watcher) bound() {
 	if len(s.data)-from <= most {
 		return
 	}
+	w.opened = true
 	switch s.phase {
 	case ended:
 		w.cut()
@@ -104,7 +105,7 @@ func (w *Watcher) endLong() {
 		w.t.feed(newline)
 		if w.t.done {
 			s.multi = false
-			w.apply(w.judge())
+			w.apply(w.judge(nil))
 		}
 	}
 	w.pass()

@@ -35,6 +35,8 @@ type stream struct {
 	settled bool      // it has been judged: the rest of its lines follow it
 	multi   bool      // its JSON goes over several data lines, read by the tracker
 	named   eventKind // by its event line
+	told    bool      // it has data
+	wholes  int       // events with data that have ended, up to identifyWithin
 
 	// The chunk our splice caused, while it waits to be proved the last.
 	strip            bool
@@ -55,7 +57,7 @@ type verdict uint8
 
 const (
 	content    verdict = iota
-	usageChunk         // usage, and no choices
+	usageChunk         // usage, and nothing in its choices
 	terminal           // the format's own end
 )
 
@@ -216,8 +218,10 @@ func (w *Watcher) dataLine(value []byte) {
 		s.stripTo = s.at
 	}
 	if s.settled {
+		w.commit()
 		s.settled, s.eventAt = false, s.at
 	}
+	s.told = true
 	if !s.multi && whole(value) {
 		w.apply(w.inspect(value))
 		return
@@ -230,8 +234,28 @@ func (w *Watcher) dataLine(value []byte) {
 	w.t.feed(newline)
 	if w.t.done {
 		s.multi = false
-		w.apply(w.judge())
+		w.apply(w.judge(s.eventData()))
 	}
+}
+
+// eventData puts the data lines of the event being read together; nil if a part of
+// it has left.
+func (s *stream) eventData() (data []byte) {
+	if s.eventAt < s.release {
+		return nil
+	}
+	for lines := s.data[s.eventAt:s.end]; len(lines) > 0; {
+		line := lines
+		if end := lineEnd(lines, 0); end >= 0 {
+			line, lines = lines[:end], lines[end+1:]
+		} else {
+			lines = nil
+		}
+		if name, value := cutField(line); string(name) == "data" {
+			data = append(append(data, value...), '\n')
+		}
+	}
+	return data
 }
 
 // whole reports whether data is not the first of several lines of an object.
@@ -247,13 +271,24 @@ func (w *Watcher) endEvent() {
 	if s.strip && s.stripTo == 0 {
 		s.stripTo = s.next
 	}
-	s.open, s.settled, s.multi, s.named = false, false, false, kindUnknown
+	if s.told {
+		w.commit()
+	}
+	s.open, s.settled, s.multi, s.named, s.told = false, false, false, kindUnknown, false
+}
+
+// commit is called at the end of an event with data: clients have it now.
+func (w *Watcher) commit() {
+	w.stream.wholes = min(w.stream.wholes+1, identifyWithin)
+	w.finished |= w.ending
+	w.ending = 0
 }
 
 // apply decides what an event's verdict means for what is held. What is not
 // released is held.
 func (w *Watcher) apply(v verdict) {
 	s := &w.stream
+	w.opened = true
 	if s.phase == ended {
 		return // nobody reads on after the end; it stays together with it
 	}
@@ -273,7 +308,7 @@ func (w *Watcher) apply(v verdict) {
 			s.release = max(s.release, s.eventAt) // the one before was not the last
 		}
 		s.phase, s.endAt = usageHeld, s.next
-		s.strip = w.options.StripUsage && w.t.event.noChoices && s.eventAt >= s.release
+		s.strip = w.options.StripUsage && w.t.event.bare && s.eventAt >= s.release
 		s.stripAt, s.stripTo = s.eventAt, 0
 	case terminal:
 		s.phase, s.ended, s.endAt = ended, true, s.next

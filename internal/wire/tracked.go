@@ -7,7 +7,10 @@ type trackedEvent struct {
 	usageRank  usageRank
 	hasChoices bool // choices is there and not empty
 	noChoices  bool // choices is there and empty or null
+	bare       bool // it has usage, and nothing else that a client would miss
 	failed     bool
+	seen       uint64    // a bit for each choice in choices, by its index
+	finished   uint64    // those that have a finish reason
 	kind       eventKind // of the member type
 	model, id  []byte    // views of strings kept below
 	strings    [2][maxKeptString]byte
@@ -24,6 +27,7 @@ const (
 )
 
 const (
+	maxChoice     = 63      // choices beyond it are taken for it
 	maxKeptString = 256     // bytes of a model or id
 	maxKept       = 8 << 10 // bytes of a usage or error object
 )
@@ -42,6 +46,9 @@ const (
 	slotError
 	slotStatus
 	slotWrapper
+	slotObject
+	slotIndex  // of a choice
+	slotFinish // likewise
 )
 
 // eventKind is what the type of an event says, or the name in its event line,
@@ -58,6 +65,17 @@ const (
 
 // slotOf says which member a name means where it stands.
 func (t *tracker) slotOf(name []byte) slot {
+	if t.depth == depthChoice {
+		switch string(name) {
+		case "index":
+			return slotIndex
+		case "finish_reason":
+			return slotFinish
+		case "error":
+			return slotError
+		}
+		return none
+	}
 	if string(name) == "usage" {
 		return slotUsage
 	}
@@ -84,6 +102,8 @@ func (t *tracker) slotOf(name []byte) slot {
 		return slotChoices
 	case "type":
 		return slotType
+	case "object":
+		return slotObject
 	}
 	if w := t.format.wrapper; w != nil && string(name) == w.name {
 		return slotWrapper
@@ -123,8 +143,24 @@ func (t *tracker) found(m slot, v []byte) {
 			e.failed = true
 		}
 	case slotError:
-		e.failed = e.failed || !isNull(v)
+		e.failed = e.failed || !isNull(v) && string(v) != "false" && string(v) != `""`
+	case slotObject:
+		e.failed = e.failed || string(v) == `"error"`
+	case slotIndex:
+		if n, ok := intValue(v); ok {
+			t.choice = min(max(n, 0), maxChoice)
+		}
+	case slotFinish:
+		if len(v) > 2 && v[0] == '"' {
+			t.ends = true
+			e.failed = e.failed || string(v) == `"error"`
+		}
 	}
+}
+
+// wrong reports that the event says that something failed.
+func (e *trackedEvent) wrong() bool {
+	return e.failed || e.kind == kindTerminalFailed || e.kind == kindError
 }
 
 // keepString decodes into buf; a model or id that is too long for it is unknown.

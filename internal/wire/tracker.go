@@ -20,9 +20,9 @@ type tracker struct {
 	escaped  bool // after a backslash in a string
 	inScalar bool // in a number or a word
 
-	// Names are read in the top object and in one object inside it.
-	objects  [3]bool // objects[d]: the container at depth d is an object we read names in
-	inside   slot    // the member whose object is open at depth 2
+	// Names are read in the top object, in one object inside it, and in the choices.
+	objects  [depthChoice + 1]bool // objects[d]: the container at depth d is an object we read names in
+	inside   slot                  // the member whose object is open at depth 2
 	wantName bool
 	inName   bool
 	name     [64]byte // raw; a longer name is none of ours, however it is escaped
@@ -34,8 +34,14 @@ type tracker struct {
 	kept      []byte // the raw value so far
 
 	wantFirst bool // directly after the [ of choices
+	inChoices bool
+	choice    int64 // index of the choice being read
+	ends      bool  // it has a finish reason
 	event     trackedEvent
 }
+
+// depthChoice is where the objects in choices stand.
+const depthChoice = 3
 
 // reset makes the tracker ready for another value.
 func (t *tracker) reset() {
@@ -113,6 +119,9 @@ func (t *tracker) feed(p []byte) {
 			t.open(c)
 		case '}', ']':
 			if t.depth > 0 {
+				if t.depth == depthChoice && t.inChoices {
+					t.endChoice()
+				}
 				t.depth--
 				t.junk = t.depth == 0 && t.objects[1] != (c == '}')
 				t.endValue(p[from : i+1])
@@ -168,13 +177,28 @@ func (t *tracker) open(c byte) {
 	t.inScalar = false
 	t.depth++
 	if t.depth < len(t.objects) {
-		t.objects[t.depth] = c == '{' && (t.depth == 1 || member == slotWrapper)
+		t.objects[t.depth] = c == '{' && (t.depth == 1 || member == slotWrapper || t.depth == depthChoice && t.inChoices)
 		if t.objects[t.depth] {
 			t.wantName = true
-			t.inside = member
+			if t.depth < depthChoice {
+				t.inside = member
+			} else {
+				t.choice, t.ends = 0, false
+			}
 		}
 	}
 	t.wantFirst = c == '[' && member == slotChoices
+	if t.depth < depthChoice {
+		t.inChoices = t.wantFirst
+	}
+}
+
+// endChoice notes the choice that has just been read.
+func (t *tracker) endChoice() {
+	t.event.seen |= 1 << t.choice
+	if t.ends {
+		t.event.finished |= 1 << t.choice
+	}
 }
 
 // endString is called after the closing quote; tail is the captured part of the

@@ -7,7 +7,9 @@ import (
 
 // WatchOptions say how an answer is framed and what may be done to it.
 type WatchOptions struct {
-	Stream     bool // the answer is text/event-stream
+	Stream     bool // the answer says that it is text/event-stream
+	Asked      bool // the request asked for a stream
+	Choices    int  // that the request asked for; 0 and 1 are one
 	StripUsage bool // our splice asked for the usage chunk: take it out again
 
 	Length int64        // of the answer, as it says; 0 or less = it does not
@@ -40,6 +42,17 @@ type Watcher struct {
 	options WatchOptions
 	closed  bool
 
+	shape    shape
+	marked   bool // a byte order mark has been read
+	skipLine bool // in a line before the answer that means nothing
+	list     bool // the value is a list,
+	listed   bool // whose bracket has been read
+	judged   bool // the value has ended
+
+	opened     bool   // something of the answer has come
+	fault      []byte // an error inside it that nobody has asked for yet
+	faultFirst bool   // and nothing of the answer came before
+
 	t          tracker
 	said       tally // of usage
 	generates  bool
@@ -47,6 +60,10 @@ type Watcher struct {
 	model      llm.Model
 	id         string
 	identified int // events looked into for model and id
+
+	known            bool   // an event was of the format
+	seen             uint64 // choices that have begun, where several were asked for
+	ending, finished uint64 // choices with a finish reason; in the event at hand, and before it
 
 	held  []byte // received, not yet released
 	spare []byte // what Push returned last, when that was not the caller's own: the two take turns
@@ -71,10 +88,14 @@ func (w *Watcher) Push(p []byte) (forward []byte) {
 	switch {
 	case w.closed || w.answer == nil || len(p) == 0:
 		return p
-	case w.options.Stream:
+	case w.shape == eventStream:
 		return w.pushStream(p)
+	case w.shape == oneValue:
+		return w.pushValue(p)
+	case w.shape == unread:
+		return p
 	default:
-		return w.pushJSON(p)
+		return w.pushUnseen(p)
 	}
 }
 
@@ -87,7 +108,7 @@ func (w *Watcher) Close() (tail []byte) {
 		return nil
 	}
 	w.closed = true
-	if w.options.Stream && w.answer != nil {
+	if w.shape == eventStream {
 		w.closeStream()
 	}
 	tail, w.held = w.held, nil
@@ -114,16 +135,16 @@ func (w *Watcher) Told() llm.Told {
 }
 
 // running reports that what was said may still be a running total.
-func (w *Watcher) running() bool { return w.options.Stream && w.stream.phase == live && !w.closed }
+func (w *Watcher) running() bool { return w.shape == eventStream && w.stream.phase == live && !w.closed }
 
 // Terminal reports that the terminal event, or the whole JSON value, has been
 // seen, so that the record may be written now. It becomes false again if content
 // follows a chunk that looked like the final usage chunk.
 func (w *Watcher) Terminal() bool {
-	if w.options.Stream {
+	if w.shape == eventStream {
 		return w.stream.phase != live
 	}
-	return w.t.done
+	return w.shape == oneValue && w.t.done
 }
 
 // Complete reports that the answer ended as its format says. A stream ends by
@@ -132,10 +153,10 @@ func (w *Watcher) Terminal() bool {
 // the last event carries content, SDKs act on it at its blank line. The answer is
 // not complete until that has come, or Close says that none will.
 func (w *Watcher) Complete() bool {
-	if w.options.Stream {
+	if w.shape == eventStream {
 		return w.stream.ended && !(w.stream.open && w.answer.speaks)
 	}
-	return w.t.done && !w.t.junk
+	return w.shape == oneValue && w.t.done
 }
 
 // Model returns the model the upstream says it used, "" when it did not say.
@@ -152,8 +173,6 @@ func (w *Watcher) Failed() bool { return w.failed }
 // pushJSON holds an answer whole while that is cheap. Others flow (a batch of
 // embeddings may have 60 MB) but for their last bytes.
 func (w *Watcher) pushJSON(p []byte) []byte {
-	w.t.feed(p)
-	w.learn()
 	if !w.flowing && w.grow(len(p)) {
 		w.held = append(w.held, p...)
 		return nil
@@ -223,7 +242,7 @@ func (w *Watcher) learn() {
 	if e.usageRank != rankNone {
 		w.said.merge(&e.usage)
 	}
-	if e.failed || e.kind == kindTerminalFailed || e.kind == kindError {
+	if e.wrong() {
 		w.failed = true
 	}
 	if len(e.model) > 0 && string(w.model) != string(e.model) {
