@@ -42,8 +42,14 @@ func newBubbleOver(t *testing.T, serve func(net.Listener) (stop func() error), s
 // newBubbleOn is newBubbleOver on networks of one's choice: up leads to the provider, down to the sidecar.
 func newBubbleOn(t *testing.T, up, down sidecartest.Network, serve func(net.Listener) (stop func() error), settings ...string) *bubble {
 	t.Helper()
+	return newBubbleWired(t, sidecartest.Wiring{Up: up, Down: down, Provider: serve}, settings...)
+}
+
+// newBubbleWired makes a bubble of everything but its sidecar.
+func newBubbleWired(t *testing.T, wiring sidecartest.Wiring, settings ...string) *bubble {
+	t.Helper()
 	b := &bubble{}
-	b.Bubble = sidecartest.Wiring{Up: up, Down: down, Provider: serve, Sidecar: func(client *upstream.Client) (func(context.Context, net.Listener) error, func() error) {
+	wiring.Sidecar = func(client *upstream.Client) (func(context.Context, net.Listener) error, func() error) {
 		cfg, err := configOf(append([]string{"OPENAI_API_KEY", "sk-1", "OPENAI_BASE_URL", "http://provider/v1"}, settings...)...)
 		if err != nil {
 			t.Fatal(err)
@@ -54,7 +60,8 @@ func newBubbleOn(t *testing.T, up, down sidecartest.Network, serve func(net.List
 		}
 		b.server = newServer(dependencies{Config: cfg, Logger: quiet, Ledger: store, Upstream: client})
 		return func(ctx context.Context, l net.Listener) error { return b.server.serve(ctx, l, nil) }, b.server.close
-	}}.Start(t)
+	}
+	b.Bubble = wiring.Start(t)
 	return b
 }
 

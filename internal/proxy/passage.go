@@ -45,7 +45,8 @@ type passage struct {
 
 	buffers   *sync.Pool
 	buffer    *[]byte
-	afterLeft int // bytes since the client left
+	came      int64 // bytes so far
+	afterLeft int   // of them, since the client left
 
 	idle  *time.Timer
 	ended *time.Timer // since the answer is complete
@@ -110,6 +111,7 @@ func (g *passage) read(opening bool) (back func(context.Context) error, err erro
 	defer g.mu.Unlock()
 	g.idle.Reset(idleTimeout)
 	g.steps++
+	g.came += int64(n)
 	forward := (*g.buffer)[:n]
 	if x.watch != nil && n > 0 {
 		over := x.watch.Terminal()
@@ -121,6 +123,11 @@ func (g *passage) read(opening bool) (back func(context.Context) error, err erro
 		}
 		if back := g.fault(opening); back != nil {
 			return back, nil
+		}
+	}
+	if errors.Is(readErr, io.EOF) || g.came == g.resp.ContentLength {
+		if err := g.short(forward); err != nil {
+			return nil, err
 		}
 	}
 	if len(forward) > 0 {
@@ -150,6 +157,28 @@ func (g *passage) read(opening bool) (back func(context.Context) error, err erro
 		return nil, x.refused(truncation(x.ctx, readErr))
 	}
 	return nil, nil
+}
+
+// short says that an answer which ends here has broken off, and sends what is left of
+// it. If a length was declared, its last byte stays: a client that has them all sees
+// no end that is broken. JSON that breaks off in a frame that is whole is handed on as
+// it came.
+func (g *passage) short(last []byte) error {
+	x := g.x
+	if x.watch == nil || !x.watch.Truncated() {
+		return nil
+	}
+	x.truncated = true
+	if !x.watch.Events() && !unframed(g.resp) {
+		return nil
+	}
+	if len(last) > 0 && x.ans.length {
+		last = last[:len(last)-1]
+	}
+	if len(last) > 0 && x.ans.headerOut {
+		g.send(last)
+	}
+	return x.refused(truncation(x.ctx, errEndedEarly))
 }
 
 // await sets the timers for what may not come behind an answer that is complete.

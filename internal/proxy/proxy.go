@@ -90,6 +90,9 @@ func (p *Proxy) handleProxy(w http.ResponseWriter, r *http.Request, caller httpa
 	}
 	if err != nil {
 		x.try.queued = x.waited()
+		if x.usage = x.reported(); x.usage != nil { // of an answer that nobody can get
+			p.settle(x, lease, x.usage)
+		}
 		lease.Release() // nobody waits for this request's row
 		return x.refused(err)
 	}

@@ -65,12 +65,6 @@ func (p *Proxy) relay(x *exchange, resp *http.Response) error {
 		}
 	}
 	if x.watch != nil {
-		if x.watch.Truncated() {
-			x.truncated = true
-			if x.watch.Events() || unframed(resp) {
-				return x.refused(truncation(x.ctx, errEndedEarly))
-			}
-		}
 		x.ans.tail = x.watch.Close()
 	}
 	if x.clientGone() {

@@ -26,6 +26,7 @@ type Wiring struct {
 	Up, Down Network // to the provider, and to the sidecar
 	Provider func(net.Listener) (stop func() error)
 	Sidecar  func(up *upstream.Client) (serve func(context.Context, net.Listener) error, stop func() error)
+	HTTP2    bool // spoken to the provider, with prior knowledge
 }
 
 // A Bubble is a sidecar between two networks, for tests in virtual time.
@@ -50,6 +51,10 @@ func (w Wiring) Start(t *testing.T) *Bubble {
 			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
 		}
 		return w.Up.DialContext(ctx, network, address)
+	}
+	if w.HTTP2 {
+		upTransport.Protocols = new(http.Protocols)
+		upTransport.Protocols.SetUnencryptedHTTP2(true)
 	}
 	base, err := url.Parse("http://provider/v1")
 	if err != nil {
@@ -112,7 +117,9 @@ func (b *Bubble) Post(t *testing.T, ctx context.Context, path, body string) *htt
 // Serving is a provider for Wiring that answers by handle.
 func Serving(handle http.HandlerFunc) func(net.Listener) (stop func() error) {
 	return func(l net.Listener) func() error {
-		server := &http.Server{Handler: handle}
+		server := &http.Server{Handler: handle, Protocols: new(http.Protocols)}
+		server.Protocols.SetHTTP1(true)
+		server.Protocols.SetUnencryptedHTTP2(true)
 		done := make(chan struct{})
 		go func() { defer close(done); _ = server.Serve(l) }()
 		return func() error { err := server.Close(); <-done; return err }

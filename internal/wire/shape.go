@@ -172,7 +172,7 @@ func (w *Watcher) Quiet() (forward []byte, whole bool) {
 	}
 	e := &w.t.event
 	_, known := w.said.usage(w.generates)
-	if !w.options.Asked || w.failed || known && (e.finished != 0 || !e.hasChoices) {
+	if w.failed || known && (!w.options.Asked || e.finished != 0 || !e.hasChoices) || !w.options.Asked && w.answer.knows(e) {
 		return nil, true
 	}
 	return w.giveUp(), false
