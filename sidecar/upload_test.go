@@ -7,9 +7,12 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/admin"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/sidecartest"
 )
 
@@ -144,4 +147,121 @@ func TestUpload_ConnectionIsKeptBehindIt(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 	}
+}
+
+// A small upload is sent again after a 429, whether it declared its length or not,
+// and a large one cannot be: its 429 is handed on.
+func TestUpload_SmallOnesAreKeptForAnotherAttempt(t *testing.T) {
+	const most = 256 << 10
+	for _, upload := range []struct {
+		name   string
+		bytes  int
+		parts  int // that it is sent in, 0 = its length is declared
+		status int
+	}{
+		{"declared", 1000, 0, 200},
+		{"chunked", 1000, 1, 200},
+		{"chunked, in many parts", 100_000, 50, 200},
+		{"chunked, as large as may be", most, 3, 200},
+		{"chunked, empty", 0, 1, 200},
+		{"chunked, too large", most + 1, 3, 429},
+		{"declared, too large", most + 1, 0, 429},
+	} {
+		for _, early := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, refused early %v", upload.name, early), func(t *testing.T) {
+				t.Parallel()
+				var mu sync.Mutex
+				var got []string
+				base := sidecartest.Scripted(t, func(w http.ResponseWriter, r *http.Request) {
+					mu.Lock()
+					defer mu.Unlock()
+					if len(got) == 0 && early {
+						got = append(got, "")
+						_ = http.NewResponseController(w).EnableFullDuplex()
+					} else {
+						body, _ := io.ReadAll(r.Body)
+						got = append(got, string(body))
+					}
+					if len(got) == 1 {
+						w.Header().Set("Retry-After-Ms", "10")
+						w.WriteHeader(429)
+						_, _ = io.WriteString(w, `{"error":{"message":"Rate limit reached","type":"requests","code":"rate_limit_exceeded"}}`)
+					}
+				})
+				s := start(t, base)
+				sent := strings.Repeat("0123456789abcdef", upload.bytes/16+1)[:upload.bytes]
+				var body io.Reader = strings.NewReader(sent)
+				if upload.parts > 0 {
+					body = inParts(sent, upload.parts)
+				}
+				resp, err := http.Post(s.URL+"/v1/files", "application/octet-stream", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != upload.status {
+					t.Errorf("answered %d, want %d", resp.StatusCode, upload.status)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if upload.status == 200 && (len(got) != 2 || got[1] != sent) {
+					t.Errorf("%d attempts, the last of %d bytes; want 2, and %d bytes", len(got), len(got[len(got)-1]), len(sent))
+				}
+				if upload.status == 429 && len(got) != 1 {
+					t.Errorf("%d attempts, want one", len(got))
+				}
+				s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 0 })
+				if n := s.Metric("body_bytes"); n != "0" {
+					t.Errorf("%s bytes are still held", n)
+				}
+			})
+		}
+	}
+}
+
+// inParts is a body without a length.
+func inParts(s string, parts int) io.Reader {
+	r, w := io.Pipe()
+	go func() {
+		step := max(len(s)/parts, 1)
+		for len(s) > 0 {
+			n := min(step, len(s))
+			if _, err := io.WriteString(w, s[:n]); err != nil {
+				return
+			}
+			s = s[n:]
+		}
+		w.Close()
+	}()
+	return r
+}
+
+// An upload whose client waits for an answer before it sends on gets the refusal,
+// after a while.
+func TestUpload_RefusedInTheMiddleOfAConversation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := handlerBubble(t, func(w http.ResponseWriter, r *http.Request) {
+			rc := http.NewResponseController(w)
+			_ = rc.EnableFullDuplex()
+			_, _ = r.Body.Read(make([]byte, 64))
+			w.WriteHeader(429)
+		})
+		defer b.Stop()
+		sent, upload := io.Pipe()
+		defer upload.Close()
+		go func() { _, _ = io.WriteString(upload, "hello") }()
+		started := time.Now()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/audio/echo", sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := b.Client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if took := time.Since(started); resp.StatusCode != 429 || took > 6*time.Second {
+			t.Errorf("%d after %v", resp.StatusCode, took)
+		}
+	})
 }

@@ -101,11 +101,11 @@ func (p *Proxy) judge(x *exchange, resp *http.Response) (back func(context.Conte
 			resp.Header.Set("X-Should-Retry", "false")
 		}
 		return back
-	case verdict == upstream.Unavailable && !x.streamed() && p.repeats.spend(now):
+	case verdict == upstream.Unavailable && x.repeatable() && p.repeats.spend(now):
 		x.quote(wire.SaidOf(peek(resp)), p.upstream.KeyOf(resp))
 		p.metrics.Attempts.WithLabelValues("unavailable").Inc()
 		return func(ctx context.Context) error { return lease.Unavailable(ctx, pause) }
-	case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && p.key.replaced(p.upstream.KeyOf(resp)):
+	case resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && p.key.replaced(p.upstream.KeyOf(resp)) && x.repeatable():
 		p.metrics.Attempts.WithLabelValues("key_replaced").Inc()
 		x.rekeyed = true
 		return lease.Retry
@@ -184,8 +184,19 @@ func (x *exchange) answered(resp *http.Response) {
 	x.try.status, x.try.firstByte = resp.StatusCode, time.Since(x.req.started)
 }
 
-// streamed reports whether the body has passed through and is gone.
-func (x *exchange) streamed() bool { return x.up.Stream != nil && x.up.Length != 0 }
+// repeatable reports whether the request can be sent again. Its body may have passed
+// through, and be gone; a small one was kept on its way.
+func (x *exchange) repeatable() bool {
+	if x.up.Stream == nil || x.up.Length == 0 {
+		return true
+	}
+	held := x.req.upload.take()
+	if held == nil {
+		return false
+	}
+	x.req.body, x.up.Body, x.up.Stream, x.up.Length = held, held.bytes, nil, 0
+	return true
+}
 
 // peekLimit bounds what is read of a refusal to find its reason.
 const peekLimit = 64 << 10

@@ -5,8 +5,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
@@ -19,7 +17,8 @@ const bodyRate = 32 << 10 // bytes a second
 
 // smallBody is up to where the body of an unmetered request is held like a
 // metered one, which lets the request be sent again and lets the server notice
-// that a waiting client has left.
+// that a waiting client has left. One without a declared length streams, because its
+// client may wait for an answer before it sends on, and is held beside that.
 const smallBody = 256 << 10
 
 func bodyDeadline(started time.Time, read int) time.Time {
@@ -114,53 +113,10 @@ func (p *Proxy) unmeteredBody(x *exchange) error {
 		x.req.body, x.up.Body = held, held.bytes
 		return nil
 	}
-	x.req.upload = &patientBody{rc: http.NewResponseController(x.ans.w), body: x.req.r.Body}
+	x.req.upload = newPatientBody(http.NewResponseController(x.ans.w), x.req.r.Body)
+	if x.req.r.ContentLength < 0 {
+		x.req.upload.keep(min(smallBody, x.req.cfg.MaxBodyBytes), p.memory.Hold(memory.Requests))
+	}
 	x.up.Stream, x.up.Length = x.req.upload, x.req.r.ContentLength
 	return nil
-}
-
-// A patientBody holds a body that streams through to the same rate. Only the
-// time spent waiting for the client counts: a slow provider is not its fault.
-// One goroutine at a time may read; the rest may be used beside it.
-type patientBody struct {
-	rc     *http.ResponseController
-	body   io.Reader
-	read   int
-	waited time.Duration
-	over   atomic.Bool // the end was read
-
-	mu     sync.Mutex
-	closed bool
-}
-
-func (b *patientBody) Read(p []byte) (int, error) {
-	started := time.Now()
-	b.until(bodyDeadline(started.Add(-b.waited), b.read))
-	n, err := b.body.Read(p)
-	b.read += n
-	b.waited += time.Since(started)
-	if errors.Is(err, io.EOF) {
-		b.over.Store(true)
-		// Behind the body the server waits for the client to leave, for as long as it
-		// takes.
-		b.until(time.Time{})
-	}
-	return n, err
-}
-
-// until bounds the reads from the client.
-func (b *patientBody) until(t time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.closed {
-		_ = b.rc.SetReadDeadline(t)
-	}
-}
-
-// close leaves the connection to the server: the transport may read on behind
-// the answer's end, and the deadline is then another's.
-func (b *patientBody) close() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
 }

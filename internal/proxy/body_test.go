@@ -36,7 +36,7 @@ func (w *deadlineWriter) SetReadDeadline(t time.Time) error {
 // the place is held. So the deadline of the last read must still be there.
 func TestPatientBody_DeadlineStaysUntilTheEnd(t *testing.T) {
 	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder()}
-	b := &patientBody{rc: http.NewResponseController(w), body: strings.NewReader("abc")}
+	b := newPatientBody(http.NewResponseController(w), strings.NewReader("abc"))
 	if _, err := b.Read(make([]byte, 2)); err != nil || w.until.IsZero() {
 		t.Errorf("in the middle of an upload its reads end %v, %v", w.until, err)
 	}
@@ -47,7 +47,7 @@ func TestPatientBody_DeadlineStaysUntilTheEnd(t *testing.T) {
 
 func TestPatientBody_LeavesTheConnectionAloneOnceClosed(t *testing.T) {
 	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder()}
-	b := &patientBody{rc: http.NewResponseController(w), body: strings.NewReader("abc")}
+	b := newPatientBody(http.NewResponseController(w), strings.NewReader("abc"))
 	b.close()
 	if _, _ = io.Copy(io.Discard, b); w.set != 0 {
 		t.Errorf("%d deadlines were set", w.set)

@@ -73,6 +73,9 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, who session.Identi
 
 // forget gives the body's bytes back once no attempt can follow.
 func (x *exchange) forget() {
+	if x.req.upload != nil {
+		x.req.upload.forget()
+	}
 	if q := &x.req; q.body != nil {
 		q.body.release()
 		x.up.Body = nil

@@ -37,7 +37,7 @@ const relayBytes = 32 << 10
 
 // A passage is one answer on its way from the provider to the client. The handler
 // reads it step by step. While a step waits for bytes, timers may send what is not
-// to wait with it: mu is held by whoever sends.
+// to wait with it: they take turns.
 type passage struct {
 	x    *exchange
 	resp *http.Response
@@ -53,13 +53,13 @@ type passage struct {
 	head  *time.Timer // until the headers leave without an event
 	rest  *time.Timer // until a JSON value leaves without an end
 
-	mu     sync.Mutex
+	turn   chan struct{} // has room for who sends: a lock that may be waited for in virtual time
 	closed bool
 	steps  int
 }
 
 func newPassage(x *exchange, resp *http.Response) *passage {
-	g := &passage{x: x, resp: resp, buffers: &relayBuffers}
+	g := &passage{x: x, resp: resp, buffers: &relayBuffers, turn: make(chan struct{}, 1)}
 	if x.ans.events || !x.held.buffers.TryGrow(relayBytes) {
 		g.buffers = &eventBuffers
 	}
@@ -73,8 +73,8 @@ func newPassage(x *exchange, resp *http.Response) *passage {
 
 // close stops the timers. It may be called again.
 func (g *passage) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
 	if g.closed {
 		return
 	}
@@ -107,8 +107,8 @@ func (g *passage) step() error {
 func (g *passage) read(opening bool) (back func(context.Context) error, err error) {
 	x := g.x
 	n, readErr := g.resp.Body.Read(*g.buffer)
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
 	g.idle.Reset(idleTimeout)
 	g.steps++
 	g.came += int64(n)
@@ -212,8 +212,8 @@ func (g *passage) send(p []byte) {
 
 // sendHead lets the headers go without an event.
 func (g *passage) sendHead() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
 	if g.closed || g.over || g.x.ans.headerOut || g.x.left.Load() {
 		return
 	}
@@ -224,8 +224,8 @@ func (g *passage) sendHead() {
 // sendRest lets a JSON value go whose connection does not end. What follows, if
 // anything does, will pass.
 func (g *passage) sendRest(step int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
 	if g.closed || g.over || g.steps != step {
 		return
 	}

@@ -39,7 +39,7 @@ func (x *exchange) record() ledger.Record {
 		Attempts: x.tries, QueueWait: t.queued, Status: t.status, FirstByte: t.firstByte,
 	}
 	if x.watch != nil {
-		row.AnsweredModel = ledger.CleanName(x.watch.Model())
+		row.AnsweredModel, row.Refused = ledger.CleanName(x.watch.Model()), x.watch.Refused()
 		row.Told = x.watch.Told()
 	}
 	if x.usage != nil {

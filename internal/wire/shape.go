@@ -232,4 +232,8 @@ func (w *Watcher) fail(data []byte) {
 	data = errorOf(data)
 	w.fault = append([]byte{}, data[:min(len(data), maxFault)]...)
 	w.faultFirst = !w.opened
+	w.refused = w.refused || w.faultFirst
 }
+
+// Refused reports that an error came in the place of the answer: nothing was made.
+func (w *Watcher) Refused() bool { return w.refused }

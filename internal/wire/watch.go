@@ -52,6 +52,7 @@ type Watcher struct {
 	opened     bool   // something of the answer has come
 	fault      []byte // an error inside it that nobody has asked for yet
 	faultFirst bool   // and nothing of the answer came before
+	refused    bool   // so it was once
 
 	t          tracker
 	said       tally // of usage
