@@ -56,9 +56,9 @@ func keyHeader(cfg *config.Config) string {
 // azureGateway reports whether an answer says that a gateway on another host of Azure's
 // does not take our key as a bearer token. It is asked once more then, in Azure's way.
 func (x *exchange) azureGateway(resp *http.Response) bool {
-	return resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && !x.streamed() && x.req.cfg.Profile == "auto" &&
+	return resp.StatusCode == http.StatusUnauthorized && !x.rekeyed && x.req.cfg.Profile == "auto" &&
 		resp.Request != nil && resp.Request.Header.Get(upstream.AzureKey) == "" && !upstream.IsToken(x.p.upstream.KeyOf(resp)) &&
-		wire.ParseRateLimit(x.p.upstream.Host(), resp.Header, time.Now()).Profile == "azure"
+		wire.ParseRateLimit(x.p.upstream.Host(), resp.Header, time.Now()).Profile == "azure" && x.repeatable()
 }
 
 // current is the key to send now.

@@ -136,7 +136,9 @@ func (w *Watcher) Told() llm.Told {
 }
 
 // running reports that what was said may still be a running total.
-func (w *Watcher) running() bool { return w.shape == eventStream && w.stream.phase == live && !w.closed }
+func (w *Watcher) running() bool {
+	return w.shape == eventStream && w.stream.phase == live && !w.closed
+}
 
 // Terminal reports that the terminal event, or the whole JSON value, has been
 // seen, so that the record may be written now. It becomes false again if content
