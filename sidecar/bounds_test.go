@@ -23,9 +23,20 @@ func TestBody_BytesAreGivenBackWhenTheAnswerBegins(t *testing.T) {
 	up, base := sidecartest.NewStepwise(t)
 	s := start(t, base, "QUEUE_MAX_BYTES", "1KiB")
 	long := strings.Replace(sidecartest.ChatStream, "say", strings.Repeat("x", 900)+" say", 1)
-	first := sidecartest.Open(t, t.Context(), s.URL+"/v1/chat/completions", long) // its headers are here: no attempt can follow
-	if second := sidecartest.Open(t, t.Context(), s.URL+"/v1/chat/completions", long); second.StatusCode != 200 {
-		t.Errorf("the first body is still held: %d", second.StatusCode)
+	answers := make(chan *http.Response)
+	ask := func() { answers <- sidecartest.Open(t, t.Context(), s.URL+"/v1/chat/completions", long) }
+	go ask()
+	up.Pieces <- eventA
+	first := <-answers // its first event is here: no attempt can follow
+	go ask()
+	for second := (*http.Response)(nil); second == nil; {
+		select {
+		case up.Pieces <- eventA: // of either answer
+		case second = <-answers:
+			if second.StatusCode != 200 {
+				t.Errorf("the first body is still held: %d", second.StatusCode)
+			}
+		}
 	}
 	if third := sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", strings.Repeat(" ", 2000)); third.StatusCode != 413 {
 		t.Errorf("a body that never fits: %d", third.StatusCode)

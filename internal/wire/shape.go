@@ -204,10 +204,11 @@ func (w *Watcher) Events() bool {
 
 func (w *Watcher) cutShort() bool {
 	s := &w.stream
+	_, last := cutField(w.held[min(max(s.next, 0), len(w.held)):])
 	switch {
 	case s.ended:
 		return s.open && w.answer.speaks
-	case w.failed, s.phase != live:
+	case w.failed, s.phase != live, string(bytes.TrimSpace(last)) == "[DONE]":
 		return false
 	case w.known:
 		return w.finished == 0 || w.options.Choices > 1 && w.seen&^w.finished != 0
