@@ -53,8 +53,8 @@ func (w *Watcher) judge(data []byte) verdict {
 	if !w.t.done || w.t.junk {
 		return content
 	}
-	if e.kind == kindUnknown {
-		e.kind = w.stream.named
+	if named := w.stream.named; e.kind == kindUnknown || named == kindError && e.kind == kindOther {
+		e.kind = named
 	}
 	w.known = w.known || w.answer.knows(e)
 	w.seen |= e.seen
