@@ -68,7 +68,7 @@ func newServer(d dependencies) *server {
 	})
 	s.admin = &admin.Admin{
 		Settings: &s.cfg, Ledger: d.Ledger, Limits: s.limits, Memory: s.proxy.Memory(), Overhead: s.proxy.Overhead(), Metrics: s.metrics.Handler(), Logger: d.Logger,
-		Draining: s.guard.Draining, Unfit: s.proxy.Unfit,
+		Draining: s.guard.Draining, Unfit: s.proxy.Unfit, Away: s.proxy.Away,
 	}
 	s.watch()
 	return s

@@ -119,6 +119,9 @@ func TestReach_NamesWhatIsTriedForAWhile(t *testing.T) {
 			if n := len(s.Log.Lines("upstream unreachable")); n < 2 {
 				t.Errorf("%d attempts", n)
 			}
+			if a := sidecartest.Send(t, "GET", s.URL+"/readyz", ""); a.StatusCode != 200 || !strings.Contains(a.Body, `"cannot be reached: `+c.class+`"`) {
+				t.Errorf("/readyz: %d %s", a.StatusCode, a.Body)
+			}
 			began = time.Now()
 			unreachable(t, s.Ask("t"), c.class)
 			if took := time.Since(began); took > 2*time.Second {

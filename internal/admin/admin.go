@@ -23,8 +23,9 @@ type Admin struct {
 	Overhead *memory.Account // of what requests take beside that
 	Metrics  http.Handler    // writes every series
 	Logger   *slog.Logger
-	Draining func() bool  // the service ends
-	Unfit    func() error // why requests are refused while the ledger fails; nil: they are not
+	Draining func() bool   // the service ends
+	Away     func() string // the class of the fault that keeps us from the upstream; "" = it can be reached, or nobody has tried
+	Unfit    func() error  // why requests are refused while the ledger fails; nil: they are not
 }
 
 // Routes are the operators' routes. With ADMIN_ADDR they are on its listener only,

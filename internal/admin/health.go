@@ -34,6 +34,9 @@ func (a *Admin) ready(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) 
 		return httpapi.WriteJSON(w, map[string]string{"status": "degraded", "ledger": "takes records, but cannot be read at the moment"})
 	}
 	answer := map[string]string{"status": "ok"}
+	if class := a.Away(); class != "" { // requests wait for it, or are told so
+		answer["upstream"] = "cannot be reached: " + class
+	}
 	if done, at := a.Ledger.News(); done != "" {
 		answer["ledger"] = "its file was removed or replaced at " + httpapi.Timestamp(at) + ": the log says what was done"
 	}

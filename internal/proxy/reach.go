@@ -39,6 +39,15 @@ func (p *Proxy) watchReach() {
 	})
 }
 
+// Away is the class of the fault that keeps us from the provider; "" = none is known.
+func (p *Proxy) Away() string {
+	o, lasts := p.upstream.Outage()
+	if !lasts {
+		return ""
+	}
+	return string(o.Class)
+}
+
 // unreached takes in an attempt that has not been sent, the nth in a row. It reports
 // whether that was the last one: trying again cures nothing, or the provider is given up.
 func (x *exchange) unreached(err error, n int) (over bool) {
@@ -95,6 +104,9 @@ func noConnection(class upstream.Class, final bool, cause error) *httpapi.Error 
 		e.Message += "; trying again does not help, the sidecar's log has the details"
 	} else {
 		e.RetryAfter = time.Second
+		if r := (*limit.Rejected)(nil); errors.As(cause, &r) {
+			e.RetryAfter = min(r.RetryAfter, 5*time.Second) // the breaker's longest pause
+		}
 	}
 	return e
 }

@@ -1,9 +1,7 @@
 package upstream
 
 import (
-	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
@@ -19,7 +17,8 @@ import (
 // next request. Until that is known, and with those that close, streams say that their
 // connection ends with them.
 const (
-	keepProof = time.Second
+	keepProof = 250 * time.Millisecond
+	keepDoubt = time.Second      // one that is closed so soon after a stream speaks against it
 	keepAgain = 10 * time.Minute // then one that closes is tried anew
 	// keepPlain is how long a plain connection is kept idle: model servers and their
 	// frameworks often close theirs after five seconds.
@@ -180,13 +179,13 @@ type streamEnd struct {
 	keeping *keeping
 }
 
-// unread notes an error of reading, for which the peer may be to blame.
-func (c *countedConn) unread(err error) {
-	if errors.Is(err, net.ErrClosed) {
-		return // we have closed it
+// unread notes that reading failed, for which the peer may be to blame.
+func (c *countedConn) unread() {
+	if c.closed.Load() {
+		return // by us
 	}
 	c.gone.Store(true)
-	if end := c.stream.Load(); end != nil && time.Since(end.at) < keepProof {
+	if end := c.stream.Load(); end != nil && time.Since(end.at) < keepDoubt {
 		end.keeping.learn(closes)
 	}
 }

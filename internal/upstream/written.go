@@ -16,14 +16,15 @@ import (
 type countedConn struct {
 	net.Conn
 	count  atomic.Int64
-	gone   atomic.Bool               // the peer has ended it
+	closed atomic.Bool               // by us
+	gone   atomic.Bool               // by the peer
 	stream atomic.Pointer[streamEnd] // since the last answer on it
 }
 
 func (c *countedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
-		c.unread(err)
+		c.unread()
 	}
 	return n, err
 }
@@ -32,6 +33,12 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.count.Add(int64(n))
 	return n, err
+}
+
+// Close ends the connection.
+func (c *countedConn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
 }
 
 // CloseWrite ends the sending half, as a tunnel needs it.
