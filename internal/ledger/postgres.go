@@ -41,6 +41,7 @@ type postgres struct {
 	place  string // user@host:port/database, for people
 	schema string // the first of the search path
 	class  int32  // of this schema's advisory locks
+	hosts  int    // that the DSN names
 	full   bool   // durability
 	logger *slog.Logger
 	live   liveness
@@ -53,7 +54,7 @@ func openPostgres(ctx context.Context, cfg *Config) (_ backend, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	p := &postgres{place: placeOf(config), full: cfg.Durability == DurabilityFull, logger: cfg.Logger}
+	p := &postgres{place: placeOf(config), hosts: hostsOf(config), full: cfg.Durability == DurabilityFull, logger: cfg.Logger}
 	cfg.place = p.place
 	defer func() {
 		if err != nil {
@@ -168,6 +169,15 @@ func openPostgresPool(config *pgx.ConnConfig, conns int, params map[string]strin
 	return bun.NewDB(pool, pgdialect.New())
 }
 
+// hostsOf counts the hosts of a DSN. Fallbacks are also the same host without TLS.
+func hostsOf(config *pgx.ConnConfig) int {
+	names := map[string]bool{fmt.Sprint(config.Host, ":", config.Port): true}
+	for _, f := range config.Fallbacks {
+		names[fmt.Sprint(f.Host, ":", f.Port)] = true
+	}
+	return len(names)
+}
+
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // writerParams asks for what the durability promises; see doc.go.
@@ -240,7 +250,7 @@ func (p *postgres) await(ctx context.Context, patience time.Duration, ping func(
 	defer pause.Stop()
 	var last error
 	for {
-		err := startErr(ping(limited))
+		err := startErr(tlsErr(ping(limited), p.hosts))
 		if err == nil || errors.Is(err, ErrInvalid) {
 			return err
 		}

@@ -1,9 +1,12 @@
 package ledger
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -43,6 +46,38 @@ func startErr(err error) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return postgresErr(err)
+}
+
+// tlsErr marks as ErrInvalid what ended a connection for good before it could speak of
+// anything else: a certificate that is not trusted, or of another host; no TLS where
+// the DSN wants it. Of several hosts all have to end so.
+func tlsErr(err error, hosts int) error {
+	if err == nil || !tlsFault(err, hosts > 1) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrInvalid, err)
+}
+
+// tlsFault looks for such a fault in the tree of an error: in one of the branches, or
+// in all of them.
+func tlsFault(err error, all bool) bool {
+	switch e := err.(type) { //nolint:errorlint // the tree is walked by hand
+	case *tls.CertificateVerificationError, x509.UnknownAuthorityError, x509.HostnameError, x509.CertificateInvalidError,
+		x509.SystemRootsError, tls.AlertError, tls.RecordHeaderError:
+		return true
+	case interface{ Unwrap() []error }:
+		branches := e.Unwrap()
+		clean := func(err error) bool { return !tlsFault(err, all) }
+		if all {
+			return len(branches) > 0 && !slices.ContainsFunc(branches, clean)
+		}
+		return slices.ContainsFunc(branches, func(err error) bool { return tlsFault(err, all) })
+	case interface{ Unwrap() error }:
+		return tlsFault(e.Unwrap(), all)
+	case nil:
+		return false
+	}
+	return err.Error() == "server refused TLS connection" // pgx has no other name for it
 }
 
 func sqlState(err error) string {

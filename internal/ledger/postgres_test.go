@@ -174,6 +174,7 @@ func TestOpenPostgres_Refuses(t *testing.T) {
 	}{
 		"no address":          {"", ErrInvalid, "needs a connection URL"},
 		"a wrong password":    {change(func(u *url.URL) { u.User = url.UserPassword("ledger", "t0psecret") }), ErrInvalid, "28P01"},
+		"an unknown role":     {change(func(u *url.URL) { u.User = url.UserPassword("nobody", "t0psecret") }), ErrInvalid, "28P01"},
 		"an unknown database": {change(func(u *url.URL) { u.Path = "/nowhere" }), ErrInvalid, `"nowhere" does not exist`},
 		"an unknown schema":   {pgtest.With(t, cfg.PostgresDSN, "search_path", "nowhere"), ErrInvalid, "no schema"},
 		"a wrong parameter":   {pgtest.With(t, cfg.PostgresDSN, "frobnicate", "1"), ErrInvalid, "frobnicate"},
@@ -908,4 +909,23 @@ func TestPostgres_Instances(t *testing.T) {
 			t.Errorf("%d interrupted requests; want 0", n)
 		}
 	})
+}
+
+// TestPostgres_Readable: a view that is gone takes no record's place, and is said.
+func TestPostgres_Readable(t *testing.T) {
+	cfg := postgresConfig(t)
+	s := open(t, cfg)
+	defer closeStore(t, s)
+	record(t, s, testRecord("a"))
+	if err := s.Readable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, cfg.PostgresDSN, "DROP VIEW request_log")
+	if err := s.Readable(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("readable: %v", err)
+	}
+	record(t, s, testRecord("a"))
+	if err := s.Ready(t.Context()); err != nil {
+		t.Errorf("ready: %v", err)
+	}
 }
