@@ -22,6 +22,7 @@ type backend interface {
 	deleteSession(ctx context.Context, key string) (more bool, err error) // one slice
 	prune(ctx context.Context, h horizon) (more bool, err error)          // one slice
 	saveState(ctx context.Context, name string, data []byte) error
+	keepState(ctx context.Context, name string, data []byte) (kept []byte, err error) // what is there, or else data
 	// heartbeat shows other processes that this one lives, and books as Interrupted what dead ones had in
 	// flight. The committer calls it at Open, and regularly.
 	heartbeat(ctx context.Context) (booked int, err error)
@@ -32,10 +33,12 @@ type backend interface {
 	revive(ctx context.Context) (done string, err error)
 	readable(ctx context.Context) error // could every question be answered now
 	loadState(ctx context.Context, name string) ([]byte, error)
-	session(ctx context.Context, key string) (Session, error)
-	sessions(ctx context.Context, after *sessionCursor, limit int) ([]Session, error)
-	sessionsBySeq(ctx context.Context, after int64, limit int) ([]Session, error)
-	requests(ctx context.Context, key string, before *ID, limit int) ([]Record, error)
+	// named returns the sessions of an id: one for each client at most.
+	named(ctx context.Context, w whose, id string) ([]Session, error)
+	sessions(ctx context.Context, w whose, after *sessionCursor, limit int) ([]Session, error)
+	// totals returns sums by id, in an order of its own, behind the one that it returned last.
+	totals(ctx context.Context, w whose, after Session, limit int) ([]Session, error)
+	requests(ctx context.Context, of Session, before *ID, limit int) ([]Record, error)
 	usage(ctx context.Context, p usagePlan) (usageSum, error)
 	budget(ctx context.Context, scope string, since time.Time) ([]BudgetUse, error)
 	recentUse(ctx context.Context, since time.Time) ([]ModelUse, error)
@@ -103,7 +106,8 @@ func sumsOf(r *Record) Sums {
 
 // sessionDelta is what a batch adds to one session.
 type sessionDelta struct {
-	key, parent     string
+	sessionName
+	parent          string
 	sums            Sums
 	firstMs, lastMs int64
 }
@@ -128,16 +132,16 @@ type delta struct {
 // since prices do; and leave out refusals, so that invented model names
 // leave no trace in them.
 func sum(records, replaced []Record) delta {
-	sessions := map[string]*sessionDelta{}
+	sessions := map[sessionName]*sessionDelta{}
 	d := delta{sums: map[rollupKey]Sums{}}
 	one := func(r *Record, sign int64) {
 		c := sumsOf(r)
 		startMs := r.StartedAt.UnixMilli()
 		if r.Session != "" {
-			s := sessions[r.Session]
+			s := sessions[r.sessionName()]
 			if s == nil {
-				s = &sessionDelta{key: r.Session, firstMs: startMs}
-				sessions[r.Session] = s
+				s = &sessionDelta{sessionName: r.sessionName(), firstMs: startMs}
+				sessions[r.sessionName()] = s
 			}
 			s.sums.Add(c, sign)
 			s.firstMs = min(s.firstMs, startMs)
@@ -160,9 +164,10 @@ func sum(records, replaced []Record) delta {
 	for i := range replaced {
 		one(&replaced[i], -1)
 	}
-	for _, key := range slices.Sorted(maps.Keys(sessions)) {
-		d.sessions = append(d.sessions, *sessions[key])
+	for _, s := range sessions {
+		d.sessions = append(d.sessions, *s)
 	}
+	slices.SortFunc(d.sessions, func(a, b sessionDelta) int { return cmp.Compare(a.key(), b.key()) })
 	d.rollups = slices.SortedFunc(maps.Keys(d.sums), func(a, b rollupKey) int {
 		return cmp.Or(cmp.Compare(a.grain, b.grain), cmp.Compare(a.start, b.start),
 			cmp.Compare(a.model, b.model), cmp.Compare(a.client, b.client))

@@ -76,7 +76,7 @@ func TestStore_KeepsBudgets(t *testing.T) {
 		}
 
 		t.Run("a deleted session leaves them", func(t *testing.T) {
-			if err := s.DeleteSession(t.Context(), "a"); err != nil {
+			if err := s.DeleteSession(t.Context(), &s.Reader, "a"); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(want, budgetUse(t, s, "team", budgetDay)); diff != "" {

@@ -305,7 +305,7 @@ func TestStore_WaitsWhileTheStoreIsDown(t *testing.T) {
 			if err := s.Record(t.Context(), testRecord("a")); !errors.Is(err, ErrClosed) {
 				t.Errorf("record after close: %v; want ErrClosed", err)
 			}
-			if err := s.DeleteSession(t.Context(), "a"); !errors.Is(err, ErrClosed) {
+			if err := s.DeleteSession(t.Context(), &s.Reader, "a"); !errors.Is(err, ErrClosed) {
 				t.Errorf("delete after close: %v; want ErrClosed", err)
 			}
 			if st := s.Stats(); st.Failed != 4 {

@@ -21,7 +21,8 @@ type memory struct {
 
 	mu      sync.RWMutex
 	byKey   map[string]*list.Element // of *Session, in recent
-	recent  *list.List               // the least recently used session at the front
+	byID    map[string][]*list.Element
+	recent  *list.List // the least recently used session at the front
 	lastSeq int64
 	records map[ID]Record
 	arrived []ID // ring, once it is full
@@ -38,7 +39,7 @@ const maxRollups = 100_000
 func newMemory(maxSessions, maxRecords int) *memory {
 	return &memory{
 		maxSessions: maxSessions, maxRecords: maxRecords,
-		byKey: map[string]*list.Element{}, recent: list.New(),
+		byKey: map[string]*list.Element{}, byID: map[string][]*list.Element{}, recent: list.New(),
 		records: map[ID]Record{}, rollups: map[rollupKey]Sums{}, budgets: map[budgetKey]budgetSums{},
 		state: map[string][]byte{},
 	}
@@ -93,15 +94,15 @@ func (m *memory) keepLocked(r Record) {
 }
 
 func (m *memory) addLocked(d sessionDelta) {
-	e := m.byKey[d.key]
+	e := m.byKey[d.key()]
 	if e == nil {
 		if m.recent.Len() >= m.maxSessions {
-			old := m.recent.Remove(m.recent.Front()).(*Session)
-			delete(m.byKey, old.ID)
+			m.removeLocked(m.recent.Front())
 		}
 		m.lastSeq++
-		e = m.recent.PushBack(&Session{ID: d.key, seq: m.lastSeq, FirstAt: time.UnixMilli(d.firstMs).UTC()})
-		m.byKey[d.key] = e
+		e = m.recent.PushBack(&Session{Owner: d.owner, ID: d.id, seq: m.lastSeq, FirstAt: time.UnixMilli(d.firstMs).UTC()})
+		m.byKey[d.key()] = e
+		m.byID[d.id] = append(m.byID[d.id], e)
 	}
 	m.recent.MoveToBack(e)
 	s := e.Value.(*Session)
@@ -112,6 +113,18 @@ func (m *memory) addLocked(d sessionDelta) {
 	if last := time.UnixMilli(d.lastMs).UTC(); last.After(s.LastAt) {
 		s.LastAt = last
 	}
+}
+
+// removeLocked forgets a session, and tells which.
+func (m *memory) removeLocked(e *list.Element) sessionName {
+	s := m.recent.Remove(e).(*Session)
+	name := sessionName{s.Owner, s.ID}
+	delete(m.byKey, name.key())
+	rest := slices.DeleteFunc(m.byID[s.ID], func(o *list.Element) bool { return o == e })
+	if m.byID[s.ID] = rest; len(rest) == 0 {
+		delete(m.byID, s.ID)
+	}
+	return name
 }
 
 // shrink forgets the first tenth of the lines, in the order given, when there are too many.
@@ -132,9 +145,8 @@ func (m *memory) deleteSession(_ context.Context, key string) (bool, error) {
 	if e == nil {
 		return false, fmt.Errorf("session: %w", ErrNotFound)
 	}
-	m.recent.Remove(e)
-	delete(m.byKey, key)
-	m.dropLocked(func(r Record) bool { return r.Session == key })
+	name := m.removeLocked(e)
+	m.dropLocked(func(r Record) bool { return r.sessionName() == name })
 	return false, nil
 }
 
@@ -174,6 +186,15 @@ func (m *memory) saveState(_ context.Context, name string, data []byte) error {
 	return nil
 }
 
+func (m *memory) keepState(_ context.Context, name string, data []byte) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state[name] == nil {
+		m.state[name] = slices.Clone(data)
+	}
+	return slices.Clone(m.state[name]), nil
+}
+
 func (m *memory) loadState(_ context.Context, name string) ([]byte, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -192,14 +213,10 @@ func (m *memory) revive(context.Context) (string, error) { return "", nil }
 
 func (m *memory) heartbeat(context.Context) (int, error) { return 0, nil }
 
-func (m *memory) session(_ context.Context, key string) (Session, error) {
+func (m *memory) named(_ context.Context, w whose, id string) ([]Session, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	e := m.byKey[key]
-	if e == nil {
-		return Session{}, fmt.Errorf("session: %w", ErrNotFound)
-	}
-	return *e.Value.(*Session), nil
+	return m.namedLocked(w, id), nil
 }
 
 // pick returns the limit first sessions of an order, of those that a test lets pass.
@@ -216,35 +233,42 @@ func (m *memory) pick(limit int, pass func(*Session) bool, order func(a, b Sessi
 	return slices.Clip(all[:min(limit, len(all))])
 }
 
-func (m *memory) sessions(_ context.Context, after *sessionCursor, limit int) ([]Session, error) {
+func (m *memory) sessions(_ context.Context, w whose, after *sessionCursor, limit int) ([]Session, error) {
 	pass := func(s *Session) bool {
 		last := s.LastAt.UnixMilli()
-		return after == nil || last < after.lastMs || last == after.lastMs && s.seq < after.seq
+		return w.holds(s) && (after == nil || last < after.lastMs || last == after.lastMs && s.seq < after.seq)
 	}
-	return m.pick(limit, pass, func(a, b Session) int {
-		return cmp.Or(b.LastAt.Compare(a.LastAt), cmp.Compare(b.seq, a.seq))
-	}), nil
+	return m.pick(limit, pass, newestFirst), nil
 }
 
-func (m *memory) sessionsBySeq(_ context.Context, after int64, limit int) ([]Session, error) {
-	return m.pick(limit, func(s *Session) bool { return s.seq > after },
-		func(a, b Session) int { return cmp.Compare(a.seq, b.seq) }), nil
-}
-
-func (m *memory) requests(_ context.Context, key string, before *ID, limit int) ([]Record, error) {
+func (m *memory) totals(_ context.Context, w whose, after Session, limit int) ([]Session, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if m.byKey[key] == nil {
-		return nil, fmt.Errorf("session: %w", ErrNotFound)
+	var ids []string
+	for id := range m.byID {
+		if id > after.ID && len(m.namedLocked(w, id)) > 0 {
+			ids = append(ids, id)
+		}
 	}
+	slices.Sort(ids)
+	var out []Session
+	for _, id := range ids[:min(limit, len(ids))] {
+		out = append(out, summed(m.namedLocked(w, id)))
+	}
+	return out, nil
+}
+
+func (m *memory) requests(_ context.Context, of Session, before *ID, limit int) ([]Record, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	var out []Record
 	for id, r := range m.records {
-		if r.Session == key && (before == nil || compareIDs(id, *before) < 0) {
+		if r.Session == of.ID && r.Owner == of.Owner && (before == nil || compareIDs(id, *before) < 0) {
 			out = append(out, r)
 		}
 	}
 	slices.SortFunc(out, func(a, b Record) int { return compareIDs(b.ID, a.ID) })
-	return out[:min(limit, len(out))], nil
+	return slices.Clip(out[:min(limit, len(out))]), nil
 }
 
 func compareIDs(a, b ID) int { return strings.Compare(string(a[:]), string(b[:])) }
@@ -252,13 +276,13 @@ func compareIDs(a, b ID) int { return strings.Compare(string(a[:]), string(b[:])
 func (m *memory) usage(_ context.Context, p usagePlan) (usageSum, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if p.session != "" {
+	if p.sessions != nil {
 		return m.sessionUsageLocked(p)
 	}
 	out := usageSum{}
 	for k, c := range m.rollups {
 		for _, s := range p.spans {
-			if s.grain == k.grain && k.start >= s.from && k.start < s.to {
+			if s.grain == k.grain && k.start >= s.from && k.start < s.to && (p.only == "" || p.only == k.client) {
 				if err := out.add(p.key(s, k.start, k.model, k.client), c, p.maxRows); err != nil {
 					return nil, err
 				}

@@ -150,7 +150,7 @@ func TestMigrate_AdditionsOfANewerRelease(t *testing.T) {
 		started := open(t, cfg)
 		record(t, started, testRecord("a"))
 		checkAll(started, 3)
-		if err := started.DeleteSession(t.Context(), "a"); err != nil {
+		if err := started.DeleteSession(t.Context(), &started.Reader, "a"); err != nil {
 			t.Error(err)
 		}
 		if n := countOf(t, started, "request_told"); n != 1 {

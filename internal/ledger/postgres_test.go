@@ -115,7 +115,9 @@ func TestPostgres_ReadsNeverScan(t *testing.T) {
 	err := p.read.NewRaw(`SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c WHERE relkind = 'r' AND relnamespace = ?::regnamespace`,
 		p.schema).Scan(t.Context(), &size)
 	t.Logf("%d bytes per record, indexes and rollups included (%v)", size/(60*maxBatch), err)
-	_, err = p.write.Exec("INSERT INTO sessions (key, first_at, last_at) SELECT 'more-' || n, n, n FROM generate_series(1, 50000) AS n")
+	_, err = p.write.Exec(`INSERT INTO sessions (key, first_at, last_at) SELECT 'more-' || n, n, n FROM generate_series(1, 50000) AS n;
+		INSERT INTO sessions (key, client, name, first_at, last_at)
+		SELECT 'client-' || n % 5 || '/more-' || n, 'client-' || n % 5, 'more-' || n, n, n FROM generate_series(1, 50000) AS n`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +135,11 @@ func TestPostgres_ReadsNeverScan(t *testing.T) {
 	_, err6 := s.RecentUse(ctx, time.Now().Add(-time.Minute))
 	_, err7 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"day", "model", "client"}})
 	_, err8 := s.Usage(ctx, UsageQuery{From: time.Now().Add(-30 * time.Hour), By: []string{"hour", "model"}})
-	_, err9 := p.sessionsBySeq(ctx, 1000, maxPage)
+	alice := s.Of("client-3")
+	page, err10 := alice.Sessions(ctx, SessionQuery{Limit: 2})
+	err8 = errors.Join(err8, err10, second(alice.Sessions(ctx, SessionQuery{Limit: 2, Cursor: page.NextCursor})),
+		second(p.totals(ctx, whose{"client-3", true}, Session{seq: 4}, maxPage)), second(alice.Session(ctx, "more-503")), second(alice.Requests(ctx, "more-503", RecordQuery{})))
+	_, err9 := p.totals(ctx, whose{}, Session{ID: "more-2"}, maxPage)
 	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
 		t.Fatal(err)
 	}
@@ -622,7 +628,7 @@ func TestPostgres_SessionDeletedMeanwhile(t *testing.T) {
 			FROM requests LIMIT 1`, NewID()))
 		exec("UPDATE sessions SET requests = requests + 1 WHERE key = 'a'")
 		deleted := make(chan error, 1)
-		go func() { deleted <- s.DeleteSession(context.Background(), "a") }()
+		go func() { deleted <- s.DeleteSession(context.Background(), &s.Reader, "a") }()
 		waitFor(t, blocked(other))
 		exec("COMMIT")
 		if err := <-deleted; err != nil {
@@ -700,7 +706,7 @@ func TestPostgres_FourSidecarsDoNotDeadlock(t *testing.T) {
 						record(t, all[(i+1)%4], r) // a repetition, by way of another sidecar
 					}
 					if i == 0 && n%20 == 7 {
-						_ = s.DeleteSession(context.Background(), "gone")
+						_ = s.DeleteSession(context.Background(), &s.Reader, "gone")
 					}
 					if n%20 < 2 {
 						gone := testRecord("gone") // a session that ends while others use it
@@ -714,7 +720,7 @@ func TestPostgres_FourSidecarsDoNotDeadlock(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if err := all[0].DeleteSession(t.Context(), "gone"); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := all[0].DeleteSession(t.Context(), &all[0].Reader, "gone"); err != nil && !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
 	pgtest.Exec(t, cfg.PostgresDSN, "SELECT pg_stat_force_next_flush()")

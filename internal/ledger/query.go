@@ -2,19 +2,17 @@ package ledger
 
 import (
 	"cmp"
-	"encoding/base64"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
 
-// Session is the running total of one session.
+// Session is the running total of one session, or of all sessions of one id.
 type Session struct {
-	ID string
+	Owner string // the client whose session it is; "" for nobody's, and where it stands for several
+	ID    string
 	Sums
 	FirstAt, LastAt time.Time
 
@@ -52,7 +50,10 @@ type UsageQuery struct {
 	From, To time.Time
 	By       []string
 
-	// Session asks for one session only. Rollups do not know sessions, so this reads its records in that
+	// Client asks for the requests of one client only; "" for those of all.
+	Client string
+
+	// Session asks for one session only, or for those of one id. Rollups do not know sessions, so this reads its records in that
 	// time, as long as retention keeps them; more than 100,000 are ErrInvalid.
 	Session string
 
@@ -92,43 +93,6 @@ func pageSize(limit int) int {
 	return min(limit, maxPage)
 }
 
-// sessionCursor is the place after a session in the order (LastAt, seq) descending.
-type sessionCursor struct{ lastMs, seq int64 }
-
-func (c sessionCursor) String() string {
-	return base64.RawURLEncoding.EncodeToString([]byte(fmt.Sprintf("%d.%d", c.lastMs, c.seq)))
-}
-
-// parseSessionCursor reads a cursor; "" is the first page, nil.
-func parseSessionCursor(text string) (*sessionCursor, error) {
-	if text == "" {
-		return nil, nil
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil {
-		return nil, fmt.Errorf("session cursor: %w", ErrInvalid)
-	}
-	last, seq, _ := strings.Cut(string(raw), ".")
-	lastMs, err1 := strconv.ParseInt(last, 10, 64)
-	n, err2 := strconv.ParseInt(seq, 10, 64)
-	if err1 != nil || err2 != nil {
-		return nil, fmt.Errorf("session cursor: %w", ErrInvalid)
-	}
-	return &sessionCursor{lastMs, n}, nil
-}
-
-// parseRecordCursor reads the id of a page's last record; "" is the first page, nil.
-func parseRecordCursor(text string) (*ID, error) {
-	if text == "" {
-		return nil, nil
-	}
-	id, err := parseID(text)
-	if err != nil {
-		return nil, fmt.Errorf("request cursor: %w", ErrInvalid)
-	}
-	return &id, nil
-}
-
 // grain is a rollup's unit of time in milliseconds.
 type grain int64
 
@@ -157,7 +121,8 @@ type usageSpan struct {
 
 // usagePlan is a checked UsageQuery.
 type usagePlan struct {
-	session       string
+	only          string    // the client; "": all
+	sessions      []Session // nil: whatever the session
 	spans         []usageSpan
 	maxRows       int
 	step          grain // 0: no time in the answer
@@ -173,7 +138,7 @@ func (q UsageQuery) plan() (p usagePlan, err error) {
 	if p, err = q.uncut(); err != nil {
 		return p, err
 	}
-	p.session, p.maxRows = q.Session, cmp.Or(q.MaxRows, maxUsageRows)
+	p.only, p.maxRows = q.Client, cmp.Or(q.MaxRows, maxUsageRows)
 	cuts := make([]int64, len(q.Cuts))
 	for i, cut := range q.Cuts {
 		cuts[i] = daily.floor(cut.UnixMilli())

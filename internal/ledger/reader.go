@@ -4,12 +4,23 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 )
 
 // A Reader answers questions about what was used. Every [Store] is one; [OpenReader] opens one
 // beside a running program. It is safe for concurrent use.
-type Reader struct{ backend backend }
+type Reader struct {
+	backend backend
+	whose   whose
+	cursors cursorSeal
+}
+
+// Of returns a Reader to which the sessions of one client are all that there are; "" is nobody, who
+// sent requests without a key.
+func (r *Reader) Of(client string) *Reader {
+	return &Reader{r.backend, whose{client, true}, r.cursors}
+}
 
 // OpenReader opens the ledger of another process for reading. Nothing is written to it: no
 // schema is brought up to date, no journal replayed, no interrupted request marked; records
@@ -29,42 +40,60 @@ func OpenReader(ctx context.Context, cfg Config) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{b}, nil
+	cursors, err := cursorSealOf(newCursorKey()) // of this process: nothing is written
+	return &Reader{backend: b, cursors: cursors}, err
 }
 
 // Close closes what OpenReader opened.
 func (r *Reader) Close(ctx context.Context) error { return r.backend.close(ctx) }
 
-// Session returns the totals of one session, or ErrNotFound.
-func (r *Reader) Session(ctx context.Context, key string) (Session, error) {
-	return r.backend.session(ctx, key)
+// Session returns the totals of one session, summed over the clients that have one of this id; or ErrNotFound.
+func (r *Reader) Session(ctx context.Context, id string) (Session, error) {
+	found, err := r.named(ctx, id)
+	if err != nil {
+		return Session{}, err
+	}
+	return summed(found), nil
+}
+
+func (r *Reader) named(ctx context.Context, id string) ([]Session, error) {
+	found, err := r.backend.named(ctx, r.whose, id)
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("session: %w", ErrNotFound)
+	}
+	return found, err
 }
 
 // Sessions returns a page of sessions, the most recently used first. A bad cursor is ErrInvalid.
 func (r *Reader) Sessions(ctx context.Context, q SessionQuery) (SessionPage, error) {
-	after, err := parseSessionCursor(q.Cursor)
+	question := r.whose.question("sessions", "")
+	position, err := r.cursors.open(question, q.Cursor)
+	if err != nil {
+		return SessionPage{}, err
+	}
+	after, err := parseSessionCursor(position)
 	if err != nil {
 		return SessionPage{}, err
 	}
 	limit := pageSize(q.Limit)
-	found, err := r.backend.sessions(ctx, after, limit+1)
+	found, err := r.backend.sessions(ctx, r.whose, after, limit+1)
 	if err != nil {
 		return SessionPage{}, err
 	}
 	page := SessionPage{Sessions: found[:min(limit, len(found))]}
 	if len(found) > limit {
 		last := page.Sessions[limit-1]
-		page.NextCursor = sessionCursor{last.LastAt.UnixMilli(), last.seq}.String()
+		page.NextCursor = r.cursors.seal(question, sessionCursor{last.LastAt.UnixMilli(), last.seq}.String())
 	}
 	return page, nil
 }
 
-// Status walks over all sessions in the order of their creation, and ends at the first error. It reads
-// them in pages, so that neither memory nor a transaction is held while a slow client reads.
+// Status walks over the totals of all ids, each summed over the clients that have it, and ends at the first error. It
+// reads them in pages, so that neither memory nor a transaction is held while a slow client reads.
 func (r *Reader) Status(ctx context.Context) iter.Seq2[Session, error] {
 	return func(yield func(Session, error) bool) {
-		for after := int64(0); ; {
-			page, err := r.backend.sessionsBySeq(ctx, after, maxPage)
+		for after := (Session{}); ; {
+			page, err := r.backend.totals(ctx, r.whose, after, maxPage)
 			if err != nil {
 				yield(Session{}, err)
 				return
@@ -73,7 +102,7 @@ func (r *Reader) Status(ctx context.Context) iter.Seq2[Session, error] {
 				if !yield(one, nil) {
 					return
 				}
-				after = one.seq
+				after = one
 			}
 			if len(page) < maxPage {
 				return
@@ -82,21 +111,41 @@ func (r *Reader) Status(ctx context.Context) iter.Seq2[Session, error] {
 	}
 }
 
-// Requests returns a page of a session's records, the newest first. An unknown session is
-// ErrNotFound, a bad cursor ErrInvalid.
-func (r *Reader) Requests(ctx context.Context, key string, q RecordQuery) (RecordPage, error) {
-	before, err := parseRecordCursor(q.Cursor)
+// maxEqual bounds the sessions of one id whose rows are merged.
+const maxEqual = 100
+
+// Requests returns a page of the records of a session, or of all sessions of the id, the newest first. An unknown
+// session is ErrNotFound, a bad cursor ErrInvalid, an id of more than a hundred clients ErrAmbiguous.
+func (r *Reader) Requests(ctx context.Context, id string, q RecordQuery) (RecordPage, error) {
+	question := r.whose.question("requests", id)
+	position, err := r.cursors.open(question, q.Cursor)
 	if err != nil {
 		return RecordPage{}, err
+	}
+	before, err := parseRecordCursor(position)
+	if err != nil {
+		return RecordPage{}, err
+	}
+	sessions, err := r.named(ctx, id)
+	if err != nil {
+		return RecordPage{}, err
+	}
+	if len(sessions) > maxEqual {
+		return RecordPage{}, ErrAmbiguous
 	}
 	limit := pageSize(q.Limit)
-	found, err := r.backend.requests(ctx, key, before, limit+1)
-	if err != nil {
-		return RecordPage{}, err
+	var found []Record
+	for _, one := range sessions {
+		part, err := r.backend.requests(ctx, one, before, limit+1)
+		if err != nil {
+			return RecordPage{}, err
+		}
+		found = append(found, part...)
 	}
+	slices.SortFunc(found, func(a, b Record) int { return compareIDs(b.ID, a.ID) })
 	page := RecordPage{Records: found[:min(limit, len(found))]}
 	if len(found) > limit {
-		page.NextCursor = page.Records[limit-1].ID.String()
+		page.NextCursor = r.cursors.seal(question, page.Records[limit-1].ID.String())
 	}
 	return page, nil
 }
@@ -106,6 +155,9 @@ func (r *Reader) Requests(ctx context.Context, key string, q RecordQuery) (Recor
 // ErrInvalid.
 func (r *Reader) Usage(ctx context.Context, q UsageQuery) ([]UsageRow, error) {
 	p, err := q.plan()
+	if err == nil && q.Session != "" {
+		p.sessions, err = r.named(ctx, q.Session)
+	}
 	if err != nil {
 		return nil, err
 	}

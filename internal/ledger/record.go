@@ -88,6 +88,7 @@ type Record struct {
 	ID        ID
 	StartedAt time.Time
 
+	Owner   string `json:",omitempty"` // the client whose session it is; "" = nobody's
 	Session string // "" = none
 	Parent  string // session whose budget this one draws on, "" = none
 	Draws   []Draw // the budgets that it counts against
@@ -144,12 +145,13 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 }
 
 // ErrInvalid marks input that can never be stored or answered: retrying is useless.
-// ErrNotFound is the answer to a name that the ledger does not know.
+// ErrNotFound is the answer to a name that the ledger does not know, ErrAmbiguous to one that it knows more than once.
 // ErrUnavailable means that the store cannot be reached or written now; it wraps the driver's error.
 // ErrClosed is returned after Close.
 var (
 	ErrInvalid     = errors.New("invalid")
 	ErrNotFound    = errors.New("not found")
+	ErrAmbiguous   = errors.New("several clients have a session of this id")
 	ErrUnavailable = errors.New("ledger unavailable")
 	ErrClosed      = errors.New("ledger closed")
 )
@@ -180,6 +182,9 @@ func (r *Record) prepare() error {
 		if !storable(key, maxKeyBytes) {
 			return fmt.Errorf("record %s: %w: session id", r.ID, ErrInvalid)
 		}
+	}
+	if !storable(r.Owner, maxTextBytes) { // cut, it might be another client's
+		return fmt.Errorf("record %s: %w: owner", r.ID, ErrInvalid)
 	}
 	if err := checkDraws(r.Draws); err != nil {
 		return fmt.Errorf("record %s: %w", r.ID, err)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"time"
@@ -144,15 +145,25 @@ type sessionRow struct {
 
 	ID     int64  `bun:"id,pk,autoincrement"`
 	Key    string `bun:"key"`
+	Owner  string `bun:"client"`
+	Name   string `bun:"name,nullzero"` // the id, where the key is another
 	Parent string `bun:"parent"`
 	sumColumns
 	FirstAt int64 `bun:"first_at"`
 	LastAt  int64 `bun:"last_at"`
 }
 
+func sessionRowOf(n sessionName) sessionRow {
+	row := sessionRow{Key: n.key(), Owner: n.owner}
+	if row.Key != n.id {
+		row.Name = n.id
+	}
+	return row
+}
+
 func (r *sessionRow) session() Session {
 	return Session{
-		ID: r.Key, Sums: r.sums(),
+		Owner: r.Owner, ID: cmp.Or(r.Name, r.Key), Sums: r.sums(),
 		FirstAt: time.UnixMilli(r.FirstAt).UTC(), LastAt: time.UnixMilli(r.LastAt).UTC(), seq: r.ID,
 	}
 }
@@ -188,7 +199,7 @@ type measures struct {
 // requestOf makes a row of r, given the numbers of names and sessions.
 func requestOf(r *Record, names, sessions map[string]int64) requestRow {
 	return requestRow{
-		ID: r.ID, SessionID: sessions[r.Session],
+		ID: r.ID, SessionID: sessions[r.sessionName().key()],
 		ClientID: names[r.Client], RouteID: names[r.Route],
 		ModelID: names[string(r.Model)], AnsweredID: names[string(r.AnsweredModel)],
 		measures: measuresOf(r), Status: r.Status, Outcome: uint8(r.Outcome),
@@ -232,6 +243,7 @@ type logRow struct {
 	bun.BaseModel `bun:"table:request_log"`
 
 	ID       ID        `bun:"id,type:blob"`
+	Owner    string    `bun:"owner"`
 	Session  string    `bun:"session"`
 	Parent   string    `bun:"parent"`
 	Client   string    `bun:"client"`
@@ -249,7 +261,7 @@ type logRow struct {
 
 func (l *logRow) record() Record {
 	r := Record{
-		ID: l.ID, Session: l.Session, Parent: l.Parent, Client: l.Client, Route: l.Route,
+		ID: l.ID, Owner: l.Owner, Session: l.Session, Parent: l.Parent, Client: l.Client, Route: l.Route,
 		Model: l.Model, AnsweredModel: l.Answered, Status: l.Status, Outcome: Outcome(l.Outcome),
 		FirstByte: time.Duration(l.FirstByteMs) * time.Millisecond,
 		Total:     time.Duration(l.TotalMs) * time.Millisecond,
@@ -265,7 +277,7 @@ type noteRow struct {
 	bun.BaseModel `bun:"table:inflight"`
 
 	ID      ID        `bun:"id,pk,type:blob"`
-	Session string    `bun:"session"`
+	Session string    `bun:"session"` // a sessionName's text
 	Parent  string    `bun:"parent"`
 	Client  string    `bun:"client"`
 	Route   string    `bun:"route"`
@@ -275,14 +287,15 @@ type noteRow struct {
 
 func noteOf(r *Record) noteRow {
 	return noteRow{
-		ID: r.ID, Session: r.Session, Parent: r.Parent, Client: r.Client,
+		ID: r.ID, Session: r.sessionName().text(), Parent: r.Parent, Client: r.Client,
 		Route: r.Route, Model: r.Model, measures: measuresOf(r),
 	}
 }
 
 func (n *noteRow) record() Record {
+	name := sessionNameOf(n.Session)
 	r := Record{
-		ID: n.ID, Session: n.Session, Parent: n.Parent, Client: n.Client,
+		ID: n.ID, Owner: name.owner, Session: name.id, Parent: n.Parent, Client: n.Client,
 		Route: n.Route, Model: n.Model, Outcome: Interrupted,
 	}
 	n.fill(&r)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/uptrace/bun"
 )
 
 // The usage of one session comes from its records, by the index of sessions and their time.
@@ -31,14 +33,15 @@ func (p usagePlan) ids() (from, to ID) {
 }
 
 func (m *memory) sessionUsageLocked(p usagePlan) (usageSum, error) {
-	if m.byKey[p.session] == nil {
-		return nil, fmt.Errorf("session: %w", ErrNotFound)
+	asked := map[sessionName]bool{}
+	for _, one := range p.sessions {
+		asked[sessionName{one.Owner, one.ID}] = true
 	}
 	out := usageSum{}
 	for _, r := range m.records {
 		c := sumsOf(&r)
 		s, inside := p.span(r.StartedAt.UnixMilli())
-		if r.Session != p.session || !inside || c == (Sums{}) {
+		if !asked[r.sessionName()] || !inside || c == (Sums{}) || p.only != "" && r.Client != p.only {
 			continue
 		}
 		if err := out.add(p.key(s, r.StartedAt.UnixMilli(), r.Billed(), r.Client), c, p.maxRows); err != nil {
@@ -60,44 +63,54 @@ const sumsOfRequests = `
 func (b *sqlBackend) sessionUsage(ctx context.Context, p usagePlan) (usageSum, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
-	session, err := b.sessionID(ctx, p.session)
-	if err != nil {
-		return nil, err
-	}
-	out := usageSum{}
+	out, left := usageSum{}, maxSessionRecords
 	if len(p.spans) == 0 {
 		return out, nil
 	}
-	from, to := p.ids()
-	var beyond []ID
-	err = b.read.NewSelect().TableExpr("requests AS r").ColumnExpr("r.id").
-		Where("r.session_id = ?", session).Where("r.id >= ?", from).Where("r.id < ?", to).
-		Order("r.id").Limit(1).Offset(maxSessionRecords).Scan(ctx, &beyond)
-	if err != nil {
-		return nil, b.readErr("usage", err)
+	for _, one := range p.sessions {
+		n, err := b.addUsageOf(ctx, p, one.seq, left, out)
+		if err != nil {
+			return nil, err
+		}
+		left -= n
 	}
-	if len(beyond) > 0 {
-		return nil, fmt.Errorf("usage: %w: the session has more than %d records in that time, ask for a shorter one", ErrInvalid, maxSessionRecords)
+	return out, nil
+}
+
+// addUsageOf adds what one session used to out, and tells how many records it read. More than most are ErrInvalid.
+func (b *sqlBackend) addUsageOf(ctx context.Context, p usagePlan, session int64, most int, out usageSum) (read int, err error) {
+	from, to := p.ids()
+	ofSession := func(q *bun.SelectQuery) *bun.SelectQuery {
+		return q.TableExpr("requests AS r").Where("r.session_id = ?", session).Where("r.id >= ?", from).Where("r.id < ?", to)
+	}
+	first := ofSession(b.read.NewSelect()).ColumnExpr("r.id").OrderExpr("r.id").Limit(int64(most) + 1)
+	if err := b.read.NewSelect().TableExpr("(?) AS first", first).ColumnExpr("count(*)").Scan(ctx, &read); err != nil {
+		return 0, b.readErr("usage", err)
+	}
+	if read > most {
+		return read, fmt.Errorf("usage: %w: the session has more than %d records in that time, ask for a shorter one", ErrInvalid, maxSessionRecords)
 	}
 	const hour = "r.started_at - r.started_at % 3600000"
 	var rows []totalRow
-	err = b.read.NewSelect().TableExpr("requests AS r").
+	q := ofSession(b.read.NewSelect()).
 		Join("JOIN names AS m ON m.id = r.model_id").Join("JOIN names AS a ON a.id = r.answered_id").Join("JOIN names AS c ON c.id = r.client_id").
 		Join("LEFT JOIN request_told AS t ON t.id = r.id").
-		ColumnExpr(hour+" AS start, CASE WHEN m.name = '' THEN a.name ELSE m.name END AS model, c.name AS client").
+		ColumnExpr(hour + " AS start, CASE WHEN m.name = '' THEN a.name ELSE m.name END AS model, c.name AS client").
 		ColumnExpr(sumsOfRequests).
-		Where("r.session_id = ?", session).Where("r.id >= ?", from).Where("r.id < ?", to).
-		GroupExpr(hour+", CASE WHEN m.name = '' THEN a.name ELSE m.name END, c.name").Scan(ctx, &rows)
-	if err != nil {
-		return nil, b.readErr("usage", err)
+		GroupExpr(hour + ", CASE WHEN m.name = '' THEN a.name ELSE m.name END, c.name")
+	if p.only != "" {
+		q = q.Where("c.name = ?", p.only)
+	}
+	if err := q.Scan(ctx, &rows); err != nil {
+		return read, b.readErr("usage", err)
 	}
 	for _, row := range rows {
 		s, inside := p.span(row.Start)
 		if c := row.sums(); inside && c != (Sums{}) {
 			if err := out.add(p.key(s, row.Start, row.Model, row.Client), c, p.maxRows); err != nil {
-				return nil, err
+				return read, err
 			}
 		}
 	}
-	return out, nil
+	return read, nil
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/uptrace/bun"
 )
 
 // Every read is a range of a primary key or of an index, and bounded. Nothing here may read the table
@@ -16,15 +18,8 @@ func (b *sqlBackend) readErr(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, b.mapErr(err))
 }
 
-func (b *sqlBackend) session(ctx context.Context, key string) (Session, error) {
-	ctx, cancel := b.within(ctx)
-	defer cancel()
-	var row sessionRow
-	if err := b.read.NewSelect().Model(&row).Where("key = ?", key).Scan(ctx); err != nil {
-		return Session{}, b.readErr("session", err)
-	}
-	return row.session(), nil
-}
+// idOfSession is a session's id, of whoever it is. Both databases have an index of it.
+const idOfSession = "coalesce(name, key)"
 
 // readable asks every table that questions are answered from for next to nothing.
 func (b *sqlBackend) readable(ctx context.Context) error {
@@ -40,11 +35,38 @@ func (b *sqlBackend) readable(ctx context.Context) error {
 	return nil
 }
 
-func (b *sqlBackend) sessions(ctx context.Context, after *sessionCursor, limit int) ([]Session, error) {
+func (b *sqlBackend) named(ctx context.Context, w whose, id string) ([]Session, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	var rows []sessionRow
-	q := b.read.NewSelect().Model(&rows).Order("last_at DESC", "id DESC").Limit(int64(limit))
+	q := b.read.NewSelect().Model(&rows)
+	if w.one {
+		q = q.Where("key = ?", sessionName{w.owner, id}.key())
+	} else {
+		q = q.Where(idOfSession+" = ?", id)
+	}
+	if err := q.Scan(ctx); err != nil {
+		return nil, b.readErr("session", err)
+	}
+	return sessionsOf(rows), nil
+}
+
+// ofOwner narrows a query to the sessions of one owner. The index leaves nobody's out.
+func ofOwner(q *bun.SelectQuery, w whose) *bun.SelectQuery {
+	switch {
+	case !w.one:
+		return q
+	case w.owner == "":
+		return q.Where("client = ''")
+	}
+	return q.Where("client = ?", w.owner).Where("client <> ''")
+}
+
+func (b *sqlBackend) sessions(ctx context.Context, w whose, after *sessionCursor, limit int) ([]Session, error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
+	var rows []sessionRow
+	q := ofOwner(b.read.NewSelect().Model(&rows), w).Order("last_at DESC", "id DESC").Limit(int64(limit))
 	if after != nil {
 		q = q.Where("(last_at, id) < (?, ?)", after.lastMs, after.seq)
 	}
@@ -54,11 +76,19 @@ func (b *sqlBackend) sessions(ctx context.Context, after *sessionCursor, limit i
 	return sessionsOf(rows), nil
 }
 
-func (b *sqlBackend) sessionsBySeq(ctx context.Context, after int64, limit int) ([]Session, error) {
+func (b *sqlBackend) totals(ctx context.Context, w whose, after Session, limit int) ([]Session, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	var rows []sessionRow
-	err := b.read.NewSelect().Model(&rows).Where("id > ?", after).Order("id").Limit(int64(limit)).Scan(ctx)
+	var err error
+	if w.one { // an owner has an id once
+		err = ofOwner(b.read.NewSelect().Model(&rows), w).Where("id > ?", after.seq).
+			Order("id").Limit(int64(limit)).Scan(ctx)
+	} else {
+		err = b.read.NewSelect().TableExpr("sessions AS u").ColumnExpr(idOfSession+" AS key, min(first_at) AS first_at, max(last_at) AS last_at").
+			ColumnExpr(sumsOfRollup).Where(idOfSession+" > ?", after.ID).
+			GroupExpr(idOfSession).OrderExpr(idOfSession).Limit(int64(limit)).Scan(ctx, &rows)
+	}
 	if err != nil {
 		return nil, b.readErr("sessions", err)
 	}
@@ -73,24 +103,11 @@ func sessionsOf(rows []sessionRow) []Session {
 	return out
 }
 
-// sessionID is the number under which a session's requests are stored.
-func (b *sqlBackend) sessionID(ctx context.Context, key string) (int64, error) {
-	var session sessionRow
-	if err := b.read.NewSelect().Model(&session).Column("id").Where("key = ?", key).Scan(ctx); err != nil {
-		return 0, b.readErr("session", err)
-	}
-	return session.ID, nil
-}
-
-func (b *sqlBackend) requests(ctx context.Context, key string, before *ID, limit int) ([]Record, error) {
+func (b *sqlBackend) requests(ctx context.Context, of Session, before *ID, limit int) ([]Record, error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
-	id, err := b.sessionID(ctx, key)
-	if err != nil {
-		return nil, err
-	}
 	var rows []logRow
-	q := b.read.NewSelect().Model(&rows).Where("session_id = ?", id).Order("id DESC").Limit(int64(limit))
+	q := b.read.NewSelect().Model(&rows).Where("session_id = ?", of.seq).Order("id DESC").Limit(int64(limit))
 	if before != nil {
 		q = q.Where("id < ?", *before)
 	}
@@ -124,7 +141,7 @@ var sumsOfRollup = func() string {
 }()
 
 func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
-	if p.session != "" {
+	if p.sessions != nil {
 		return b.sessionUsage(ctx, p)
 	}
 	ctx, cancel := b.within(ctx)
@@ -143,6 +160,9 @@ func (b *sqlBackend) usage(ctx context.Context, p usagePlan) (usageSum, error) {
 		}
 		if p.client {
 			q = q.Join("JOIN names AS c ON c.id = u.client_id").ColumnExpr("c.name AS client").GroupExpr("u.client_id, c.name")
+		}
+		if p.only != "" {
+			q = q.Where("u.client_id = (SELECT n.id FROM names AS n WHERE n.name = ?)", p.only)
 		}
 		var rows []totalRow
 		if err := q.Scan(ctx, &rows); err != nil {

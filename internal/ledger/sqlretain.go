@@ -114,6 +114,17 @@ func (b *sqlBackend) saveState(ctx context.Context, name string, data []byte) er
 	})
 }
 
+func (b *sqlBackend) keepState(ctx context.Context, name string, data []byte) (kept []byte, err error) {
+	err = b.inTx(ctx, "keep state", func(ctx context.Context, tx bun.Tx) error {
+		row := stateRow{Name: name, Data: data}
+		if _, err := tx.NewInsert().Model(&row).On("CONFLICT (name) DO NOTHING").Returning("NULL").Exec(ctx); err != nil {
+			return err
+		}
+		return tx.NewSelect().Model((*stateRow)(nil)).Column("data").Where("name = ?", name).Scan(ctx, &kept)
+	})
+	return kept, err
+}
+
 func putState(tx bun.Tx, name string, data []byte) *bun.InsertQuery {
 	row := stateRow{Name: name, Data: append([]byte{}, data...)} // nil would be NULL
 	return tx.NewInsert().Model(&row).On("CONFLICT (name) DO UPDATE").Set("data = excluded.data").Returning("NULL")

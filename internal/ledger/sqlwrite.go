@@ -302,12 +302,13 @@ func replace(ctx context.Context, tx bun.Tx, rows []requestRow, isNew map[ID]boo
 // sessionIDs returns the numbers of the sessions of records, made where they are new.
 // Rows made here are still empty; addSessions fills them in the same transaction.
 func sessionIDs(ctx context.Context, tx bun.Tx, records []Record) (map[string]int64, error) {
-	first := map[string]int64{}
+	first := map[string]sessionRow{}
 	for i := range records {
-		if key := records[i].Session; key != "" {
-			ms := records[i].StartedAt.UnixMilli()
-			if have, ok := first[key]; !ok || ms < have {
-				first[key] = ms
+		if row := sessionRowOf(records[i].sessionName()); row.Key != "" {
+			row.FirstAt = records[i].StartedAt.UnixMilli()
+			row.LastAt = row.FirstAt
+			if have, ok := first[row.Key]; !ok || row.FirstAt < have.FirstAt {
+				first[row.Key] = row
 			}
 		}
 	}
@@ -330,7 +331,7 @@ func sessionIDs(ctx context.Context, tx bun.Tx, records []Record) (map[string]in
 	var rows []sessionRow
 	for _, key := range keys {
 		if _, known := ids[key]; !known {
-			rows = append(rows, sessionRow{Key: key, FirstAt: first[key], LastAt: first[key]})
+			rows = append(rows, first[key])
 		}
 	}
 	if _, err := tx.NewInsert().Model(&rows).On("CONFLICT (key) DO NOTHING").Returning("NULL").Exec(ctx); err != nil {
@@ -366,15 +367,15 @@ func addSessions(ctx context.Context, tx bun.Tx, deltas []sessionDelta, ids map[
 	}
 	rows := make([]sessionRow, len(deltas))
 	for i, d := range deltas {
-		rows[i] = sessionRow{
-			Key: d.key, Parent: d.parent, sumColumns: columnsOf(d.sums), FirstAt: d.firstMs, LastAt: d.lastMs,
-		}
+		rows[i] = sessionRowOf(d.sessionName)
+		rows[i].Parent, rows[i].sumColumns, rows[i].FirstAt, rows[i].LastAt = d.parent, columnsOf(d.sums), d.firstMs, d.lastMs
 	}
 	var stored []struct {
 		ID  int64  `bun:"id"`
 		Key string `bun:"key"`
 	}
 	err := tx.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").Set(addToSessions).
+		Set("client = excluded.client, name = excluded.name"). // an earlier release may have made the row of a note
 		Set("parent = CASE WHEN excluded.parent <> '' THEN excluded.parent ELSE sessions.parent END").
 		Set("first_at = CASE WHEN excluded.first_at < sessions.first_at THEN excluded.first_at ELSE sessions.first_at END").
 		Set("last_at = CASE WHEN excluded.last_at > sessions.last_at THEN excluded.last_at ELSE sessions.last_at END").

@@ -118,7 +118,7 @@ func openBackend(ctx context.Context, cfg *Config) (backend, error) {
 
 // start puts the committer in front of b, which it owns from here on.
 func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
-	s := &Store{Reader: Reader{b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
+	s := &Store{Reader: Reader{backend: b}, cfg: cfg, opened: time.Now(), done: make(chan struct{})}
 	var orphans []*journal
 	_, s.atOnce = b.(*memory)
 	s.queue.init()
@@ -131,9 +131,14 @@ func start(ctx context.Context, cfg Config, b backend) (*Store, error) {
 		}
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.recover(ctx, orphans); err != nil {
+	err := s.recover(ctx, orphans)
+	if err != nil {
 		s.stop()
 		return nil, errors.Join(err, s.journal.close(), b.close(ctx))
+	}
+	if s.cursors, err = openCursors(ctx, b); err != nil {
+		s.stop()
+		return nil, errors.Join(fmt.Errorf("open ledger: %w", err), s.journal.close(), b.close(ctx))
 	}
 	go s.run()
 	return s, nil
@@ -277,10 +282,24 @@ func (s *Store) lose(r *Record, cause error) {
 	s.cfg.Logger.Error("usage record not stored", slog.Any("error", cause), slog.Any("record", r))
 }
 
-// DeleteSession removes a session's totals and records, a slice at a time; rollups stay. ErrNotFound
-// when there is none. When ctx ends halfway the session is still there, and may be deleted again.
-func (s *Store) DeleteSession(ctx context.Context, key string) error {
+// DeleteSession removes the totals and records of the one session of an id that seen shows, a slice at a time; rollups
+// stay. ErrNotFound when there is none, ErrAmbiguous when several clients have one. When ctx ends halfway the session is
+// still there, and may be deleted again.
+func (s *Store) DeleteSession(ctx context.Context, seen *Reader, id string) error {
+	key := "" // not known yet
 	return s.inTurn(ctx, func(ctx context.Context) (bool, error) {
+		if key == "" {
+			switch found, err := s.backend.named(ctx, seen.whose, id); {
+			case err != nil:
+				return false, err
+			case len(found) == 0:
+				return false, fmt.Errorf("session: %w", ErrNotFound)
+			case len(found) > 1:
+				return false, ErrAmbiguous
+			default:
+				key = sessionName{found[0].Owner, found[0].ID}.key()
+			}
+		}
 		return s.backend.deleteSession(ctx, key)
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,7 +124,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 	stores(t, func(t *testing.T, cfg Config) {
 		s := open(t, cfg)
 		want := testRecord("a")
-		want.Parent = "root"
+		want.Parent, want.Owner = "root", "alice"
 		want.Told = llm.Told{Total: 15, Cost: "0.00012345678901234567", Currency: "USD"}
 		for _, field := range append(zeroFields(want), zeroFields(want.Usage)...) {
 			if field != "Draws" && field != "Refused" { // which are read by sums only
@@ -132,9 +133,9 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		}
 		unknown := testRecord("a")
 		unknown.UsageKnown, unknown.Outcome, unknown.Status = false, ClientGone, 200
-		unknown.Parent, unknown.Told = "root", llm.Told{Total: 1100, Cost: "2.5"}
+		unknown.Parent, unknown.Owner, unknown.Told = "root", "alice", llm.Told{Total: 1100, Cost: "2.5"}
 		zero := testRecord("a")
-		zero.Usage, zero.Parent = llm.Usage{}, "root"
+		zero.Usage, zero.Parent, zero.Owner = llm.Usage{}, "root", "alice"
 		record(t, s, want, unknown, zero)
 
 		page, err := s.Requests(t.Context(), "a", RecordQuery{})
@@ -150,7 +151,7 @@ func TestStore_KeepsEveryField(t *testing.T) {
 		}
 		start := want.StartedAt.UTC().Truncate(time.Millisecond)
 		wantSession := Session{
-			ID: "a", Sums: Sums{3, 1, llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2, CacheWrite: 3}, llm.Money{Lo: 2500123456789012}},
+			Owner: "alice", ID: "a", Sums: Sums{3, 1, llm.Usage{Input: 10, Output: 5, Cached: 4, Reasoning: 2, CacheWrite: 3}, llm.Money{Lo: 2500123456789012}},
 			FirstAt: start, LastAt: stored[0].StartedAt.Add(zero.Total),
 		}
 		if diff := cmp.Diff(wantSession, session(t, s, "a"), ignoreSeq); diff != "" {
@@ -368,13 +369,13 @@ func TestStore_DeleteSession(t *testing.T) {
 		wg.Wait()
 		kept := testRecord("b")
 		record(t, s, kept)
-		if err := s.DeleteSession(t.Context(), "a"); err != nil {
+		if err := s.DeleteSession(t.Context(), &s.Reader, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Session(t.Context(), "a"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("err = %v; want ErrNotFound", err)
 		}
-		if err := s.DeleteSession(t.Context(), "a"); !errors.Is(err, ErrNotFound) {
+		if err := s.DeleteSession(t.Context(), &s.Reader, "a"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("second deletion: err = %v; want ErrNotFound", err)
 		}
 		rows, err := s.Usage(t.Context(), UsageQuery{})
@@ -630,13 +631,18 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 	ctx := t.Context()
 	base := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	keys := rapid.SampledFrom([]string{"", "a", "b", "it's:é"})
+	owners := rapid.SampledFrom([]string{"", "x", strings.Repeat("y", 128)})
 	var past []Record
 	for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 		switch rapid.IntRange(0, 9).Draw(rt, "act") {
 		case 0:
 			key := keys.Draw(rt, "key")
-			e1, e2 := file.DeleteSession(ctx, key), mem.DeleteSession(ctx, key)
-			if errors.Is(e1, ErrNotFound) != errors.Is(e2, ErrNotFound) {
+			e1, e2 := file.DeleteSession(ctx, &file.Reader, key), mem.DeleteSession(ctx, &mem.Reader, key)
+			if rapid.Bool().Draw(rt, "of one client") {
+				owner := owners.Draw(rt, "owner")
+				e1, e2 = file.DeleteSession(ctx, file.Of(owner), key), mem.DeleteSession(ctx, mem.Of(owner), key)
+			}
+			if errors.Is(e1, ErrNotFound) != errors.Is(e2, ErrNotFound) || errors.Is(e1, ErrAmbiguous) != errors.Is(e2, ErrAmbiguous) {
 				rt.Fatalf("delete: %v and %v", e1, e2)
 			}
 			continue
@@ -655,7 +661,7 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 		n := func(label string, most int64) int64 { return rapid.Int64Range(0, most).Draw(rt, label) }
 		r := Record{
 			ID: NewID(), StartedAt: base.Add(time.Duration(n("at", 1e6)) * time.Second),
-			Session: keys.Draw(rt, "session"), Model: llm.Model(rapid.StringN(0, 5, 20).Draw(rt, "model")),
+			Session: keys.Draw(rt, "session"), Owner: owners.Draw(rt, "owner"), Model: llm.Model(rapid.StringN(0, 5, 20).Draw(rt, "model")),
 			Client: rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "client"), Route: "embeddings",
 			Metered: rapid.Bool().Draw(rt, "metered"), Stream: rapid.Bool().Draw(rt, "stream"),
 			Status:  rapid.SampledFrom([]int{0, 200, 400, 500}).Draw(rt, "status"),
@@ -674,24 +680,33 @@ func equalsMemory(t *testing.T, rt *rapid.T, cfg Config) {
 			rt.Fatal(e1, e2)
 		}
 	}
-	view := func(s *Store) (out []any) {
+	view := func(s *Reader) (out []any) {
 		page, err := s.Sessions(ctx, SessionQuery{})
 		out = append(out, page.Sessions, err)
+		statuses := map[string][]any{}
 		for _, one := range page.Sessions {
 			page, err := s.Requests(ctx, one.ID, RecordQuery{})
 			for i := range page.Records {
 				page.Records[i].Refused = false // which databases do not read back
 			}
-			out = append(out, page, err)
+			out = append(out, page.Records, err)
 		}
+		for one, err := range s.Status(ctx) {
+			statuses[one.ID] = append(statuses[one.ID], one.Sums, err)
+		}
+		out = append(out, statuses)
 		for _, q := range []UsageQuery{{}, {Session: "a", By: []string{"model"}}, {From: base.Add(30 * time.Hour), To: base.Add(200 * time.Hour), By: []string{"day", "model"}}} {
 			rows, err := s.Usage(ctx, q)
 			out = append(out, rows, errors.Is(err, ErrNotFound), err == nil)
 		}
 		return out
 	}
-	if diff := cmp.Diff(view(mem), view(file), ignoreSeq); diff != "" {
+	if diff := cmp.Diff(view(&mem.Reader), view(&file.Reader), ignoreSeq); diff != "" {
 		rt.Fatalf("memory and store differ (-memory +store):\n%s", diff)
+	}
+	owner := owners.Draw(rt, "reader")
+	if diff := cmp.Diff(view(mem.Of(owner)), view(file.Of(owner)), ignoreSeq); diff != "" {
+		rt.Fatalf("memory and store differ for %q (-memory +store):\n%s", owner, diff)
 	}
 }
 
