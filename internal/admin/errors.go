@@ -14,6 +14,17 @@ var errUnknownSession = &httpapi.Error{
 	Message: "no request of this session has been answered",
 }
 
+// errOthers answers a client that asks for what another one has, whether or not there is any.
+var errOthers = &httpapi.Error{
+	Status: http.StatusForbidden, Code: "admin_key_needed", Final: true,
+	Message: "client: another client's sessions and usage are for one of ADMIN_API_KEYS",
+}
+
+var errAmbiguous = &httpapi.Error{
+	Status: http.StatusConflict, Code: "ambiguous_session", Final: true,
+	Message: "several clients have a session of this id: say whose by ?client=NAME, with an empty name for nobody's",
+}
+
 // storePause is when a client may ask again for what the store could not say.
 const storePause = 5 * time.Second
 
@@ -24,6 +35,8 @@ func told(err error) error {
 		return err
 	case errors.Is(err, ledger.ErrNotFound):
 		return errUnknownSession
+	case errors.Is(err, ledger.ErrAmbiguous):
+		return errAmbiguous
 	case errors.Is(err, ledger.ErrUnavailable):
 		return &httpapi.Error{Status: http.StatusServiceUnavailable, Code: "ledger_unavailable", RetryAfter: storePause, Cause: err, Message: "the ledger cannot be reached at the moment"}
 	case errors.Is(err, ledger.ErrInvalid):

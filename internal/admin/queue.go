@@ -12,8 +12,11 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/memory"
 )
 
-func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, _ httpapi.Caller) error {
+func (a *Admin) queue(w http.ResponseWriter, _ *http.Request, who httpapi.Caller) error {
 	status := queueStatusOf(a.Limits.Snapshot(), time.Now())
+	if who.Sees != httpapi.SeesEverything { // its own sessions' places in the order of all
+		status.Sessions = slices.DeleteFunc(status.Sessions, func(s queueSession) bool { return s.Client != who.Name })
+	}
 	status.Memory = queueMemoryOf(a.Memory.Held(), a.Overhead.Held())
 	return httpapi.WriteJSON(w, status)
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/ledger"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/price"
-	"github.com/llm-queue-proxy/llm-queue-proxy/internal/session"
 )
 
 // A SessionStatus is what a session has used.
@@ -25,11 +24,12 @@ type SessionStatus struct {
 // A SessionRow is a line of /sessions.
 type SessionRow struct {
 	SessionStatus
-	CachedTokens      int64  `json:"cached_tokens"`
-	ReasoningTokens   int64  `json:"reasoning_tokens"`
-	UnknownUsageCount int64  `json:"unknown_usage_count"`
-	FirstAt           string `json:"first_at"`
-	LastAt            string `json:"last_at"`
+	Client            *string `json:"client"` // whose it is; null: nobody's, since it was used without a client's key
+	CachedTokens      int64   `json:"cached_tokens"`
+	ReasoningTokens   int64   `json:"reasoning_tokens"`
+	UnknownUsageCount int64   `json:"unknown_usage_count"`
+	FirstAt           string  `json:"first_at"`
+	LastAt            string  `json:"last_at"`
 }
 
 // A RequestRow is a line of /sessions/{id}/requests; counts that nobody reported are null.
@@ -78,7 +78,7 @@ type requestPage struct {
 
 // SessionRowOf puts a session of the ledger into JSON.
 func SessionRowOf(s ledger.Session) SessionRow {
-	return SessionRow{statusOf(s), s.Cached, s.Reasoning, s.UnknownUsage, httpapi.Timestamp(s.FirstAt), httpapi.Timestamp(s.LastAt)}
+	return SessionRow{statusOf(s), httpapi.Optional(s.Owner), s.Cached, s.Reasoning, s.UnknownUsage, httpapi.Timestamp(s.FirstAt), httpapi.Timestamp(s.LastAt)}
 }
 
 func statusOf(s ledger.Session) SessionStatus {
@@ -87,10 +87,14 @@ func statusOf(s ledger.Session) SessionStatus {
 
 // statuses writes all sessions as one object. It is written as it is read,
 // so that a hundred thousand sessions need no memory here.
-func (a *Admin) statuses(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
+func (a *Admin) statuses(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
+	seen, err := a.seenBy(who, r.URL.Query(), errOthers)
+	if err != nil {
+		return err
+	}
 	out := bufio.NewWriter(w)
 	started := false
-	for one, err := range a.Ledger.Status(r.Context()) {
+	for one, err := range seen.Status(r.Context()) {
 		if err != nil {
 			if started {
 				return httpapi.Abort(err)
@@ -128,24 +132,28 @@ func (a *Admin) statuses(w http.ResponseWriter, r *http.Request, _ httpapi.Calle
 	return nil
 }
 
-func (a *Admin) status(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
-	id := r.PathValue("id")
-	if err := session.CheckID(id); err != nil {
+func (a *Admin) status(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
+	id, seen, err := a.sessionOf(r, who)
+	if err != nil {
 		return err
 	}
-	one, err := a.Ledger.Session(r.Context(), id)
+	one, err := seen.Session(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	return httpapi.WriteJSON(w, statusOf(one))
 }
 
-func (a *Admin) sessions(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
+func (a *Admin) sessions(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
 	limit, cursor, err := pageOf(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	page, err := a.Ledger.Sessions(r.Context(), ledger.SessionQuery{Limit: limit, Cursor: cursor})
+	seen, err := a.seenBy(who, r.URL.Query(), errOthers)
+	if err != nil {
+		return err
+	}
+	page, err := seen.Sessions(r.Context(), ledger.SessionQuery{Limit: limit, Cursor: cursor})
 	if err != nil {
 		return err
 	}
@@ -156,16 +164,16 @@ func (a *Admin) sessions(w http.ResponseWriter, r *http.Request, _ httpapi.Calle
 	return httpapi.WriteJSON(w, SessionPage{rows, httpapi.Optional(page.NextCursor)})
 }
 
-func (a *Admin) requests(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
-	id := r.PathValue("id")
-	if err := session.CheckID(id); err != nil {
+func (a *Admin) requests(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
+	id, seen, err := a.sessionOf(r, who)
+	if err != nil {
 		return err
 	}
 	limit, cursor, err := pageOf(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	page, err := a.Ledger.Requests(r.Context(), id, ledger.RecordQuery{Limit: limit, Cursor: cursor})
+	page, err := seen.Requests(r.Context(), id, ledger.RecordQuery{Limit: limit, Cursor: cursor})
 	if err != nil {
 		return err
 	}
@@ -201,12 +209,12 @@ func requestRowOf(r ledger.Record, prices *price.Table) RequestRow {
 	return row
 }
 
-func (a *Admin) deleteSession(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
-	id := r.PathValue("id")
-	if err := session.CheckID(id); err != nil {
+func (a *Admin) deleteSession(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
+	id, seen, err := a.sessionOf(r, who)
+	if err != nil {
 		return err
 	}
-	if err := a.Ledger.DeleteSession(r.Context(), id); err != nil {
+	if err := a.Ledger.DeleteSession(r.Context(), seen, id); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

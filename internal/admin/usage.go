@@ -56,7 +56,7 @@ type Pricer struct {
 	Currency string
 }
 
-func (a *Admin) usage(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) error {
+func (a *Admin) usage(w http.ResponseWriter, r *http.Request, who httpapi.Caller) error {
 	query := r.URL.Query()
 	now := time.Now()
 	from, err := ParseTime(query.Get("from"), now.Add(-24*time.Hour))
@@ -74,15 +74,28 @@ func (a *Admin) usage(w http.ResponseWriter, r *http.Request, _ httpapi.Caller) 
 		}
 		by = append(by, field)
 	}
-	cfg := a.Settings.Load()
-	p := Pricer{Ledger: &a.Ledger.Reader, Prices: cfg.Prices, Currency: cfg.Currency()}
-	id := query.Get("session")
-	if id != "" {
-		if err := session.CheckID(id); err != nil {
+	q := ledger.UsageQuery{From: from, To: to, By: by, Session: query.Get("session")}
+	if q.Session != "" {
+		if err := session.CheckID(q.Session); err != nil {
 			return err
 		}
 	}
-	answer, err := p.Usage(r.Context(), ledger.UsageQuery{From: from, To: to, By: by, Session: id})
+	seen, err := a.seenBy(who, query, errOthers)
+	if err != nil {
+		return err
+	}
+	switch {
+	case who.Sees == httpapi.SeesTotals && !slices.Contains(by, "client") && q.Session == "" && !query.Has("client"): // names nobody
+	case who.Sees != httpapi.SeesEverything:
+		q.Client = who.Name
+	case q.Session == "" && query.Has("client"): // with a session it says whose
+		if q.Client = query.Get("client"); q.Client == "" {
+			return httpapi.Invalid("invalid_query", "client: want a client's name or address; nobody's usage is that of addresses")
+		}
+	}
+	cfg := a.Settings.Load()
+	p := Pricer{Ledger: seen, Prices: cfg.Prices, Currency: cfg.Currency()}
+	answer, err := p.Usage(r.Context(), q)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ const recordTimeout = 10 * time.Second
 func (x *exchange) record() ledger.Record {
 	q, t := &x.req, &x.try
 	row := ledger.Record{
-		ID: q.id, StartedAt: q.started, Session: q.who.Session, Parent: q.who.Parent, Client: q.client,
+		ID: q.id, StartedAt: q.started, Owner: q.owner, Session: q.who.Session, Parent: q.who.Parent, Client: q.client,
 		Route: q.endpoint.String(), Metered: q.endpoint.Decoded(), Stream: q.decoded.Stream, Model: q.model,
 		EstimatedPrompt: q.estimate.Input, EstimatedOutput: q.estimate.Output, Draws: x.draw.draws,
 		Attempts: x.tries, QueueWait: t.queued, Status: t.status, FirstByte: t.firstByte,
