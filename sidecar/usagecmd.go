@@ -23,8 +23,8 @@ import (
 
 // A usageReport is what the usage command was asked for.
 type usageReport struct {
-	by, since, until, session, format string
-	store                             bool
+	by, since, until, session, client, format string
+	store                                     bool
 }
 
 // usageCommand shows what was used: asked of a running sidecar, or read from
@@ -46,6 +46,7 @@ func usageCommand(settings func() *config.Config, stdout io.Writer) *cobra.Comma
 	flags.StringVar(&r.since, "since", "", `a time, a date, or how long ago, such as "7d" or "12h"; not by session`)
 	flags.StringVar(&r.until, "until", "", "likewise")
 	flags.StringVar(&r.session, "session", "", "only this session, from its rows that are still kept")
+	flags.StringVar(&r.client, "client", "", "only this client, by the name of its key; without sessions also by its address")
 	flags.StringVar(&r.format, "format", "table", "table, json or csv")
 	flags.BoolVar(&r.store, "store", false, "read the store itself instead of asking the sidecar")
 	return command
@@ -53,7 +54,8 @@ func usageCommand(settings func() *config.Config, stdout io.Writer) *cobra.Comma
 
 // A usageLine is one line of the report; name is what it is of.
 type usageLine struct {
-	name string
+	name   string
+	client *string // whose session it is; nil for nobody's, and for what is no session
 	admin.UsageRow
 }
 
@@ -80,9 +82,9 @@ func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.T
 	if by == "session" && r.session == "" && r.since+r.until != "" {
 		return out, &usageError{errors.New("--since and --until: sessions have one total each; ask by model, day, hour or client")}
 	}
-	var from source = remote{cfg}
+	var from source = remote{cfg, r.client}
 	if r.store {
-		local, err := openStore(ctx, cfg)
+		local, err := openStore(ctx, cfg, r.client)
 		if err != nil {
 			return out, err
 		}
@@ -93,7 +95,7 @@ func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.T
 	if by == "session" && r.session == "" {
 		rows, err := from.sessions(ctx)
 		for _, s := range rows {
-			out.lines = append(out.lines, usageLine{s.SessionID, admin.UsageRow{
+			out.lines = append(out.lines, usageLine{s.SessionID, s.Client, admin.UsageRow{
 				RequestCount: s.RequestCount, UnknownUsageCount: s.UnknownUsageCount, PromptTokens: s.PromptTokens,
 				CompletionTokens: s.CompletionTokens, CachedTokens: s.CachedTokens, ReasoningTokens: s.ReasoningTokens,
 			}})
@@ -109,7 +111,7 @@ func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.T
 	if until.IsZero() {
 		until = now
 	}
-	query := ledger.UsageQuery{From: since, To: until, By: []string{by}, Session: r.session}
+	query := ledger.UsageQuery{From: since, To: until, By: []string{by}, Session: r.session, Client: r.client}
 	if by == "session" {
 		query.By = nil
 	}
@@ -127,7 +129,7 @@ func (r usageReport) collect(ctx context.Context, cfg *config.Config, now time.T
 		case by == "day":
 			name = name[:min(len(name), len(time.DateOnly))]
 		}
-		out.lines = append(out.lines, usageLine{name, row})
+		out.lines = append(out.lines, usageLine{name: name, UsageRow: row})
 	}
 	return out, err
 }
@@ -157,6 +159,10 @@ func (u usageLines) write(w io.Writer, format string) error {
 	if told {
 		head = append(head, "cache write", "told USD")
 	}
+	clients := slices.ContainsFunc(u.lines, func(l usageLine) bool { return l.client != nil })
+	if clients {
+		head = append(head, "client")
+	}
 	cells := func(l usageLine) []string {
 		row := []string{
 			l.name, number(l.RequestCount), number(l.UnknownUsageCount), number(l.PromptTokens),
@@ -176,6 +182,9 @@ func (u usageLines) write(w io.Writer, format string) error {
 			}
 			row = append(row, number(l.CacheWriteTokens), cost)
 		}
+		if clients {
+			row = append(row, clientName(l))
+		}
 		return row
 	}
 	switch format {
@@ -190,6 +199,9 @@ func (u usageLines) write(w io.Writer, format string) error {
 			if u.currency != nil {
 				row["cost"], row["unpriced_tokens"] = l.Cost, l.UnpricedTokens
 			}
+			if clients {
+				row["client"] = l.client
+			}
 			rows = append(rows, row)
 		}
 		out := json.NewEncoder(w)
@@ -200,7 +212,7 @@ func (u usageLines) write(w io.Writer, format string) error {
 		_ = out.Write(head)
 		for _, l := range u.lines {
 			row := cells(l)
-			row[0] = inert(row[0])
+			row[0], row[len(row)-1] = inert(row[0]), inert(row[len(row)-1]) // names, or a number
 			_ = out.Write(row)
 		}
 		out.Flush()
@@ -217,6 +229,13 @@ func (u usageLines) write(w io.Writer, format string) error {
 		fmt.Fprintln(out, strings.Join(row, "\t")+"\t")
 	}
 	return out.Flush()
+}
+
+func clientName(l usageLine) string {
+	if l.client == nil {
+		return ""
+	}
+	return *l.client
 }
 
 func number(n int64) string { return strconv.FormatInt(n, 10) }

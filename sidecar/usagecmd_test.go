@@ -35,7 +35,7 @@ prices:
 // The store and the running sidecar answer alike, in every grouping and format.
 func TestUsageCommand(t *testing.T) {
 	_, base := sidecartest.Simulated(t, provider.Config{})
-	settings := append(append(sidecartest.SQLite(t), withFile(t, twoPrices)...), "CLIENT_API_KEYS", "a=k1,b=k2")
+	settings := append(append(sidecartest.SQLite(t), withFile(t, twoPrices)...), "CLIENT_API_KEYS", "a=k1,b=k2", "ADMIN_API_KEYS", "k3")
 	s := start(t, base, settings...)
 	day := time.Now().UTC().Format(time.DateOnly)
 	for i, model := range []string{"gpt-4o", "=1+1", "org/x", "gpt-4o"} {
@@ -50,8 +50,12 @@ func TestUsageCommand(t *testing.T) {
 		args []string
 		want []string // the first column of the CSV
 	}{
-		{nil, []string{"session", "'-s0", "'-s2", "'-s1"}},
-		{[]string{"--by", "session"}, []string{"session", "'-s0", "'-s2", "'-s1"}},
+		{nil, []string{"session", "'-s0", "'-s0", "'-s2", "'-s1"}},
+		{[]string{"--by", "session"}, []string{"session", "'-s0", "'-s0", "'-s2", "'-s1"}},
+		{[]string{"--by=session", "--client=b"}, []string{"session", "'-s0", "'-s1"}},
+		{[]string{"--by=model", "--client=b"}, []string{"model", "'=1+1", "gpt-4o"}},
+		{[]string{"--by=client", "--client=b"}, []string{"client", "b"}},
+		{[]string{"--session=-s0", "--by=client", "--client=a"}, []string{"client", "a"}},
 		{[]string{"--by=model"}, []string{"model", "'=1+1", "gpt-4o", "org/x"}},
 		{[]string{"--by=client"}, []string{"client", "a", "b"}},
 		{[]string{"--by=day"}, []string{"day", day}},
@@ -84,7 +88,7 @@ func TestUsageCommand(t *testing.T) {
 					for _, row := range rows {
 						names = append(names, row[0])
 					}
-					if len(c.args) > 0 && strings.HasPrefix(c.args[0], "--by=session") || len(c.args) == 0 {
+					if c.want[0] == "session" {
 						c.want, names = sorted(c.want), sorted(names) // the order is that of the last use, to the millisecond
 					}
 					if diff := cmp.Diff(c.want, names); err != nil || diff != "" {

@@ -19,7 +19,10 @@ type source interface {
 }
 
 // remote is a running sidecar.
-type remote struct{ cfg *config.Config }
+type remote struct {
+	cfg    *config.Config
+	client string // the only one to ask about; "": all
+}
 
 func (r remote) get(ctx context.Context, path string, query url.Values, into any) error {
 	return ask(ctx, r.cfg, r.cfg.OperatorsAddr(), path+"?"+query.Encode(), into)
@@ -30,12 +33,19 @@ func (r remote) Usage(ctx context.Context, q ledger.UsageQuery) (answer admin.Us
 	if q.Session != "" {
 		query.Set("session", q.Session)
 	}
+	if q.Client != "" {
+		query.Set("client", q.Client)
+	}
 	err = r.get(ctx, "/usage", query, &answer)
 	return answer, err
 }
 
 func (r remote) sessions(ctx context.Context) (all []admin.SessionRow, err error) {
-	for query := (url.Values{"limit": {"500"}}); ; {
+	query := url.Values{"limit": {"500"}}
+	if r.client != "" {
+		query.Set("client", r.client)
+	}
+	for {
 		var page admin.SessionPage
 		if err := r.get(ctx, "/sessions", query, &page); err != nil {
 			return nil, err
@@ -49,8 +59,8 @@ func (r remote) sessions(ctx context.Context) (all []admin.SessionRow, err error
 }
 
 // openStore opens the store of the settings for reading, whether or not a
-// sidecar runs on it.
-func openStore(ctx context.Context, cfg *config.Config) (stored, error) {
+// sidecar runs on it. With a client it shows that one's sessions only.
+func openStore(ctx context.Context, cfg *config.Config, client string) (stored, error) {
 	prices, err := cfg.File.PriceTable()
 	if err != nil {
 		return stored{}, &config.Error{Faults: []string{fmt.Sprintf("prices: %v; see config check", err)}}
@@ -58,6 +68,9 @@ func openStore(ctx context.Context, cfg *config.Config) (stored, error) {
 	reader, err := ledger.OpenReader(ctx, ledger.Config{Type: cfg.RepositoryType, SQLiteDSN: cfg.SQLiteDSN, PostgresDSN: string(cfg.PostgresDSN)})
 	if err != nil {
 		return stored{}, &config.Error{Faults: []string{fmt.Sprintf("REPOSITORY_TYPE=%q: %v", cfg.RepositoryType, err)}}
+	}
+	if client != "" {
+		reader = reader.Of(client)
 	}
 	return stored{admin.Pricer{Ledger: reader, Prices: prices, Currency: cfg.Currency()}}, nil
 }
