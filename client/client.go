@@ -24,13 +24,15 @@ type Client struct {
 	base     string // scheme, host and path prefix, no trailing slash
 	key      string
 	pageSize int
+	of       *string // nil: whatever the key sees
 	http     *http.Client
 }
 
 // An Option adjusts a [Client].
 type Option func(*Client)
 
-// WithKey sets the key to present, one of the sidecar's CLIENT_API_KEYS. It is
+// WithKey sets the key to present, one of the sidecar's ADMIN_API_KEYS or CLIENT_API_KEYS: an admin's shows the sessions
+// of all clients, a client's its own. It is
 // sent as a bearer token, to the sidecar only: redirects are not followed.
 func WithKey(key string) Option { return func(c *Client) { c.key = key } }
 
@@ -74,6 +76,24 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 	}
 	c.http = &own
 	return c, nil
+}
+
+// Of returns a client that asks for the sessions and the usage of one client of the sidecar, by the name of its key;
+// "" is nobody, to whom the sessions belong that were used without a key. That takes an admin's key, or none
+// where the sidecar has no keys. Without Of, an admin's questions are about all clients.
+func (c *Client) Of(client string) *Client {
+	one := *c
+	one.of = &client
+	return &one
+}
+
+// whose is the start of a query.
+func (c *Client) whose() url.Values {
+	query := make(url.Values)
+	if c.of != nil {
+		query.Set("client", *c.of)
+	}
+	return query
 }
 
 // call sends one request and decodes the answer into out, unless out is nil.
@@ -128,7 +148,7 @@ func unwrapURL(err error) error {
 func pages[T any](ctx context.Context, c *Client, path string, fetch func(ctx context.Context, query url.Values) ([]T, *string, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
-		query := make(url.Values)
+		query := c.whose()
 		if c.pageSize > 0 {
 			query.Set("limit", strconv.Itoa(c.pageSize))
 		}

@@ -87,7 +87,7 @@ func TestNew_RefusesWhatIsNoBaseURL(t *testing.T) {
 }
 
 func TestClient_Sessions(t *testing.T) {
-	const row = `{"session_id":"s%d","total_prompt_tokens":1,"total_completion_tokens":2,"total_tokens":3,"request_count":4,
+	const row = `{"session_id":"s%d","client":"alice","total_prompt_tokens":1,"total_completion_tokens":2,"total_tokens":3,"request_count":4,
 		"cached_tokens":5,"reasoning_tokens":6,"unknown_usage_count":7,
 		"first_at":"2026-01-02T03:04:05.678Z","last_at":"2026-01-03T03:04:05.678Z"}`
 	var asked []string
@@ -116,15 +116,16 @@ func TestClient_Sessions(t *testing.T) {
 		if len(got) != 3 || got[0].ID != "s1" || got[2].ID != "s3" {
 			t.Fatalf("sessions = %+v", got)
 		}
+		alice := "alice"
 		want := client.Session{
 			SessionStatus: client.SessionStatus{
 				ID: "s1", TotalPromptTokens: 1, TotalCompletionTokens: 2, TotalTokens: 3, RequestCount: 4,
 			},
-			CachedTokens: 5, ReasoningTokens: 6, UnknownUsageCount: 7,
+			Client: &alice, CachedTokens: 5, ReasoningTokens: 6, UnknownUsageCount: 7,
 			FirstAt: time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC),
 			LastAt:  time.Date(2026, 1, 3, 3, 4, 5, 678e6, time.UTC),
 		}
-		if got[0] != want {
+		if !reflect.DeepEqual(got[0], want) {
 			t.Errorf("session = %+v, want %+v", got[0], want)
 		}
 		if want := []string{"limit=2", "cursor=a%2B%2F%3D&limit=2"}; !reflect.DeepEqual(asked, want) {
@@ -152,6 +153,54 @@ func TestClient_Sessions(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whose sessions are meant goes along with every question, and with every page.
+func TestClient_Of(t *testing.T) {
+	asked := map[string]string{}
+	note := func(answer string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			asked[r.Method+" "+r.URL.Path+" "+r.URL.Query().Get("cursor")] = fmt.Sprint(r.URL.Query()["client"])
+			if r.URL.Query().Get("cursor") == "" {
+				io.WriteString(w, answer)
+			} else { // the last page
+				io.WriteString(w, strings.Replace(answer, `"x"`, "null", 1))
+			}
+		}
+	}
+	all := start(t, map[string]http.HandlerFunc{
+		"GET /sessions": note(`{"sessions":[{"session_id":"a","client":null}],"next_cursor":"x"}`), "GET /sessions/status": note(`{}`),
+		"GET /sessions/{id}/status": note(`{}`), "GET /sessions/{id}/requests": note(`{"requests":[],"next_cursor":"x"}`),
+		"DELETE /sessions/{id}": note(``), "GET /usage": note(`{}`),
+	})
+	ctx := context.Background()
+	for _, c := range []struct {
+		client *client.Client
+		want   string
+	}{{all, "[]"}, {all.Of("alice"), "[alice]"}, {all.Of("a&b"), "[a&b]"}, {all.Of(""), "[]"}, {all.Of("alice").Of("bob"), "[bob]"}, {all, "[]"}} {
+		clear(asked)
+		for session, err := range c.client.Sessions(ctx) {
+			if err != nil || session.Client != nil {
+				t.Errorf("%+v, %v", session, err)
+			}
+		}
+		for range c.client.Requests(ctx, "a") {
+		}
+		_, err1 := c.client.Statuses(ctx)
+		_, err2 := c.client.Session(ctx, "a")
+		_, err3 := c.client.Usage(ctx, client.UsageQuery{})
+		if err := errors.Join(err1, err2, err3, c.client.DeleteSession(ctx, "a")); err != nil {
+			t.Error(err)
+		}
+		if len(asked) != 8 {
+			t.Errorf("asked %v", asked)
+		}
+		for question, got := range asked {
+			if got != c.want {
+				t.Errorf("%s asks for %s, want %s", question, got, c.want)
+			}
+		}
+	}
 }
 
 func TestClient_SessionsStopsAtAnError(t *testing.T) {

@@ -22,6 +22,11 @@ type SessionStatus struct {
 // Session is one entry of [Client.Sessions].
 type Session struct {
 	SessionStatus
+
+	// Client is the name of the key that the session was used with; nil where there were no keys. The same ID of two
+	// clients is two sessions. A client's key sees its own, an admin's all.
+	Client *string `json:"client"`
+
 	CachedTokens      int64     `json:"cached_tokens"`       // part of the prompt tokens
 	ReasoningTokens   int64     `json:"reasoning_tokens"`    // part of the completion tokens
 	UnknownUsageCount int64     `json:"unknown_usage_count"` // requests that no usage is known of
@@ -86,7 +91,8 @@ func (c *Client) Sessions(ctx context.Context) iter.Seq2[Session, error] {
 
 // Requests returns the ledger's rows of a session, the newest first, in the manner
 // of [Client.Sessions]. The rows are kept as long as the sidecar's retention says;
-// the session's totals outlive them.
+// the session's totals outlive them. An admin gets those of all clients that have a session of this id, unless
+// [Client.Of] says whose.
 func (c *Client) Requests(ctx context.Context, sessionID string) iter.Seq2[Request, error] {
 	path, err := sessionPath(sessionID, "/requests")
 	if err != nil {
@@ -112,33 +118,36 @@ type RequestPage struct {
 	NextCursor *string   `json:"next_cursor"` // nil on the last page
 }
 
-// Session returns what a session has used. The error of a session that the ledger
+// Session returns what a session has used; to an admin, the sum over all clients that have one of this id, unless
+// [Client.Of] says whose. The error of a session that the ledger
 // does not know is an [*Error] with StatusCode 404.
 func (c *Client) Session(ctx context.Context, id string) (SessionStatus, error) {
 	var status SessionStatus
 	path, err := sessionPath(id, "/status")
 	if err == nil {
-		err = c.call(ctx, http.MethodGet, path, nil, &status)
+		err = c.call(ctx, http.MethodGet, path, c.whose(), &status)
 	}
 	return status, err
 }
 
-// Statuses returns what all sessions have used, by session id, in one answer.
+// Statuses returns what all sessions have used, by session id, in one answer. What several clients have used under one
+// id is summed for an admin.
 // [Client.Sessions] suits large installations better.
 func (c *Client) Statuses(ctx context.Context) (map[string]SessionStatus, error) {
 	var all map[string]SessionStatus
-	err := c.call(ctx, http.MethodGet, "/sessions/status", nil, &all)
+	err := c.call(ctx, http.MethodGet, "/sessions/status", c.whose(), &all)
 	return all, err
 }
 
 // DeleteSession ends a session: its totals and rows go, while the sums of
-// [Client.Usage] stay. A later request with the same id starts it anew.
+// [Client.Usage] stay. A later request with the same id starts it anew. Where several clients have a session of this
+// id, an admin gets an [*Error] with StatusCode 409, and says by [Client.Of] whose.
 func (c *Client) DeleteSession(ctx context.Context, id string) error {
 	path, err := sessionPath(id, "")
 	if err != nil {
 		return err
 	}
-	return c.call(ctx, http.MethodDelete, path, nil, nil)
+	return c.call(ctx, http.MethodDelete, path, c.whose(), nil)
 }
 
 // sessionPath refuses ids that would change the path's meaning and leaves the

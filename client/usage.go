@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 )
@@ -69,9 +68,10 @@ func (t Totals) Add(o Totals) Totals {
 	}
 }
 
-// Usage returns usage over all sessions, deleted ones included, or of one, grouped as q says.
+// Usage returns usage over all sessions, deleted ones included, or of one, grouped as q says. A client's key sees its own
+// usage, an admin's all, or that of one client by [Client.Of].
 func (c *Client) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
-	query := make(url.Values)
+	query := c.whose()
 	if !q.From.IsZero() {
 		query.Set("from", q.From.UTC().Format(time.RFC3339))
 	}

@@ -272,3 +272,67 @@ func until(t *testing.T, condition func() bool) {
 		}
 	}
 }
+
+// Two clients have a session of one id. Each sees its own, and an admin says whose it means.
+func TestClient_AdminsAndClients(t *testing.T) {
+	s := start(t, provider.Config{}, "CLIENT_API_KEYS=alice=a-key,bob=b-key", "ADMIN_API_KEYS=root=r-key")
+	ctx := context.Background()
+	by := func(key string) *client.Client {
+		c, err := client.New(s.sidecar, client.WithKey(key), client.WithPageSize(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, key := range []string{"a-key", "b-key", "b-key"} {
+		req := newRequest(t, ctx, s, "same", http.MethodPost, "/chat/completions", chatBody("say 5 words"))
+		req.Header.Set("Authorization", "Bearer "+key)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.StatusCode, err)
+		}
+		resp.Body.Close()
+	}
+	root := by("r-key")
+	for name, c := range map[string]struct {
+		client *client.Client
+		want   string // sessions with their clients, and the rows of the id
+	}{
+		"alice": {by("a-key"), "alice/1 of 1"}, "bob": {by("b-key"), "bob/2 of 2"}, "root": {root, "alice/1 bob/2 of 3"},
+		"root of alice": {root.Of("alice"), "alice/1 of 1"}, "root of bob": {root.Of("bob"), "bob/2 of 2"}, "alice of alice": {by("a-key").Of("alice"), "alice/1 of 1"},
+	} {
+		var lines []string
+		for session, err := range c.client.Sessions(ctx) {
+			if err != nil || session.Client == nil {
+				t.Fatalf("%s: %+v, %v", name, session, err)
+			}
+			lines = append(lines, fmt.Sprint(*session.Client, "/", session.RequestCount))
+		}
+		slices.Sort(lines)
+		rows := int64(0)
+		for _, err := range c.client.Requests(ctx, "same") {
+			if rows++; err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		status, err := c.client.Session(ctx, "same")
+		totals, err2 := c.client.Totals(ctx, time.Time{}, time.Time{})
+		if got := fmt.Sprint(strings.Join(lines, " "), " of ", rows); got != c.want || err != nil || err2 != nil || status.RequestCount != rows || totals.RequestCount != rows {
+			t.Errorf("%s: %s, %+v %v, %+v %v; want %s", name, got, status, err, totals, err2, c.want)
+		}
+	}
+	_, err := by("a-key").Of("bob").Session(ctx, "same")
+	assertError(t, err, http.StatusNotFound)
+	_, err = by("wrong").Session(ctx, "same")
+	assertError(t, err, http.StatusUnauthorized)
+	assertError(t, root.DeleteSession(ctx, "same"), http.StatusConflict)
+	if err := root.Of("alice").DeleteSession(ctx, "same"); err != nil {
+		t.Error(err)
+	}
+	if status, err := by("b-key").Session(ctx, "same"); err != nil || status.RequestCount != 2 {
+		t.Errorf("bob's is %+v, %v", status, err)
+	}
+}
