@@ -52,6 +52,9 @@ func (s *server) reload() {
 	s.metrics.Reloaded.Set(1)
 	s.metrics.ReloadedAt.Set(float64(time.Now().Unix()))
 	s.logger.Info("settings reloaded", "changed", next.ChangedFrom(old), "limits", next.LimitsText())
+	if moved := next.Renamed(old); len(moved) > 0 {
+		s.logger.Warn("client keys without a name have another place, and with it other sessions: name them", "clients", moved)
+	}
 	if len(next.Pending) > 0 {
 		s.logger.Warn("some changed settings need a restart, their old values stay", "settings", next.Pending)
 	}

@@ -75,6 +75,8 @@ type Config struct {
 type ClientKey struct {
 	Name string
 	Key  Secret
+
+	byPlace bool // it was given no name
 }
 
 const defaultRequestsPerMinute = 60

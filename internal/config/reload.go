@@ -20,6 +20,19 @@ func (c *Config) Reread() (next *Config, faults []string) {
 	return readConfig(c.sources, c)
 }
 
+// Renamed lists clients, as "old, now new", whose keys have no name and stand in another place than in old: they are other
+// clients now, and may have got another's sessions.
+func (c *Config) Renamed(old *Config) (moved []string) {
+	for _, k := range c.ClientKeys {
+		for _, was := range old.ClientKeys {
+			if k.Key == was.Key && k.Name != was.Name && k.byPlace {
+				moved = append(moved, was.Name+", now "+k.Name)
+			}
+		}
+	}
+	return moved
+}
+
 // ChangedFrom names the settings, and the sections of CONFIG_FILE, that differ.
 func (c *Config) ChangedFrom(old *Config) []string {
 	changed := []string{}

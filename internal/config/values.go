@@ -266,7 +266,7 @@ func keyList(unnamed string, field func(*Config) *[]ClientKey) setter {
 			if !fitName(name) || key == "" || known {
 				return errForm
 			}
-			list = append(list, ClientKey{name, Secret(key)})
+			list = append(list, ClientKey{name, Secret(key), places[name]})
 		}
 		*field(c) = list
 		return nil

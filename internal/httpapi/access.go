@@ -69,7 +69,7 @@ func (a *Access) callerOf(r *http.Request, to Audience, on Listener, local bool)
 		return Caller{}, err
 	case keyed:
 		return Caller{client, true, sees}, nil
-	case ruling:
+	case ruling && to != ToClients: // there an admin is a caller like any
 		return Caller{admin, false, sees}, nil
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

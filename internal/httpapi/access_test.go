@@ -69,6 +69,9 @@ func TestAccess_WhoSeesWhat(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", key, got, want)
 		}
 	}
+	if got := asked(t, Access{Admins: admins}, ToClients, MainListener, false, "r-key"); got != (answer{own, "192.0.2.1", ""}) {
+		t.Errorf("an admin is the client %v where there are no clients' keys, want its address", got)
+	}
 	if got := asked(t, Access{}, ToClients, MainListener, false, "a-key"); got != (answer{own, "192.0.2.1", ""}) {
 		t.Errorf("without keys a caller is %v, want its address, and no owner", got)
 	}
