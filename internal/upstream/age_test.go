@@ -36,6 +36,7 @@ func TestAge_AnAddressThatChangesIsFollowed(t *testing.T) {
 							_ = http.NewResponseController(w).Flush()
 							<-time.After(20 * time.Minute)
 						}
+						<-time.After(900 * time.Millisecond) // many are under way at once
 						_, _ = io.WriteString(w, name)
 					})}
 					var done sync.WaitGroup
@@ -55,7 +56,7 @@ func TestAge_AnAddressThatChangesIsFollowed(t *testing.T) {
 						if second := int64(time.Since(begun) / time.Second); since.Swap(second) != second {
 							dials.Store(0)
 						}
-						if n := dials.Add(1); time.Since(begun) > time.Second && n > busiest.Load() {
+						if n := dials.Add(1); time.Since(begun) > 3*time.Second && n > busiest.Load() {
 							busiest.Store(n)
 						}
 						return address.Load().DialContext(ctx, network, name)
@@ -99,10 +100,11 @@ func TestAge_AnAddressThatChangesIsFollowed(t *testing.T) {
 				<-time.After(10 * time.Second)
 				address.Store(moved)
 				clients.Wait()
-				if after := time.Duration(lastOld.Load()); after < 10*time.Second || after > connectionAge+2*ageSpread {
+				t.Logf("the old address was used until %v; at most %d new connections in a second", time.Duration(lastOld.Load()), busiest.Load())
+				if after := time.Duration(lastOld.Load()); after < 10*time.Second || after > 5*time.Minute+time.Second {
 					t.Errorf("the old address was used until %v", after)
 				}
-				if n := busiest.Load(); n > 20 {
+				if n := busiest.Load(); n > 10 {
 					t.Errorf("%d connections were made in one second", n)
 				}
 				stream.Wait()
