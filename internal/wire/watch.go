@@ -12,6 +12,7 @@ type WatchOptions struct {
 	Choices    int  // that the request asked for; 0 and 1 are one
 	StripUsage bool // our splice asked for the usage chunk: take it out again
 
+	Coding string       // of the answer, as its Content-Encoding says; "" = none
 	Length int64        // of the answer, as it says; 0 or less = it does not
 	Memory *memory.Hold // counts what is held; nil = nobody does
 }
@@ -66,6 +67,8 @@ type Watcher struct {
 	seen             uint64 // choices that have begun, where several were asked for
 	ending, finished uint64 // choices with a finish reason; in the event at hand, and before it
 
+	coded *coded // nil = the answer is not compressed
+
 	held  []byte // received, not yet released
 	spare []byte // what Push returned last, when that was not the caller's own: the two take turns
 	short bool   // memory was, at the last Push
@@ -79,13 +82,25 @@ type Watcher struct {
 // Watch returns a Watcher for one answer of ep.
 func Watch(ep Endpoint, o WatchOptions) *Watcher {
 	answer := ep.format().answer
-	return &Watcher{answer: answer, t: tracker{format: answer}, options: o, generates: ep.Generates(), holdJSON: holdJSON}
+	w := &Watcher{answer: answer, t: tracker{format: answer}, options: o, generates: ep.Generates(), holdJSON: holdJSON}
+	if coding := codingOf(o.Coding); coding != "" {
+		w.unpack(coding)
+	}
+	return w
 }
 
 // Push takes the next bytes of the answer and returns those that may be sent
 // to the client now. The result may alias p or an internal buffer; it is valid
 // until the next call, and p must not be changed before then.
 func (w *Watcher) Push(p []byte) (forward []byte) {
+	if w.coded != nil {
+		return w.pushCoded(p)
+	}
+	return w.read(p)
+}
+
+// read is Push for what is not coded.
+func (w *Watcher) read(p []byte) (forward []byte) {
 	switch {
 	case w.closed || w.answer == nil || len(p) == 0:
 		return p
@@ -113,6 +128,9 @@ func (w *Watcher) Close() (tail []byte) {
 		w.closeStream()
 	}
 	tail, w.held = w.held, nil
+	if w.coded != nil {
+		return w.closeCoded()
+	}
 	return tail
 }
 
