@@ -64,8 +64,10 @@ func (t *tally) addCaches(u *llm.Usage, beyond int64) (explained int64) {
 		explained = written
 	case beyond > 0 && (beyond == read || beyond == read+reasoning) && read > 0 && written <= u.Input:
 		explained = read
+	case named && both > u.Input: // whoever made the total has left them out
+		explained = both
 	case t.has[saidTotal] && t.n[saidTotal] >= u.Input+u.Output: // they are in it
-	case named && (t.apart[saidPrompt] || both > u.Input):
+	case named && t.apart[saidPrompt]:
 		explained = both
 	}
 	u.Input += explained

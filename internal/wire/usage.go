@@ -133,6 +133,7 @@ type tally struct {
 	apart [numSaid]bool // what spelling.apart says of the name that it came by
 
 	cost, currency string
+	odd            bool // a total was told that is none
 }
 
 // readUsage reads a usage object. ok is false if it tells nothing, or if one of its sums is no plain count: a
@@ -140,6 +141,9 @@ type tally struct {
 // that make no sense are left out; the sums stand.
 func readUsage(b []byte) (t tally, ok bool) {
 	bad := t.readObject(b, 0)
+	if t.odd && !(t.has[saidPrompt] && t.has[saidOutput]) {
+		bad = true
+	}
 	return t, !bad && (t.has[saidPrompt] || t.has[saidOutput] || t.has[saidTotal] || t.cost != "")
 }
 
@@ -155,7 +159,8 @@ func (t *tally) readObject(b []byte, depth int) (bad bool) {
 		case s.means < numSaid:
 			n, count := countValue(m.value)
 			if !count {
-				bad = bad || s.means <= saidTotal
+				bad = bad || s.means < saidTotal
+				t.odd = t.odd || s.means == saidTotal
 				continue
 			}
 			t.note(s.means, n, s.apart)
@@ -266,7 +271,7 @@ func countValue(v []byte) (n int64, ok bool) {
 	if len(v) > 2 && v[0] == '"' {
 		v = v[1 : len(v)-1]
 		for _, c := range v {
-			if c < '0' || c > '9' {
+			if (c < '0' || c > '9') && c != '.' {
 				return 0, false
 			}
 		}
