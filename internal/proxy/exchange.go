@@ -94,6 +94,7 @@ func (x *exchange) end(failure error) {
 	x.held.own.Release()
 	x.held.header.Release()
 	x.held.buffers.Release()
+	x.watch.Release()
 	x.held.watch.Release()
 	x.settleDrain()
 	if x.sent.Load() {

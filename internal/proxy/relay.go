@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/httpapi"
@@ -97,13 +98,15 @@ func (x *exchange) readOn(resp *http.Response) {
 
 // observe sets a watcher on a successful, readable answer that tells its usage.
 func (x *exchange) observe(resp *http.Response) {
+	x.watch.Release() // of an answer before
 	x.watch, x.ans.events = nil, isStream(resp)
-	if !x.req.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
+	coding := strings.Join(resp.Header.Values("Content-Encoding"), ",")
+	if !x.req.endpoint.TellsUsage() || resp.StatusCode < 200 || resp.StatusCode > 299 || !wire.Legible(coding) {
 		return
 	}
 	x.watch = wire.Watch(x.req.endpoint, wire.WatchOptions{
 		Stream: x.ans.events, Asked: x.req.decoded.Stream, Choices: int(x.req.decoded.Choices), StripUsage: x.spliced,
-		Length: resp.ContentLength, Memory: &x.held.watch,
+		Coding: coding, Length: resp.ContentLength, Memory: &x.held.watch,
 	})
 	// Who asked for a stream gets one, whatever its label says.
 	x.ans.events = x.ans.events || x.req.decoded.Stream

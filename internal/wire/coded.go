@@ -101,6 +101,12 @@ func codingOf(header string) string {
 	return coding
 }
 
+// Legible reports whether an answer with this Content-Encoding can be read.
+func Legible(header string) bool {
+	coding := codingOf(header)
+	return coding == "" || decoders[coding].open != nil
+}
+
 // coded is what a Watcher has of a compressed answer.
 type coded struct {
 	in     []byte // what the decoder has not read yet
@@ -119,6 +125,7 @@ type coded struct {
 var (
 	errStopped = errors.New("the decoder was stopped")
 	errBomb    = errors.New("the answer is too large when decoded")
+	errUnread  = errors.New("the answer is of no shape that is known")
 	errShort   = errors.New("memory is short")
 )
 
@@ -166,7 +173,9 @@ func (w *Watcher) decode(d decoder, in io.Reader) error {
 		if c.made += int64(n); c.made > c.most {
 			return errBomb
 		}
-		w.read(buf[:n])
+		if w.read(buf[:n]); w.shape == unread {
+			return errUnread
+		}
 	}
 	return err
 }
@@ -206,13 +215,16 @@ func (w *Watcher) pushCoded(p []byte) []byte {
 	if !w.holds() {
 		return c.release(p)
 	}
-	return c.hold(p, w.options.Stream, w.options.Length)
+	return c.hold(p, w.shape == eventStream, w.options.Length)
 }
 
 // holds reports whether the Watcher keeps back what it has read.
 func (w *Watcher) holds() bool {
-	if w.options.Stream {
+	switch w.shape {
+	case eventStream:
 		return w.stream.phase != live && w.stream.phase != spilled
+	case unseen:
+		return !w.Events()
 	}
 	return true
 }
@@ -265,7 +277,7 @@ func (w *Watcher) closeCoded() (tail []byte) {
 // Release gives back what reading a compressed answer takes. It may be called at any time, and again: nothing more is
 // read then. It has to be called of every Watcher whose answer was not closed.
 func (w *Watcher) Release() {
-	if w.coded == nil {
+	if w == nil || w.coded == nil {
 		return
 	}
 	w.coded.stop()

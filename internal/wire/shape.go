@@ -175,7 +175,10 @@ func (w *Watcher) Quiet() (forward []byte, whole bool) {
 	if w.failed || known && (!w.options.Asked || e.finished != 0 || !e.hasChoices) || !w.options.Asked && w.answer.knows(e) {
 		return nil, true
 	}
-	return w.giveUp(), false
+	if forward = w.giveUp(); w.coded != nil {
+		forward = w.illegible(nil)
+	}
+	return forward, false
 }
 
 // Truncated reports that an answer which ended cleanly had not come to its end. It
