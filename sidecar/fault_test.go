@@ -279,7 +279,7 @@ func TestFault_13_NonsenseAnswersPass(t *testing.T) {
 			if a.StatusCode != 200 || a.Body != answer.body || a.Header.Get("Content-Type") != answer.contentType {
 				t.Errorf("%q came as %d %s %q", answer.body, a.StatusCode, a.Header.Get("Content-Type"), a.Body)
 			}
-			if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "exact" {
+			if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
 				t.Errorf("%q: rows %+v", answer.body, rows)
 			}
 			s.AtRest()
@@ -322,7 +322,7 @@ func TestFault_14_GzipAllTheSame(t *testing.T) {
 		if got := sim.Ledger()[0].Header.Get("Accept-Encoding"); got != "identity" {
 			t.Errorf("asked for %q", got)
 		}
-		if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "none" {
+		if rows := s.Rows("s"); len(rows) != 1 || rows[0].UsageSource != "exact" {
 			t.Errorf("rows %+v", rows)
 		}
 		s.AtRest()

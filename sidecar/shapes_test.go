@@ -102,7 +102,7 @@ func shapes() []shape {
 		{name: "a page", labels: []string{"text/html"}, pieces: []string{"<html>", "<p>data: \xff\xfe", "</html>"}},
 		{name: "bytes", labels: anyLabels, pieces: []string{"\x00\x01\x02", "\xff\xfe\r\n\x00", "\x1f\x8b"}},
 		{name: "a scalar", labels: anyLabels, pieces: []string{`"te`, `xt"`}},
-		{name: "an unknown coding", labels: anyLabels, codings: []string{"br", "zstd", "x-new"}, pieces: []string{"\x00\x01", "\xff\x00", "data: "}},
+		{name: "an unknown coding", labels: anyLabels, codings: []string{"compress", "gzip, br", "x-new"}, pieces: []string{"\x00\x01", "\xff\x00", "data: "}},
 		{name: "another dialect", labels: eventLabels, pieces: []string{foreign, foreign, foreign}},
 
 		// What ends before its end.

@@ -46,7 +46,36 @@ var decoders = map[string]decoder{
 
 func ordinary([]byte) int64 { return 64 << 10 }
 
-func gunzip(r *bufio.Reader, _ []byte) (io.Reader, error) { return gzip.NewReader(r) }
+func gunzip(r *bufio.Reader, _ []byte) (io.Reader, error) {
+	z, err := gzip.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	z.Multistream(false) // it would look for another member before it hands over the last of this
+	return &gzipMembers{Reader: z, from: r}, nil
+}
+
+// gzipMembers reads one member after another.
+type gzipMembers struct {
+	*gzip.Reader
+	from  *bufio.Reader
+	ended bool // the member at hand
+}
+
+func (z *gzipMembers) Read(p []byte) (int, error) {
+	if z.ended {
+		if err := z.Reset(z.from); err != nil {
+			return 0, io.EOF // what follows is no member
+		}
+		z.Multistream(false)
+		z.ended = false
+	}
+	n, err := z.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		z.ended, err = true, nil
+	}
+	return n, err
+}
 
 // inflate reads what the standard calls deflate, which is zlib's format, and what some servers take for it.
 func inflate(r *bufio.Reader, head []byte) (io.Reader, error) {

@@ -35,6 +35,20 @@ var encoders = map[string]func(w io.Writer) flusher{
 	},
 }
 
+// pack is what a server sends that does not flush.
+func pack(t testing.TB, variant, text string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := encoders[variant](&b)
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // encode returns the pieces that a server sends which flushes behind each of text's, and the end as the last.
 func encode(t testing.TB, variant string, text ...string) (pieces [][]byte) {
 	t.Helper()
@@ -102,7 +116,11 @@ func TestCoded_HowEverItIsCut(t *testing.T) {
 				text = []string{delta, delta, final + done}
 			}
 			all := bytes.Join(encode(t, variant, text...), nil)
-			for _, step := range []int{1, 3, 100, len(all)} {
+			for _, step := range []int{1, 3, 100, len(all), 0} {
+				if step == 0 {
+					all = pack(t, variant, strings.Join(text, ""))
+					step = len(all)
+				}
 				t.Run(fmt.Sprint(variant, stream, step), func(t *testing.T) {
 					account := memory.NewAccount(64 << 20)
 					hold := account.Hold(memory.Answers)
@@ -173,6 +191,17 @@ func TestCoded_Illegible(t *testing.T) {
 				t.Error("the bytes changed")
 			}
 		})
+	}
+}
+
+// A file of several members is one answer.
+func TestCoded_SeveralMembers(t *testing.T) {
+	all := append(pack(t, "gzip", delta+final), pack(t, "gzip", done)...)
+	all = append(all, "something else"...)
+	w := Watch(Chat, WatchOptions{Stream: true, Coding: "gzip"})
+	got := append(bytes.Clone(w.Push(all)), w.Close()...)
+	if u, ok := w.Usage(); !ok || u != codedFull || !w.Complete() || !bytes.Equal(got, all) {
+		t.Errorf("usage %+v %v, complete %v, the same bytes %v", u, ok, w.Complete(), bytes.Equal(got, all))
 	}
 }
 
