@@ -77,9 +77,9 @@ func TestClient_TypesEqualTheSidecars(t *testing.T) {
 	t.Run("errors", func(t *testing.T) {
 		_, err := s.client.Session(ctx, "nobody")
 		assertError(t, err, http.StatusNotFound)
-		_, err = s.client.Session(ctx, "a b")
+		_, err = s.client.Session(ctx, "a/b")
 		assertError(t, err, http.StatusBadRequest)
-		for _, err := range s.client.Requests(ctx, "a b") {
+		for _, err := range s.client.Requests(ctx, "a/b") {
 			assertError(t, err, http.StatusBadRequest)
 		}
 	})

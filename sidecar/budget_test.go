@@ -557,7 +557,7 @@ prices:
 	if rows := s.Usage("session=b&by=model").Rows; len(rows) != 1 || rows[0].RequestCount != 1 || rows[0].Cost == nil {
 		t.Errorf("session b: %+v", rows)
 	}
-	for query, want := range map[string]int{"session=nobody": 404, "session=a%20b": 400} {
+	for query, want := range map[string]int{"session=nobody": 404, "session=a%2Fb": 400} {
 		if a := sidecartest.Send(t, "GET", s.URL+"/usage?"+query, ""); a.StatusCode != want {
 			t.Errorf("%s: %d %s", query, a.StatusCode, a.Body)
 		}

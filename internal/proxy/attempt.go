@@ -23,6 +23,7 @@ type attempt struct {
 	queued    time.Duration // how long the request was kept here before it
 	status    int           // of the answer; 0: none, or one that is not handed on
 	firstByte time.Duration // since the request came; likewise
+	refused   bool          // the answer was a refusal, and is not handed on
 }
 
 // send makes attempts until there is an answer to hand on. An attempt that may
@@ -238,9 +239,10 @@ func closeAfter(d time.Duration, resp *http.Response) *time.Timer {
 // can be used again, and closes it.
 func (x *exchange) discard(resp *http.Response, patience time.Duration) {
 	defer closeAfter(patience, resp).Stop()
+	x.watch.Release()
 	x.watch = nil
 	x.held.watch.Release()
-	x.try.status, x.try.firstByte = 0, 0
+	x.try.status, x.try.firstByte, x.try.refused = 0, 0, true
 	_, _ = io.CopyN(io.Discard, resp.Body, peekLimit)
 	resp.Body.Close()
 }

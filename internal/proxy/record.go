@@ -36,7 +36,7 @@ func (x *exchange) record() ledger.Record {
 		ID: q.id, StartedAt: q.started, Owner: q.owner, Session: q.who.Session, Parent: q.who.Parent, Client: q.client,
 		Route: q.endpoint.String(), Metered: q.endpoint.Decoded(), Stream: q.decoded.Stream, Model: q.model,
 		EstimatedPrompt: q.estimate.Input, EstimatedOutput: q.estimate.Output, Draws: x.draw.draws,
-		Attempts: x.tries, QueueWait: t.queued, Status: t.status, FirstByte: t.firstByte,
+		Attempts: x.tries, QueueWait: t.queued, Status: t.status, FirstByte: t.firstByte, Refused: t.refused,
 	}
 	if x.watch != nil {
 		row.AnsweredModel, row.Refused = ledger.CleanName(x.watch.Model()), x.watch.Refused()
