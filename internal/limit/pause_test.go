@@ -29,6 +29,7 @@ func refusals() []refusal {
 		{"without a word", throttled(llm.Signal{})},
 		{"try again in 7h12m", throttled(llm.Signal{HasRetryAfter: true, RetryAfter: day})},
 		{"requests per day", throttled(llm.Signal{Dimension: llm.RequestsDay, HasRetryAfter: true, RetryAfter: day})},
+		{"requests per day, for a little longer", throttled(llm.Signal{Dimension: llm.RequestsDay, HasRetryAfter: true, RetryAfter: 50 * time.Second})},
 		{"tokens per day", throttled(llm.Signal{Dimension: llm.TokensDay, Limit: 1000, Used: 1000, Requested: 900, HasRetryAfter: true, RetryAfter: day})},
 		{"503 with a hint", func(c *core, le *Lease, now llm.Instant) llm.Instant {
 			at, _ := c.unavailable(le, 50*time.Second, now)
@@ -65,7 +66,7 @@ func TestCore_ARefusedModelStopsNoOther(t *testing.T) {
 						if rejected := c.requeue(le, time.Hour, notBefore, now); rejected != nil {
 							t.Fatal(rejected)
 						}
-						if b := enter(t, c, ask("b", "s"), now); b.state != granted {
+						if b := enter(t, c, ofClient("b", "s", "other"), now); b.state != granted {
 							t.Fatalf("b waits %v: caps %+v, its lane %+v", c.next().Sub(now), c.caps.Meters(now), b.model.lanes[0].Meters(now))
 						} else {
 							c.sent(b, now)

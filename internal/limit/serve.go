@@ -165,26 +165,27 @@ func (c *core) head(m *model, now llm.Instant) choice {
 			break
 		}
 		l, charge, v := m.soonest(w, now)
-		if common && v.At > now && v.Limit != llm.None && !v.ThisAsker {
+		away := v.At > now && (v.Limit == llm.None || v.ThisLane) && !v.ThisAsker
+		if common && v.At > now && !away && !v.ThisAsker {
 			contest.Bound = true // m's own limit decides
 			continue
 		}
 		if c.contended && m.queue.Ready(v.At <= now) && common {
 			continue
 		}
-		m.queue.Away(v.At > now && v.Limit == llm.None && !v.ThisAsker)
+		m.queue.Away(away)
 		asked = asked || v.At > now
 		if v.ThisAsker && v.At > now {
 			c.roster.Hold(w.Session.Parent, v.At)
 			next.at = min(next.at, v.At)
 			continue
 		}
-		if v.At > now && v.Limit == llm.None {
+		dayIsOver := v.At > now && v.Limit.Daily() && v.At > w.Deadline
+		if away && !dayIsOver {
 			next.at = min(next.at, v.At)
 			break
 		}
-		next = choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, charge)}
-		next.dayIsOver = v.At > now && v.Limit.Daily() && v.At > w.Deadline
+		next = choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, charge), dayIsOver: dayIsOver}
 		break
 	}
 	if asked {

@@ -279,7 +279,7 @@ func (l *Lane) When(now llm.Instant, client uint64, charge llm.Vector) Verdict {
 	}
 	if now < l.dry.until {
 		if l.dry.holds(now) {
-			return Verdict{At: l.dry.until, Limit: l.dry.limit}
+			return Verdict{At: l.dry.until, Limit: l.dry.limit, ThisLane: true}
 		}
 		charge[llm.RequestsDay], charge[llm.TokensDay] = 0, 0
 	}

@@ -77,6 +77,7 @@ type Verdict struct {
 	At        llm.Instant   // at or before now: it may go. Never: only an event can tell.
 	Limit     llm.Dimension // that binds; None for pauses and the like
 	ThisAsker bool          // only this client is held back: the queue may serve the next
+	ThisLane  bool          // the lane holds it back, and not the source, that others may take of
 }
 
 // A Refill says how what was charged comes back.
