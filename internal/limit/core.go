@@ -22,7 +22,8 @@ type core struct {
 	models      map[llm.Model]*model // that have answered, and names that are known for their limits
 	nurseries   map[string]*nursery  // by pattern, "" for models that none matches
 	plain       *model               // requests without a model
-	active      []*model             // those with waiters: few, so scanned
+	control     control
+	active      []*model // those with waiters: few, so scanned
 	roster      queue.Roster
 	contended   bool // somebody waits for the caps over all models alone
 	provisional bool // the request limit over all models is a mere default
@@ -57,6 +58,7 @@ func newCore(cfg Config, now llm.Instant) *core {
 		wake: func() {}, dice: 0x9e3779b97f4a7c15,
 	}
 	c.plain = newModel("", queue.NewContest(&c.roster), lane.New("", lane.Config{Profile: "postpaid", Share: 1, Roll: c.roll}, lane.NewClock(), now), now)
+	c.control = newControl(c, now)
 	c.cfg = cfg
 	c.caps = lane.New(AllGroups, c.capsConfig(), lane.NewClock(), now)
 	c.reconfigure(cfg, now)
@@ -176,7 +178,7 @@ func (c *core) patience(r *Request, now llm.Instant) time.Duration {
 		wait = r.MaxWait
 	}
 	if r.Timeout > 0 {
-		usual := c.model(r.Model, now).lanes[0].ServiceTime()
+		usual := c.modelOf(r, now).lanes[0].ServiceTime()
 		wait = min(wait, max(r.Timeout-usual, r.Timeout/10))
 	}
 	return wait

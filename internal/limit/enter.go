@@ -13,7 +13,7 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 	if c.rejecting {
 		return c.refuse(Draining, time.Second, "", 0, 0)
 	}
-	m := c.model(r.Model, now)
+	m := c.modelOf(r, now)
 	m.used = now
 	if m.nursery != nil {
 		m.nursery.meet(r.Model)
@@ -27,7 +27,7 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 		Session: m.queue.Session(r.key(), now), Owner: le, Load: llm.Load{Requests: 1}, Bytes: max(0, r.Bytes),
 		Seq: c.seq, QueuedAt: now, Deadline: now.Add(le.maxWait),
 	}
-	if m != c.plain {
+	if m != c.plain && m != c.control.calls {
 		le.queued.Load = r.Demand.Load()
 	}
 	back := r.RetryCount > 0 && c.ghosts.Claim(r.RetryKey, &le.queued, now)
@@ -80,6 +80,11 @@ func (c *core) link(le *Lease, back bool) {
 	}
 	c.alarms.Set(&le.queued)
 	c.count(le, 1)
+	c.list(m)
+}
+
+// list notes that somebody waits for m.
+func (c *core) list(m *model) {
 	if !m.listed {
 		m.listed = true
 		c.active = append(c.active, m)
@@ -94,9 +99,13 @@ func (c *core) unlink(le *Lease, now llm.Instant) {
 
 // unlisted keeps the books after a request has left its queue.
 func (c *core) unlisted(le *Lease) {
-	m := le.model
 	c.alarms.Clear(&le.queued)
 	c.count(le, -1)
+	c.delist(le.model)
+}
+
+// delist is the reverse of list, if nobody waits for m any more.
+func (c *core) delist(m *model) {
 	if m.queue.Waiting() > 0 {
 		return
 	}

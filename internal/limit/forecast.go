@@ -11,7 +11,7 @@ import (
 
 // forecast is fluid, times the ratio by which recent waits exceeded it.
 func (c *core) forecast(r *Request, now llm.Instant) Forecast {
-	m := c.model(r.Model, now)
+	m := c.modelOf(r, now)
 	s := m.queue.Session(r.key(), now)
 	wait, d := c.fluid(m, &queue.Waiter{Session: s, Load: r.Demand.Load()}, llm.Load{}, now)
 	c.roster.Idle(s, now)
@@ -23,6 +23,10 @@ func (c *core) forecast(r *Request, now llm.Instant) Forecast {
 // come later are not in it. own is w's load if it waits already.
 func (c *core) fluid(m *model, w *queue.Waiter, own llm.Load, now llm.Instant) (wait time.Duration, binding llm.Dimension) {
 	ahead, ofAll := m.queue.Ahead(w.Session, own), m.queue.CommonAhead(w.Session, own)
+	if m == c.control.calls { // they wait for no queue, and for the caps only as those they owe them
+		l := m.lanes[0]
+		return l.Wait(now, llm.Vector{}, l.Charge(w.Load))
+	}
 	first := true
 	for _, l := range m.lanes {
 		charge, before, all := l.Charge(w.Load), l.Charge(ahead), l.Charge(ofAll)

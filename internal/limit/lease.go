@@ -25,6 +25,7 @@ type Lease struct {
 	name   llm.Model    // as it was asked for; the model's, unless that is a crowd
 	queued queue.Waiter // while it waits; its session as long as it lives
 	held   *held        // while it is served
+	due    *due         // it is what a control call owes, and nobody's
 	state  state
 	reason Reason        // why it was refused
 	wake   chan struct{} // while its caller sleeps

@@ -102,7 +102,7 @@ func (l *Limiter) await(ctx context.Context, le *Lease, since llm.Instant) error
 // pump decides what can be decided, wakes those concerned and sets the timer.
 // It is called with the lock held, and gives it up between batches.
 func (l *Limiter) pump(now llm.Instant) {
-	if l.core.waiting > 0 || len(l.core.done) > 0 {
+	if l.core.pending() || len(l.core.done) > 0 {
 		l.pumpAll(now)
 	}
 }
@@ -110,7 +110,7 @@ func (l *Limiter) pump(now llm.Instant) {
 func (l *Limiter) pumpAll(now llm.Instant) {
 	c := l.core
 	for {
-		if c.waiting == 0 && len(c.done) == 0 {
+		if !c.pending() && len(c.done) == 0 {
 			return
 		}
 		more := c.pump(now, pumpBatch)
@@ -134,7 +134,7 @@ func (l *Limiter) pumpAll(now llm.Instant) {
 // arm sets the timer. One that fires too early is left alone: it will set itself.
 func (l *Limiter) arm(now llm.Instant) {
 	at := l.core.next()
-	if l.core.waiting == 0 || at == llm.Never || l.closed || at >= l.armed {
+	if !l.core.pending() || at == llm.Never || l.closed || at >= l.armed {
 		return
 	}
 	l.armed = at

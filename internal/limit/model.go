@@ -51,6 +51,14 @@ func (c *core) configured(name llm.Model) (pattern string, cfg lane.Config) {
 	return "", c.laneConfig(Limits{}, "")
 }
 
+// modelOf is the model that r waits for.
+func (c *core) modelOf(r *Request, now llm.Instant) *model {
+	if r.Control {
+		return c.control.calls
+	}
+	return c.model(r.Model, now)
+}
+
 // model finds the model of a name, or makes one in its nursery.
 func (c *core) model(name llm.Model, now llm.Instant) *model {
 	if name == "" {
@@ -90,7 +98,7 @@ func (m *model) pausedUntil() llm.Instant {
 // alias books that the provider calls the limit of l by name. Two lanes that it
 // calls the same become one. The queues stay apart, in one contest.
 func (c *core) alias(l *lane.Lane, name llm.Model, now llm.Instant) {
-	if name == "" || name == l.Name || l.Shared() || l == c.plain.lanes[0] {
+	if name == "" || name == l.Name || l.Shared() || l.Name == "" { // that of requests without a model
 		return
 	}
 	other := c.models[name]

@@ -55,6 +55,9 @@ func (c *core) victim() *Lease {
 	for band := Low.band(); band >= High.band(); band-- {
 		var longest *queue.Flow
 		for _, m := range c.active {
+			if m == c.control.dues {
+				continue
+			}
 			if f := m.queue.Longest(band); f != nil && (longest == nil || f.Waiting() > longest.Waiting()) {
 				longest = f
 			}

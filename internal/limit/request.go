@@ -44,6 +44,7 @@ func (p Priority) String() string {
 // A Request asks to go.
 type Request struct {
 	Model        llm.Model // "" for unmetered routes, which weigh one request against the caps over all models only
+	Control      bool      // costs nothing, and has no model: goes before all queues; see control
 	Client       string    // the level of fairness above the session
 	Session      string
 	ClientWeight float64 // 0 = 1

@@ -32,11 +32,18 @@ func (c *core) pump(now llm.Instant, limit int) bool {
 			return false
 		case next.dayIsOver:
 			c.reject(next.lease, DailyLimit, now)
+		case next.lease.model == c.control.calls:
+			c.admit(&next, now)
+		case next.lease.due != nil:
+			c.pay(&next, now)
 		default:
 			c.dispatch(&next, now)
 		}
 	}
 }
+
+// pending reports whether anything waits for a turn.
+func (c *core) pending() bool { return c.waiting > 0 || c.control.owed > 0 }
 
 func owner(w *queue.Waiter) *Lease { return w.Owner.(*Lease) }
 
@@ -64,10 +71,18 @@ type choice struct {
 // back at a model whose own limit binds, and the reverse.
 func (c *core) pick(now llm.Instant) choice {
 	at := c.roster.Release(now)
+	if next := c.nextControl(now); next.lease != nil {
+		return next
+	} else if next.at < at {
+		at = next.at
+	}
 	for {
 		c.heads = c.heads[:0]
 		c.round++
 		for _, m := range c.active {
+			if m == c.control.calls {
+				continue
+			}
 			next := c.head(m, now)
 			switch {
 			case next.lease == nil:
@@ -165,6 +180,9 @@ func (c *core) head(m *model, now llm.Instant) choice {
 			break
 		}
 		l, charge, v := m.soonest(w, now)
+		if m == c.control.dues {
+			charge = slotless(charge)
+		}
 		away := v.At > now && (v.Limit == llm.None || v.ThisLane) && !v.ThisAsker
 		if common && v.At > now && !away && !v.ThisAsker {
 			contest.Bound = true // m's own limit decides
@@ -240,38 +258,42 @@ func (m *model) backlog(l *lane.Lane) (all []lane.Backlog) {
 	return all
 }
 
-// bill charges a turn in the order that has decided it, and in the common order whenever
-// that is kept.
-func (c *core) bill(le *Lease, next *choice) {
-	contest := le.model.queue.Contest()
-	if !c.contended || contest.Bound {
-		le.held.cost = next.cost
-	}
+// charge takes a turn out of its queue, and charges it in the order that has decided it;
+// in the common order whenever that is kept.
+func (c *core) charge(le *Lease, next *choice, now llm.Instant) {
+	q := le.model.queue
+	contest := q.Contest()
 	if c.contended {
 		le.held.common = c.capsCost(&next.charge)
 		c.roster.Book(le.queued.Session, le.held.common)
+	}
+	if !c.contended || contest.Bound {
+		le.held.cost = next.cost
+		q.Serve(&le.queued, next.cost, now)
+	} else {
+		q.Take(&le.queued, now)
 	}
 	contest.Bound = false // until its limit makes the next one wait
 }
 
 // dispatch grants the choice.
 func (c *core) dispatch(next *choice, now llm.Instant) {
-	le, m := next.lease, next.lease.model
-	w := &le.queued
-	m.measure(le, now, &c.stats.forecastError)
-	le.state = granted
+	le := next.lease
+	le.model.measure(le, now, &c.stats.forecastError)
 	le.held = c.newHeld()
-	c.bill(le, next)
-	if le.held.cost > 0 {
-		m.queue.Serve(w, le.held.cost, now)
-	} else {
-		m.queue.Take(w, now)
-	}
+	c.charge(le, next, now)
+	c.grant(le, next, now)
+	le.held.caps = c.caps.Book(now, le.queued.Session.Client(), next.charge)
+}
+
+// grant takes the choice, which has left its queue, off its lane.
+func (c *core) grant(le *Lease, next *choice, now llm.Instant) {
+	w := &le.queued
 	c.unlisted(le)
+	le.state = granted
 	le.held.ticket = next.lane.Take(now, w.Session.Client(), w.Load, next.charge)
-	le.held.caps = c.caps.Book(now, w.Session.Client(), next.charge)
-	m.inflight++
-	m.used = now
+	le.model.inflight++
+	le.model.used = now
 	c.inflight++
 	c.stats.granted++
 	c.done = append(c.done, le)

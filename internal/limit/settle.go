@@ -14,6 +14,7 @@ type held struct {
 	caps   lane.Booking
 	cost   float64 // by which its contest counted it
 	common float64 // by which the common order did
+	due    *due    // of a control call: what it owes the caps, instead of a slot under them
 }
 
 // maxSpare bounds the helds that are kept for the next requests.
@@ -68,7 +69,9 @@ func (c *core) observe(le *Lease, s *llm.Signal, now llm.Instant) {
 func (c *core) settle(le *Lease, u llm.Usage, now llm.Instant) {
 	h, used := le.held, lane.Exact(u)
 	back := h.ticket.Settle(now, u)
-	h.caps.Return(now, back)
+	if le.model != c.control.calls {
+		h.caps.Return(now, back)
+	}
 	if charge := h.ticket.Charge(); used != charge { // in units of what was paid: limits may have changed
 		m := le.model
 		c.correct(le, h.cost*(1-c.cost(m, used)/c.cost(m, charge)), h.common*(1-c.capsCost(&used)/c.capsCost(&charge)))
@@ -108,13 +111,25 @@ func (c *core) returned(le *Lease, now llm.Instant) {
 // takeBack refunds what a request was charged, wholly: it was not processed.
 func (c *core) takeBack(le *Lease, now llm.Instant) {
 	le.held.ticket.TakeBack(now)
+	c.takeBackCaps(le, now)
+}
+
+func (c *core) takeBackCaps(le *Lease, now llm.Instant) {
+	if le.model == c.control.calls {
+		c.takeBackControl(le.held, now)
+		return
+	}
 	le.held.caps.TakeBack(now)
 }
 
 // end gives the slot of a request back, whatever became of the charge.
 func (c *core) end(le *Lease, now llm.Instant) {
 	le.held.ticket.End(now)
-	le.held.caps.End(now)
+	if le.model == c.control.calls {
+		c.endControl(le)
+	} else {
+		le.held.caps.End(now)
+	}
 	c.giveUp(le)
 	le.model.queue.Ended(le.queued.Session, now)
 	le.model.inflight--
@@ -130,7 +145,11 @@ func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore l
 	c.alias(t.Lane(), s.Group, now)
 	probe = t.Probe()
 	t.Lane().Quote(now, s.Said)
-	notBefore = t.Throttled(now, s, c.caps)
+	caps := c.caps
+	if le.model == c.control.calls {
+		caps = t.Lane() // what they are refused says nothing of the caps
+	}
+	notBefore = t.Throttled(now, s, caps)
 	c.lift(t.Lane(), now)
 	return notBefore, probe
 }
@@ -140,7 +159,7 @@ func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore l
 func (c *core) unavailable(le *Lease, after time.Duration, now llm.Instant) (notBefore llm.Instant, probe bool) {
 	t := &le.held.ticket
 	probe = t.Probe()
-	le.held.caps.TakeBack(now)
+	c.takeBackCaps(le, now)
 	return t.Unavailable(now, after), probe
 }
 

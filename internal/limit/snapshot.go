@@ -36,8 +36,9 @@ const AllGroups = "*"
 
 // The names of groups that no model gives its own.
 const (
-	unmetered = "(unmetered)"  // requests without a model
-	newModels = "(new models)" // several that have not answered yet, and that no pattern matches
+	unmetered    = "(unmetered)"  // requests without a model
+	controlCalls = "(control)"    // that go before all queues
+	newModels    = "(new models)" // several that have not answered yet, and that no pattern matches
 )
 
 // A Meter is one limit and its level.
@@ -51,6 +52,7 @@ type GroupState struct {
 	Profile     string
 	Waiting     int
 	InFlight    int
+	Owed        int           // by control calls: requests that the caps have still to get
 	Paused      time.Duration // left of the provider's pause
 	HalfOpen    bool          // the provider refused everything of late, and is probed
 	ServiceTime time.Duration // learned 95th percentile, send to settle
@@ -102,6 +104,11 @@ func (c *core) snapshot(now llm.Instant) Snapshot {
 	}
 	of(c.plain.lanes[0]).Name = unmetered
 	of(c.plain.lanes[0]).add(c.plain, c.plain.lanes[0], now)
+	if k := c.control.calls; k.used > 0 {
+		g := of(k.lanes[0])
+		g.Name, g.order, g.Owed = controlCalls, "\x01", c.control.owed
+		g.add(k, k.lanes[0], now)
+	}
 	for _, m := range c.models {
 		g := of(m.lanes[0])
 		g.Aliases = names(m.lanes[0].Aliases)
