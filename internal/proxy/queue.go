@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit"
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/wire"
 )
 
 // acquire waits for a place.
@@ -21,6 +22,7 @@ func (p *Proxy) limitRequest(x *exchange) limit.Request {
 	rule := x.req.cfg.File.Clients[x.req.client]
 	r := limit.Request{
 		Model:        x.req.decoded.Model,
+		Control:      !x.req.endpoint.Decoded() && !x.up.Websocket && wire.IsControl(x.up.Method, x.up.Path),
 		Client:       x.req.client,
 		Session:      x.req.who.Session,
 		ClientWeight: rule.Weight,
