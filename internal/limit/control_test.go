@@ -92,6 +92,25 @@ func TestControl_TheSeventeenthWaitsForOneOfThem(t *testing.T) {
 	}
 }
 
+// TestControl_WhoOwesTooMuchWaitsUntilOneIsPaid, and only that: nothing else has to end.
+func TestControl_WhoOwesTooMuchWaitsUntilOneIsPaid(t *testing.T) {
+	c, now := full(t, Limits{RequestsPerMinute: 60})
+	for range maxOwed {
+		c.end(take(t, c, controlCall("poller"), now), now)
+	}
+	late := enter(t, c, controlCall("poller"), now)
+	if late.state != waiting {
+		t.Fatalf("more than %d are owed", maxOwed)
+	}
+	for range 5 {
+		now = max(now+1, c.next())
+		drainDone(c, now)
+	}
+	if late.state != granted {
+		t.Error("its client has had turns to pay, and it still waits")
+	}
+}
+
 // TestControl_AFloodHarmsItselfOnly: whoever calls without an end gets the turns of one
 // client, and the others theirs, with no call beyond what is owed.
 func TestControl_AFloodHarmsItselfOnly(t *testing.T) {
@@ -164,6 +183,9 @@ func TestControl_PausesAreItsOwn(t *testing.T) {
 			le := take(t, c, ofClient("m", "s", "a"), now)
 			c.end(le, now)
 			now = now.Add(2 * time.Hour)
+		}
+		if meters := c.control.calls.lanes[0].Meters(now); len(meters) != 0 {
+			t.Errorf("%s: control calls have got limits: %+v", r.name, meters)
 		}
 		call := take(t, c, controlCall("a"), now)
 		r.tell(c, call, now)
