@@ -139,6 +139,36 @@ func TestWay_CAFileIsReadAgain(t *testing.T) {
 	unreachable(t, s.Ask("s"), "tls")
 }
 
+// TestKeep_StreamsOfALocalServerShareAConnection has a model server on plain HTTP, which
+// keeps its connections: streams one after another come to use one.
+func TestKeep_StreamsOfALocalServerShareAConnection(t *testing.T) {
+	var connections, streams atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/event-stream")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n")
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	s := start(t, server.URL+"/v1")
+	sidecartest.Eventually(t, "streams share a connection", func() bool {
+		before := connections.Load()
+		for range 10 {
+			a := sidecartest.Send(t, "POST", s.URL+"/v1/session/s/chat/completions", sidecartest.ChatStream)
+			if streams.Add(1); a.StatusCode != 200 || !strings.HasSuffix(a.Body, "data: [DONE]\n\n") {
+				t.Fatalf("stream %d: %d %s", streams.Load(), a.StatusCode, a.Body)
+			}
+		}
+		return connections.Load()-before <= 1
+	})
+}
+
 // otherCA is a certificate of somebody who vouches for no server here.
 const otherCA = `-----BEGIN CERTIFICATE-----
 MIIBjzCCATWgAwIBAgIUT3n3197pI3ts/xpbKE/DpfFpaLowCgYIKoZIzj0EAwIw
