@@ -56,8 +56,9 @@ func (c *core) nextControl(now llm.Instant) choice {
 			c.roster.Hold(w.Session.Parent, llm.Never) // until one of them ends, or is paid
 			continue
 		}
-		l, charge, v := m.soonest(w, now)
-		next := choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: 1}
+		ask := lane.Ask{Client: w.Session.Client()}
+		l, v := m.soonest(w, &ask, now)
+		next := choice{lease: owner(w), at: v.At, lane: l, ask: ask, cost: 1}
 		next.dayIsOver = v.At > now && v.Limit.Daily() && v.At > w.Deadline
 		if v.At > now && !next.dayIsOver {
 			next.lease = nil
@@ -82,8 +83,10 @@ func (c *core) admit(next *choice, now llm.Instant) {
 		c.control.clients[client] = a
 	}
 	a.inflight++
-	if v := c.caps.When(now, w.Session.Client(), slotless(next.charge)); v.At <= now && !c.contended {
-		le.held.caps = c.spend(w.Session, next.charge, now)
+	ask := next.ask
+	ask.Charge = slotless(ask.Charge)
+	if v := c.caps.When(now, ask); v.At <= now && !c.contended {
+		le.held.caps = c.spend(w.Session, next.ask.Charge, now)
 		return
 	}
 	a.owed++
@@ -111,7 +114,7 @@ func slotless(charge llm.Vector) llm.Vector {
 // spend takes charge of the caps, and gives the slot back at once.
 func (c *core) spend(s *queue.Flow, charge llm.Vector, now llm.Instant) lane.Booking {
 	charge[llm.Concurrent] = 1
-	b := c.caps.Book(now, s.Client(), charge)
+	b := c.caps.Book(now, lane.Ask{Client: s.Client(), Charge: charge})
 	b.End(now)
 	return b
 }
@@ -122,7 +125,7 @@ func (c *core) pay(next *choice, now llm.Instant) {
 	le, w := &d.lease, &d.lease.queued
 	le.held = c.newHeld()
 	c.charge(le, next, now)
-	b := c.spend(w.Session, next.charge, now)
+	b := c.spend(w.Session, next.ask.Charge, now)
 	if of := d.of; of != nil {
 		of.held.caps, of.held.due, of.held.common = b, nil, le.held.common
 	}

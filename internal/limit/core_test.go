@@ -114,9 +114,9 @@ func TestCore_QueuesOfOneLaneShareItByClients(t *testing.T) {
 func TestCore_WhatFitsOvertakesNoHeadOfItsContest(t *testing.T) {
 	c := newCore(limitedTo(Limits{TokensPerMinute: 60_000}), 0)
 	c.alias(answered(c, "a", 0), "b", 0)
-	c.prime(Recent{Model: "a", Input: 60_000}, 0)
+	c.prime(Recent{Model: "a", Input: 80_000}, 0)
 	large := ask("a", "large")
-	large.Demand = llm.Demand{Input: 20_000}
+	large.Demand = llm.Demand{Input: 1000} // one that needs more saves up
 	first := enter(t, c, large, 0)
 	for i := range 50 {
 		enter(t, c, ask("b", fmt.Sprint(i)), second)
@@ -303,7 +303,8 @@ func TestCore_ARefusedRetryKeepsItsTurn(t *testing.T) {
 	}
 }
 
-// TestCore_ForecastsLeaveOutTheNewcomerItself, and what does not go before it.
+// TestCore_ForecastsLeaveOutTheNewcomerItself, and what does not go before it. For who
+// has many waiting, the two seconds of the reserve fill first.
 func TestCore_ForecastsLeaveOutTheNewcomerItself(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -312,9 +313,9 @@ func TestCore_ForecastsLeaveOutTheNewcomerItself(t *testing.T) {
 		from, to time.Duration
 	}{
 		{"alone", 0, 0, 5 * time.Second, 6 * time.Second},
-		{"behind its own", 9, 0, 50 * time.Second, 51 * time.Second},
+		{"behind its own", 9, 0, 52 * time.Second, 53 * time.Second},
 		{"beside a flood", 0, 50, 5 * time.Second, 6 * time.Second},
-		{"behind its own, beside a little", 9, 1, 55 * time.Second, 56 * time.Second},
+		{"behind its own, beside a little", 9, 1, 57 * time.Second, 58 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newCore(Config{MaxWaiting: 1000, MaxWait: time.Hour, Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}, Profile: "postpaid"}}}.withDefaults(), 0)

@@ -15,20 +15,24 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 	}
 	m := c.modelOf(r, now)
 	m.used = now
+	load := llm.Load{Requests: 1}
 	if m.nursery != nil {
 		m.nursery.meet(r.Model)
 	}
 	for _, l := range m.lanes {
 		l.Refresh(now)
 	}
+	if m != c.plain && m != c.control.calls {
+		load = r.Demand.Load()
+		if judged := c.judged(m, load, now); judged != nil {
+			m, load, le.whole = judged, llm.Load{Requests: 1}, load
+		}
+	}
 	c.seq++
 	le.model, le.name = m, r.Model
 	le.queued = queue.Waiter{
-		Session: m.queue.Session(r.key(), now), Owner: le, Load: llm.Load{Requests: 1}, Bytes: max(0, r.Bytes),
+		Session: m.queue.Session(r.key(), now), Owner: le, Load: load, Bytes: max(0, r.Bytes),
 		Seq: c.seq, QueuedAt: now, Deadline: now.Add(le.maxWait),
-	}
-	if m != c.plain && m != c.control.calls {
-		le.queued.Load = r.Demand.Load()
 	}
 	back := r.RetryCount > 0 && c.ghosts.Claim(r.RetryKey, &le.queued, now)
 	c.link(le, back)
@@ -54,8 +58,8 @@ func (c *core) enter(le *Lease, r *Request, now llm.Instant) *Rejected {
 func (c *core) judge(le *Lease, now llm.Instant) *Rejected {
 	s := le.queued.Session
 	c.roster.Count(&le.queued)
-	raw, d := c.fluid(le.model, &le.queued, le.queued.Load, now)
-	wait, ahead := scale(raw, le.model.bias), s.Waiting()-1
+	raw, wait, d := c.fluid(le.model, &le.queued, le.queued.Load, now)
+	ahead := s.Waiting() - 1
 	switch {
 	case min(raw, wait) <= le.maxWait:
 	case d.Daily():
@@ -67,6 +71,9 @@ func (c *core) judge(le *Lease, now llm.Instant) *Rejected {
 		return c.refuse(QueueFull, wait, d.String(), ahead, wait)
 	}
 	le.fluid, le.bias = raw.Seconds(), le.model.bias
+	if wait > 0 && raw > 0 && c.saving(le) {
+		le.fluid, le.bias = wait.Seconds(), 1
+	}
 	return nil
 }
 
@@ -94,6 +101,7 @@ func (c *core) list(m *model) {
 // unlink takes a request out that is not served.
 func (c *core) unlink(le *Lease, now llm.Instant) {
 	le.model.queue.Remove(&le.queued, now)
+	c.forsake(le, now)
 	c.unlisted(le)
 }
 

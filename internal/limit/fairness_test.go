@@ -21,7 +21,9 @@ type stage struct {
 	serving serving
 	service func() time.Duration
 	granted func(a *actor, now llm.Instant)
+	ended   func(a *actor)
 	limit   int64 // tokens a minute
+	charged float64
 }
 
 // An actor is one request.
@@ -58,9 +60,16 @@ func newStage(tokensPerMinute int64, seed uint64) *stage {
 // ask lets a request arrive whose estimate is off by up to a factor.
 func (s *stage) ask(client string, a *actor, factor float64) {
 	off := 1/factor + s.rng.Float64()*(factor-1/factor)
+	s.demand(client, a, max(1, int64(float64(a.actual)*off)))
+}
+
+// exactly is ask for a request whose estimate is right.
+func (s *stage) exactly(client string, a *actor) { s.demand(client, a, a.actual) }
+
+func (s *stage) demand(client string, a *actor, tokens int64) {
 	r := Request{
 		Model: "m", Client: client, Session: a.session, Weight: a.weight,
-		Demand: llm.Demand{Input: max(1, int64(float64(a.actual)*off))},
+		Demand: llm.Demand{Input: tokens},
 	}
 	a.came = s.now
 	a.lease = &Lease{maxWait: 1 << 60}
@@ -73,6 +82,7 @@ func (s *stage) ask(client string, a *actor, factor float64) {
 
 func (s *stage) begin(a *actor) {
 	s.core.sent(a.lease, s.now)
+	s.charged += charged(a.lease)
 	a.ends = s.now.Add(s.service())
 	heap.Push(&s.serving, a)
 	s.granted(a, s.now)
@@ -110,7 +120,11 @@ func (s *stage) run(until llm.Instant) {
 		s.now = max(s.now, at)
 		for len(s.serving) > 0 && s.serving[0].ends <= s.now {
 			a := heap.Pop(&s.serving).(*actor)
+			s.charged += float64(a.actual) - charged(a.lease)
 			s.core.settle(a.lease, llm.Usage{Input: a.actual}, s.now)
+			if s.ended != nil {
+				s.ended(a)
+			}
 		}
 	}
 }

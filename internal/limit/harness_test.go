@@ -85,7 +85,7 @@ type valve struct {
 	open bool
 }
 
-func (v *valve) Ready(now llm.Instant, _ uint64, _ llm.Vector) lane.Verdict {
+func (v *valve) Ready(now llm.Instant, _ lane.Ask) lane.Verdict {
 	if v.open {
 		return lane.Verdict{At: now}
 	}

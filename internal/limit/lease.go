@@ -23,6 +23,7 @@ type Lease struct {
 	l      *Limiter
 	model  *model
 	name   llm.Model    // as it was asked for; the model's, unless that is a crowd
+	whole  llm.Load     // if it looks impossible: queued has one request
 	queued queue.Waiter // while it waits; its session as long as it lives
 	held   *held        // while it is served
 	due    *due         // it is what a control call owes, and nobody's
@@ -156,6 +157,12 @@ func (le *Lease) Throttled(ctx context.Context, s llm.Signal) error {
 // or a part of its answer is out: the model's lane pauses as told all the same.
 func (le *Lease) Limited(s llm.Signal) {
 	le.event(func(c *core, now llm.Instant) { c.throttled(le, &s, now) })
+}
+
+// TooLarge takes in a refusal of the request for its size alone: what it was charged in
+// tokens comes back. The lease has to end.
+func (le *Lease) TooLarge(s llm.Signal) {
+	le.event(func(c *core, now llm.Instant) { c.tooLarge(le, &s, now) })
 }
 
 // Puzzled takes in a 429 whose words tell neither that waiting cures it nor that it

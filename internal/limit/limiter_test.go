@@ -114,22 +114,26 @@ func TestLimiter_WhatFitsDoesNotOvertakeTheHead(t *testing.T) {
 		l := New(Config{Models: []ModelLimits{{Pattern: "m", Limits: Limits{TokensPerMinute: 60_000}, Profile: "postpaid"}}})
 		defer l.Close()
 		l.Prime(Recent{Model: "m", Requests: 1, Input: 60_000})
-		<-time.After(2 * time.Second) // 2,000 tokens
-		order := make(chan string, 2)
+		<-time.After(500 * time.Millisecond) // 500 tokens
+		waited := map[string]time.Duration{}
+		var mu sync.Mutex
 		var wg sync.WaitGroup
 		for _, r := range []Request{
-			{Model: "m", Session: "large", Demand: llm.Demand{Input: 10_000}},
+			{Model: "m", Session: "large", Demand: llm.Demand{Input: 1000}},
 			{Model: "m", Session: "small", Demand: llm.Demand{Input: 10}},
 		} {
 			wg.Go(func() {
-				mustAcquire(t, l, r).Sent()
-				order <- r.Session
+				le := mustAcquire(t, l, r)
+				le.Sent()
+				mu.Lock()
+				waited[r.Session] = le.Waited()
+				mu.Unlock()
 			})
 			synctest.Wait()
 		}
 		wg.Wait()
-		if first := <-order; first != "large" {
-			t.Errorf("%s went first, want the head of the queue", first)
+		if waited["small"] < waited["large"] || waited["large"] < time.Second {
+			t.Errorf("the small one waited %v, the head of the queue %v", waited["small"], waited["large"])
 		}
 	})
 }

@@ -21,11 +21,14 @@ type model struct {
 	queue   *queue.Queue
 	lanes   []*lane.Lane // at least one; the first that is free is taken
 	nursery *nursery     // nil once the model has answered well
+	judges  *model       // where requests wait that look impossible; nil = there were none
+	of      *model       // whose those are, in the model where they wait
 
 	listed   bool // in core.active
 	inflight int
 	used     llm.Instant
 	bias     float64 // actual wait over forecast wait, averaged
+	often    float64 // 1/cost of what was served, averaged: small ones weigh most
 }
 
 func newModel(name llm.Model, c *queue.Contest, l *lane.Lane, now llm.Instant) *model {
@@ -84,7 +87,9 @@ func (c *core) model(name llm.Model, now llm.Instant) *model {
 }
 
 // idle reports whether nobody waits for m or is served.
-func (m *model) idle() bool { return !m.listed && m.inflight == 0 }
+func (m *model) idle() bool {
+	return !m.listed && m.inflight == 0 && (m.judges == nil || m.judges.idle())
+}
 
 // pausedUntil is when one of the lanes may send again.
 func (m *model) pausedUntil() llm.Instant {
@@ -161,6 +166,9 @@ func (c *core) forget(now llm.Instant) {
 		}
 		delete(c.models, name)
 		m.queue.Close()
+		if m.judges != nil {
+			m.judges.queue.Close()
+		}
 		for _, l := range m.lanes {
 			if !closed[l] {
 				closed[l] = true
@@ -186,22 +194,23 @@ func (c *core) closeLanes() {
 }
 
 // soonest asks every lane of m when the head w may go, and returns the first that
-// is free, or the soonest, with what w is charged there. Only if every lane holds
+// is free, or the soonest; a gets what w is charged there. Only if every lane holds
 // back just this client may the next one go before it.
-func (m *model) soonest(w *queue.Waiter, now llm.Instant) (best *lane.Lane, charge llm.Vector, v lane.Verdict) {
+func (m *model) soonest(w *queue.Waiter, a *lane.Ask, now llm.Instant) (best *lane.Lane, v lane.Verdict) {
 	v.At, v.ThisAsker = llm.Never, true
 	for _, l := range m.lanes {
-		c := l.Charge(w.Load)
-		at := l.When(now, w.Session.Client(), c)
+		there := *a
+		there.Charge = l.Charge(w.Load)
+		at := l.When(now, there)
 		only := v.ThisAsker && at.ThisAsker
 		if best == nil || at.At < v.At {
-			best, charge, v = l, c, at
+			best, a.Charge, v = l, there.Charge, at
 		}
 		if v.ThisAsker = only; v.At <= now {
 			break
 		}
 	}
-	return best, charge, v
+	return best, v
 }
 
 // share is the dominant share of v (Ghodsi et al., Dominant Resource Fair Queueing,

@@ -3,6 +3,7 @@ package limit
 import (
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
@@ -32,8 +33,9 @@ func (c *core) verdict(le *Lease, now llm.Instant) *Rejected {
 	l := m.lanes[0]
 	charge, before, all := l.Charge(w.Load), l.Charge(m.queue.Ahead(w.Session, llm.Load{})), l.Charge(c.sum)
 	before[llm.Requests], before[llm.RequestsDay] = 0, 0
-	wait, d := l.Wait(now, before, charge)
-	if t, e := c.caps.Wait(now, all, charge); t > wait {
+	ask := lane.Ask{Client: w.Session.Client(), Charge: charge}
+	wait, d := l.Wait(now, before, ask)
+	if t, e := c.caps.Wait(now, all, ask); t > wait {
 		wait, d = t, e
 	}
 	return c.refuse(le.reason, wait, d.String(), 0, wait).quoting(m, now)

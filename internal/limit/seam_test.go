@@ -28,22 +28,22 @@ func (s *strict) SetLimit(now llm.Instant, d llm.Dimension, l lane.Limit) {
 	s.Clock.SetLimit(now, d, l)
 }
 
-func (s *strict) Ready(now llm.Instant, client uint64, charge llm.Vector) lane.Verdict {
+func (s *strict) Ready(now llm.Instant, a lane.Ask) lane.Verdict {
 	if s.closed || s.limits == 0 {
 		s.t.Errorf("Ready: closed %v, %d limits told", s.closed, s.limits)
 	}
-	return s.Clock.Ready(now, client, charge)
+	return s.Clock.Ready(now, a)
 }
 
-func (s *strict) Take(now llm.Instant, client uint64, charge llm.Vector) {
-	if v := s.Clock.Ready(now, client, charge); v.At > now || s.closed {
-		s.t.Errorf("Take of %v, which is ready at %v (%v), closed: %v", charge, v.At, v.Limit, s.closed)
+func (s *strict) Take(now llm.Instant, a lane.Ask) {
+	if v := s.Clock.Ready(now, a); v.At > now || s.closed {
+		s.t.Errorf("Take of %v, which is ready at %v (%v), closed: %v", a, v.At, v.Limit, s.closed)
 	}
-	if charge[llm.Requests] != 1 || charge[llm.Concurrent] != 1 || client == 0 {
-		s.t.Errorf("Take of %v for %d: want one request of a client in one slot", charge, client)
+	if a.Charge[llm.Requests] != 1 || a.Charge[llm.Concurrent] != 1 || a.Client == 0 || a.Saving {
+		s.t.Errorf("Take of %v: want one request of a client in one slot", a)
 	}
 	s.slots++
-	s.Clock.Take(now, client, charge)
+	s.Clock.Take(now, a)
 }
 
 func (s *strict) Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant) {
@@ -183,15 +183,15 @@ var (
 
 func (g *grants) SetLimit(_ llm.Instant, d llm.Dimension, l lane.Limit) { g.limits[d] = l }
 
-func (g *grants) Ready(now llm.Instant, client uint64, charge llm.Vector) lane.Verdict {
-	if g.left[client] >= charge[llm.Requests] {
+func (g *grants) Ready(now llm.Instant, a lane.Ask) lane.Verdict {
+	if g.left[a.Client] >= a.Charge[llm.Requests] {
 		return lane.Verdict{At: now}
 	}
 	return lane.Verdict{At: llm.Never, Limit: llm.Requests, ThisAsker: true}
 }
 
-func (g *grants) Take(_ llm.Instant, client uint64, charge llm.Vector) {
-	g.left[client] -= charge[llm.Requests]
+func (g *grants) Take(_ llm.Instant, a lane.Ask) {
+	g.left[a.Client] -= a.Charge[llm.Requests]
 }
 
 func (g *grants) Return(_ llm.Instant, client uint64, amount llm.Vector, _ llm.Instant) {

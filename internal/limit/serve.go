@@ -36,6 +36,10 @@ func (c *core) pump(now llm.Instant, limit int) bool {
 			c.admit(&next, now)
 		case next.lease.due != nil:
 			c.pay(&next, now)
+		case next.judge != nil:
+			c.divert(next.lease, next.judge, now)
+		case next.ask.Saving:
+			c.save(&next)
 		default:
 			c.dispatch(&next, now)
 		}
@@ -56,9 +60,10 @@ type choice struct {
 	lease     *Lease
 	at        llm.Instant // when it may go
 	lane      *lane.Lane
-	charge    llm.Vector
+	ask       lane.Ask // for all of the request, or for an instalment of it
 	cost      float64
 	dayIsOver bool
+	judge     *model // where it has to wait instead
 }
 
 // pick chooses who goes next: of every contest the first, if one of its lanes lets it
@@ -87,7 +92,7 @@ func (c *core) pick(now llm.Instant) choice {
 			switch {
 			case next.lease == nil:
 				at = min(at, next.at)
-			case next.dayIsOver:
+			case next.dayIsOver, next.judge != nil:
 				return next
 			default:
 				c.enlist(&next)
@@ -107,7 +112,10 @@ func (c *core) pick(now llm.Instant) choice {
 			return choice{at: at}
 		}
 		w := &best.lease.queued
-		v := c.caps.When(now, w.Session.Client(), best.charge)
+		v := c.caps.When(now, best.ask)
+		if v.At > now && v.Limit != llm.None && !v.ThisAsker && !best.ask.Saving && best.lease.due == nil {
+			v = c.easeCaps(best, v, now)
+		}
 		switch {
 		case v.At <= now:
 			return *best
@@ -158,7 +166,7 @@ func (c *core) enlist(next *choice) {
 func (c *core) precedes(x, y *choice) bool {
 	a, b := &x.lease.queued, &y.lease.queued
 	if c.contended {
-		return queue.CommonBefore(a, c.capsCost(&x.charge), b, c.capsCost(&y.charge))
+		return queue.CommonBefore(a, c.capsCost(&x.ask.Charge), b, c.capsCost(&y.ask.Charge))
 	}
 	if a.Session.Band() != b.Session.Band() {
 		return a.Session.Band() < b.Session.Band()
@@ -170,6 +178,9 @@ func (c *core) precedes(x, y *choice) bool {
 // next client's is asked. A lane that is paused has no head: in its contest others
 // may go meanwhile.
 func (c *core) head(m *model, now llm.Instant) choice {
+	if m.of != nil {
+		return c.judgedHead(m, now)
+	}
 	next := choice{at: llm.Never}
 	contest := m.queue.Contest()
 	asked := false
@@ -179,9 +190,17 @@ func (c *core) head(m *model, now llm.Instant) choice {
 		if w == nil {
 			break
 		}
-		l, charge, v := m.soonest(w, now)
+		ask := lane.Ask{Client: w.Session.Client(), Saver: w.Saver()}
+		l, v := m.soonest(w, &ask, now)
+		if v.At > now && v.Limit != llm.None {
+			if judges := c.judged(m, w.Load, now); judges != nil {
+				return choice{lease: owner(w), judge: judges}
+			}
+			c.ease(m, w, l, &ask)
+			l, v = m.soonest(w, &ask, now)
+		}
 		if m == c.control.dues {
-			charge = slotless(charge)
+			ask.Charge = slotless(ask.Charge)
 		}
 		away := v.At > now && (v.Limit == llm.None || v.ThisLane) && !v.ThisAsker
 		if common && v.At > now && !away && !v.ThisAsker {
@@ -203,7 +222,10 @@ func (c *core) head(m *model, now llm.Instant) choice {
 			next.at = min(next.at, v.At)
 			break
 		}
-		next = choice{lease: owner(w), at: v.At, lane: l, charge: charge, cost: c.cost(m, charge), dayIsOver: dayIsOver}
+		next = choice{lease: owner(w), at: v.At, lane: l, ask: ask, cost: c.cost(m, ask.Charge), dayIsOver: dayIsOver}
+		if v.At > now && !dayIsOver && c.savesUp(&next, l, v) {
+			c.instalment(&next, now)
+		}
 		break
 	}
 	if asked {
@@ -264,8 +286,8 @@ func (c *core) charge(le *Lease, next *choice, now llm.Instant) {
 	q := le.model.queue
 	contest := q.Contest()
 	if c.contended {
-		le.held.common = c.capsCost(&next.charge)
-		c.roster.Book(le.queued.Session, le.held.common)
+		le.held.common = c.capsCost(&next.ask.Charge)
+		c.roster.Book(le.queued.Session, le.queued.CommonRest(le.held.common))
 	}
 	if !c.contended || contest.Bound {
 		le.held.cost = next.cost
@@ -283,7 +305,15 @@ func (c *core) dispatch(next *choice, now llm.Instant) {
 	le.held = c.newHeld()
 	c.charge(le, next, now)
 	c.grant(le, next, now)
-	le.held.caps = c.caps.Book(now, le.queued.Session.Client(), next.charge)
+	le.held.caps = c.caps.Book(now, next.ask)
+	if next.ask.Saver != 0 {
+		c.forsake(le, now)
+	}
+	if le.model.of != nil {
+		le.held.ticket.Judge(next.lane.Charge(le.whole))
+	} else {
+		le.model.usual(next.cost)
+	}
 }
 
 // grant takes the choice, which has left its queue, off its lane.
@@ -291,7 +321,11 @@ func (c *core) grant(le *Lease, next *choice, now llm.Instant) {
 	w := &le.queued
 	c.unlisted(le)
 	le.state = granted
-	le.held.ticket = next.lane.Take(now, w.Session.Client(), w.Load, next.charge)
+	load := w.Load
+	if le.model.of != nil {
+		load = le.whole
+	}
+	le.held.ticket = next.lane.Take(now, load, next.ask)
 	le.model.inflight++
 	le.model.used = now
 	c.inflight++

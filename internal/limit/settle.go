@@ -54,6 +54,10 @@ func (c *core) started(le *Lease, now llm.Instant) {
 		c.confirm(le.model, le.name, now)
 	}
 	t.Started(now)
+	if t.Judged() {
+		full := t.Lane().Charge(le.whole)
+		le.held.caps.More(now, &full, 0)
+	}
 	c.lift(t.Lane(), now)
 }
 
@@ -67,6 +71,10 @@ func (c *core) observe(le *Lease, s *llm.Signal, now llm.Instant) {
 // settle ends a request with its exact usage. The buckets move as the provider's do,
 // the session's tag always: what it used is what it had.
 func (c *core) settle(le *Lease, u llm.Usage, now llm.Instant) {
+	if le.model.of != nil {
+		c.settleJudged(le, u, now)
+		return
+	}
 	h, used := le.held, lane.Exact(u)
 	back := h.ticket.Settle(now, u)
 	if le.model != c.control.calls {
@@ -145,6 +153,9 @@ func (c *core) throttled(le *Lease, s *llm.Signal, now llm.Instant) (notBefore l
 	c.alias(t.Lane(), s.Group, now)
 	probe = t.Probe()
 	t.Lane().Quote(now, s.Said)
+	if t.Judged() {
+		return t.Spare(now, s), probe
+	}
 	caps := c.caps
 	if le.model == c.control.calls {
 		caps = t.Lane() // what they are refused says nothing of the caps

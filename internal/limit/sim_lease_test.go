@@ -114,23 +114,24 @@ func (m *wallet) SetLimit(now llm.Instant, d llm.Dimension, l lane.Limit) {
 	m.Clock.SetLimit(now, d, l)
 }
 
-func (m *wallet) Ready(now llm.Instant, client uint64, charge llm.Vector) lane.Verdict {
+func (m *wallet) Ready(now llm.Instant, a lane.Ask) lane.Verdict {
 	switch {
-	case m.unspent.covers(of(charge)):
+	case m.unspent.covers(of(a.Charge)):
 		return lane.Verdict{At: now}
 	case m.alone:
-		return m.Clock.Ready(now, client, charge)
+		return m.Clock.Ready(now, a)
 	}
 	return lane.Verdict{At: llm.Never, Limit: llm.Tokens}
 }
 
-func (m *wallet) Take(now llm.Instant, client uint64, charge llm.Vector) {
+func (m *wallet) Take(now llm.Instant, a lane.Ask) {
+	charge := a.Charge
 	if m.unspent.covers(of(charge)) {
 		m.unspent.add(of(charge), -1)
 		m.e.leased.add(of(charge), -1)
 		return
 	}
-	m.Clock.Take(now, client, charge)
+	m.Clock.Take(now, a)
 	m.debt.add(of(charge), 1)
 	m.borrowed[now] = charge
 }
@@ -194,9 +195,9 @@ func (m *wallet) ask(now llm.Instant) {
 	})
 }
 
-func (m *wallet) Wait(_ llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension) {
+func (m *wallet) Wait(_ llm.Instant, ahead llm.Vector, a lane.Ask) (time.Duration, llm.Dimension) {
 	need := of(ahead)
-	need.add(of(charge), 1)
+	need.add(of(a.Charge), 1)
 	need.add(m.unspent, -1)
 	share := float64(len(m.e.members))
 	return lane.Seconds(max(0, need[0]/m.e.rate[0], need[1]/m.e.rate[1]) * share), llm.Tokens

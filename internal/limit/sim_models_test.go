@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/lane"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/limit/queue"
 	"github.com/llm-queue-proxy/llm-queue-proxy/internal/llm"
 )
@@ -187,7 +188,7 @@ func (m modelsCase) run(seed uint64, simple bool) []float64 {
 	for _, p := range m.pauses {
 		at(llm.Instant(p.from), func(now llm.Instant) {
 			l := c.models[p.model].lanes[0]
-			t := l.Take(now, 1, llm.Load{Requests: 1}, l.Charge(llm.Load{Requests: 1}))
+			t := l.Take(now, llm.Load{Requests: 1}, lane.Ask{Client: 1, Charge: l.Charge(llm.Load{Requests: 1})})
 			t.Sent(now)
 			t.Throttled(now, &llm.Signal{HasRetryAfter: true, RetryAfter: p.to - p.from}, c.caps)
 			t.End(now)

@@ -164,8 +164,9 @@ type reckless struct{ *lane.Clock }
 
 func (r reckless) Refused(llm.Instant, llm.Dimension, lane.Refusal) {}
 
-func (r reckless) Ready(now llm.Instant, client uint64, charge llm.Vector) lane.Verdict {
-	v := r.Clock.Ready(now, client, charge)
+func (r reckless) Ready(now llm.Instant, a lane.Ask) lane.Verdict {
+	a.Small = true // the reserve would stand in for the guard
+	v := r.Clock.Ready(now, a)
 	for _, m := range r.Clock.Meters(now) {
 		if d := dimensionNamed(m.Name); d == v.Limit && m.Rate > 0 {
 			v.At = max(now, v.At.Add(-lane.Seconds(m.Guard/m.Rate)))

@@ -153,6 +153,9 @@ func names(models []llm.Model) []string {
 
 // add counts what m has in l.
 func (g *GroupState) add(m *model, l *lane.Lane, now llm.Instant) {
+	if m.judges != nil {
+		g.add(m.judges, l, now)
+	}
 	g.Waiting += m.queue.Waiting()
 	g.InFlight += m.inflight
 	g.Paused = max(g.Paused, l.PausedUntil().Sub(now))

@@ -130,6 +130,9 @@ func (p *Proxy) throttled(x *exchange, kind wire.ThrottleKind, s llm.Signal, key
 	lease := x.try.lease
 	p.metrics.Upstream429.WithLabelValues(throttleReason(kind, s.Dimension)).Inc()
 	s.Said = x.quote(s.Said, key)
+	if kind == wire.TooLarge {
+		lease.TooLarge(s)
+	}
 	switch {
 	case kind == wire.Quota, kind == wire.TooLarge, kind == wire.Unclear && lease.Puzzled():
 		lease.Observe(llm.Signal{}) // an answer: others need not wait for it

@@ -13,12 +13,12 @@ type Booking struct {
 	epoch  int // of the lane, when it was taken
 }
 
-// Book takes charge, which When has just let go, for client.
-func (l *Lane) Book(now llm.Instant, client uint64, charge llm.Vector) Booking {
-	l.source.Take(now, client, charge)
+// Book takes an ask's charge, which When has just let go.
+func (l *Lane) Book(now llm.Instant, a Ask) Booking {
+	l.source.Take(now, a)
 	l.inflight++
 	l.slots++
-	return Booking{lane: l, source: l.source, client: client, charge: charge, taken: now, epoch: l.epoch}
+	return Booking{lane: l, source: l.source, client: a.Client, charge: a.Charge, taken: now, epoch: l.epoch}
 }
 
 // Lane is the lane that b was taken of, or what has become of it.
@@ -30,11 +30,15 @@ func (b *Booking) Charge() llm.Vector { return b.charge }
 // Return gives back amount of what was taken to where it came from, or to the part
 // of it that the lane was born with.
 func (b *Booking) Return(now llm.Instant, amount llm.Vector) {
-	source := b.source
-	if parent := b.lane.parent; parent != nil && source == Source(parent) && b.epoch == b.lane.epoch {
-		source = b.lane.source
+	b.from().Return(now, b.client, amount, b.taken)
+}
+
+// from is where b was taken, or the part of it that the lane was born with.
+func (b *Booking) from() Source {
+	if parent := b.lane.parent; parent != nil && b.source == Source(parent) && b.epoch == b.lane.epoch {
+		return b.lane.source
 	}
-	source.Return(now, b.client, amount, b.taken)
+	return b.source
 }
 
 // TakeBack returns the charge, wholly: the request was not processed.

@@ -32,7 +32,7 @@ type bucket struct {
 	paced  bool // enforced in slices of a second: no burst
 	sliced bool // paced because refusals have shown it
 	refill Refill
-	passes int8 // requests of a cold start that need not wait for the level
+	cold   int8 // requests of a cold start that need not wait for the level
 
 	limit float64     // what may be used per period: also the capacity
 	rate  float64     // limit per second
@@ -89,12 +89,12 @@ func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
 		b.level, b.rate = b.limit-held, math.Inf(1)
 	case !fresh:
 	case kind == Continuous:
-		b.passes = coldRequests
+		b.cold = coldRequests
 		b.level = min(b.limit, max(coldShare*b.limit, coldRequests)+b.reserve())
 	case kind == Sliding:
 		// What others, or we before a restart, used of this minute is unknown:
 		// nine tenths of it are held to be used, and come back in a period.
-		b.passes = coldRequests
+		b.cold = coldRequests
 		b.window = newWindow(now, l.Period)
 		b.window.add((1 - coldShare) * b.limit)
 	case kind == Daily:
@@ -126,7 +126,7 @@ func (b *bucket) pace() {
 	b.paced = true
 	b.refill, b.window = Continuous, nil
 	b.level = min(b.level, b.capacity())
-	b.passes = 0
+	b.cold = 0
 	b.factor, b.foreign = 1, 0 // the cause is found
 }
 
@@ -218,30 +218,53 @@ func (b *bucket) refillTo(now llm.Instant) {
 	b.at = now
 }
 
-// need is the level that a charge of amount waits for. What is larger than the
-// bucket waits for a full one, goes, and leaves a debt: the provider judges.
-func (b *bucket) need(amount float64) float64 {
-	g := b.reserve()
-	if most := b.capacity() - g; amount > most {
-		amount = most
+// need is the level that a charge of amount waits for, if it has to leave so much
+// behind. A full bucket serves everybody: what is larger goes and leaves a debt.
+func (b *bucket) need(amount, leave float64) float64 {
+	n := amount + b.reserve() + leave
+	if most := b.capacity(); n > most {
+		return most
 	}
-	return amount + g
+	return n
+}
+
+// room is the most that can be taken at once.
+func (b *bucket) room() float64 { return b.capacity() - b.reserve() }
+
+// depth is what so many seconds of refill are of the bucket, where depth costs no
+// rate: what a fixed window or a second has not used when it ends is lost.
+func (b *bucket) depth(seconds float64) float64 {
+	if b.refill != Continuous || b.paced {
+		return 0
+	}
+	if d, most := b.rate*seconds, b.limit/8; d > most {
+		return most
+	} else {
+		return d
+	}
 }
 
 // ready is the earliest instant at which amount may be taken; llm.Never if only the
 // end of another request can tell.
-func (b *bucket) ready(now llm.Instant, amount float64) llm.Instant {
+func (b *bucket) ready(now llm.Instant, amount, leave float64) llm.Instant {
 	if amount <= 0 {
 		return now
 	}
 	b.advance(now)
-	need := b.need(amount)
+	need := b.need(amount, leave)
 	if b.level >= need-1e-9*need {
 		return now
 	}
-	if b.passes > 0 && amount <= coldPassShare*b.limit {
-		return now
-	}
+	return b.comes(now, need)
+}
+
+// passes reports whether a cold start lets amount go without a level.
+func (b *bucket) passes(amount float64) bool {
+	return b.cold > 0 && amount <= coldPassShare*b.limit
+}
+
+// comes is when the level will be need, which it is not yet.
+func (b *bucket) comes(now llm.Instant, need float64) llm.Instant {
 	switch b.refill {
 	case Sliding:
 		return max(now+1, b.window.freed(now, need-b.level))
@@ -255,9 +278,9 @@ func (b *bucket) ready(now llm.Instant, amount float64) llm.Instant {
 
 // wait is ready for a charge that has others ahead of it, in seconds from now:
 // the fluid limit that forecasts are made of.
-func (b *bucket) wait(now llm.Instant, ahead, amount float64) float64 {
+func (b *bucket) wait(now llm.Instant, ahead, amount, leave float64) float64 {
 	b.advance(now)
-	missing := ahead + b.need(amount) - b.level
+	missing := ahead + b.need(amount, leave) - b.level
 	switch {
 	case missing <= 0 || amount <= 0:
 		return 0
@@ -276,8 +299,8 @@ func (b *bucket) take(amount float64) {
 	b.spent += amount
 	b.booked += amount
 	b.level -= amount
-	if b.passes > 0 {
-		b.passes--
+	if b.cold > 0 {
+		b.cold--
 	}
 	if b.window != nil {
 		b.window.add(amount)
@@ -349,7 +372,7 @@ func (b *bucket) lower(now llm.Instant, level float64) {
 		b.window.add(b.level - level)
 	}
 	b.level = level
-	b.passes = 0
+	b.cold = 0
 }
 
 // prime books use by an earlier process of ours, of which only the sum is
@@ -364,5 +387,5 @@ func (b *bucket) prime(now llm.Instant, used float64) {
 		left = min(left, max(0, coldShare*b.limit-b.primed))
 	}
 	b.lower(now, left)
-	b.passes = 0
+	b.cold = 0
 }

@@ -121,25 +121,25 @@ func TestBucket_WhatIsJudgedByTheSecondHasNoBurst(t *testing.T) {
 func TestClock_SlotsAreCountedWhetherOrNotTheyAreLimited(t *testing.T) {
 	c := NewClock()
 	one := llm.Vector{llm.Requests: 1, llm.Concurrent: 1}
-	c.Take(0, 0, one)
-	c.Take(0, 0, one)
+	c.Take(0, Ask{Charge: one})
+	c.Take(0, Ask{Charge: one})
 	c.SetLimit(0, llm.Concurrent, Limit{Amount: 3, Period: time.Second, Refill: Slots})
-	if c.Take(0, 0, one); c.Ready(0, 0, one).At != llm.Never {
+	if c.Take(0, Ask{Charge: one}); c.Ready(0, Ask{Charge: one}).At != llm.Never {
 		t.Error("a fourth goes where three are allowed")
 	}
 	own := c.part(2) // two of the three are another's now
-	if c.Ready(0, 0, one).At != 0 || own.Ready(0, 0, one).At != 0 {
+	if c.Ready(0, Ask{Charge: one}).At != 0 || own.Ready(0, Ask{Charge: one}).At != 0 {
 		t.Error("the slots are not counted apart")
 	}
 	if c.held != 1 || own.held != 2 {
 		t.Errorf("held: %v and %v, want 1 and 2", c.held, own.held)
 	}
 	c.absorb(own, 0)
-	if c.Ready(0, 0, one).At != llm.Never {
+	if c.Ready(0, Ask{Charge: one}).At != llm.Never {
 		t.Error("the slots are not counted together again")
 	}
 	own.Return(0, 0, llm.Vector{llm.Concurrent: 1}, 0)
-	if c.Ready(0, 0, one).At != 0 || c.held != 2 {
+	if c.Ready(0, Ask{Charge: one}).At != 0 || c.held != 2 {
 		t.Error("what comes back to the one that was absorbed is lost")
 	}
 }
@@ -159,10 +159,10 @@ func TestClock_NoWindowHoldsMoreThanTheLimit(t *testing.T) {
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.Int64Range(0, 10e9).Draw(t, "pass")))
 			charge := llm.Vector{llm.Tokens: rapid.Float64Range(1, 700).Draw(t, "tokens")}
-			if c.Ready(now, 0, charge).At > now {
+			if c.Ready(now, Ask{Charge: charge}).At > now {
 				continue
 			}
-			c.Take(now, 0, charge)
+			c.Take(now, Ask{Charge: charge})
 			all = append(all, taken{now, charge[llm.Tokens]})
 			sum := 0.0
 			for _, x := range all {

@@ -16,6 +16,7 @@ type Clock struct {
 	on      set     // the dimensions that have a limit
 	held    float64 // slots in use, whether or not there is a limit of them
 	heir    *Clock  // that took over, and gets what is returned
+	saved   savings
 }
 
 var _ Source = (*Clock)(nil)
@@ -49,11 +50,20 @@ func (c *Clock) SetLimit(now llm.Instant, d llm.Dimension, l Limit) {
 }
 
 // Ready implements [Source].
-func (c *Clock) Ready(now llm.Instant, _ uint64, charge llm.Vector) Verdict {
+func (c *Clock) Ready(now llm.Instant, a Ask) Verdict {
 	v := Verdict{At: now}
+	if c.saved.any {
+		c.saved.keep(now, c)
+	}
+	if a.Saving {
+		if d, ok := c.fits(&a); !ok {
+			return Verdict{At: llm.Never, Limit: d}
+		}
+	}
 	for on := c.on; on != 0; {
 		d := on.next()
-		if at := c.buckets[d].ready(now, charge[d]); at > v.At {
+		b := &c.buckets[d]
+		if at := b.ready(now, a.Charge[d], c.leave(d, &a)); at > v.At && (a.Saving || !b.passes(a.Charge[d])) {
 			v.At, v.Limit = at, d
 		}
 	}
@@ -61,15 +71,18 @@ func (c *Clock) Ready(now llm.Instant, _ uint64, charge llm.Vector) Verdict {
 }
 
 // Take implements [Source].
-func (c *Clock) Take(now llm.Instant, _ uint64, charge llm.Vector) {
-	c.held += charge[llm.Concurrent]
+func (c *Clock) Take(now llm.Instant, a Ask) {
+	c.held += a.Charge[llm.Concurrent]
 	for on := c.on; on != 0; {
 		b := &c.buckets[on.next()]
 		b.advance(now)
 	}
 	for on := c.on; on != 0; {
 		d := on.next()
-		c.buckets[d].take(charge[d])
+		c.buckets[d].take(a.Charge[d])
+	}
+	if c.saved.any {
+		c.saved.spend(now, &a)
 	}
 }
 
@@ -87,11 +100,11 @@ func (c *Clock) Return(now llm.Instant, client uint64, amount llm.Vector, taken 
 }
 
 // Wait implements [Source]: the longest that one of the limits makes it wait.
-func (c *Clock) Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension) {
+func (c *Clock) Wait(now llm.Instant, ahead llm.Vector, a Ask) (time.Duration, llm.Dimension) {
 	longest, binding := 0.0, llm.None
 	for on := c.on; on != 0; {
 		d := on.next()
-		if s := c.buckets[d].wait(now, ahead[d], charge[d]); s > longest {
+		if s := c.buckets[d].wait(now, ahead[d], a.Charge[d], c.leave(d, &a)); s > longest {
 			longest, binding = s, d
 		}
 	}

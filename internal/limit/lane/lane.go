@@ -69,11 +69,12 @@ type Lane struct {
 
 // named is what the provider has said of one limit.
 type named struct {
-	learned  bool // the limit in force is the provider's, and not what is configured
-	mirrors  bool // the limit in force is the provider's own
-	assumed  bool // it is a cap over all models, until the provider names a lower one; see Lane.assume
-	dayHints int  // answers in a row whose limit per minute looked like one per day
-	paced    bool // the provider judges by the second
+	own      float64 // the provider's whole limit; 0 = it has named none
+	learned  bool    // the limit in force is the provider's, and not what is configured
+	mirrors  bool    // the limit in force is the provider's own
+	assumed  bool    // it is a cap over all models, until the provider names a lower one; see Lane.assume
+	dayHints int     // answers in a row whose limit per minute looked like one per day
+	paced    bool    // the provider judges by the second
 	pace     pace
 }
 
@@ -265,7 +266,7 @@ func (l *Lane) Charge(load llm.Load) llm.Vector {
 // When tells when client's request of that charge may go: not during a pause, not
 // beyond the breaker after one, not beyond the window that stands in for an
 // unknown limit, and not before the source has it.
-func (l *Lane) When(now llm.Instant, client uint64, charge llm.Vector) Verdict {
+func (l *Lane) When(now llm.Instant, a Ask) Verdict {
 	if now < l.pausedUntil {
 		return Verdict{At: l.pausedUntil}
 	}
@@ -281,9 +282,9 @@ func (l *Lane) When(now llm.Instant, client uint64, charge llm.Vector) Verdict {
 		if l.dry.holds(now) {
 			return Verdict{At: l.dry.until, Limit: l.dry.limit, ThisLane: true}
 		}
-		charge[llm.RequestsDay], charge[llm.TokensDay] = 0, 0
+		a.Charge[llm.RequestsDay], a.Charge[llm.TokensDay] = 0, 0
 	}
-	return l.source.Ready(now, client, charge)
+	return l.source.Ready(now, a)
 }
 
 // Rate is the refill a second of each limit that refills; 0 where there is none. The
@@ -294,8 +295,8 @@ func (l *Lane) Rate() llm.Vector { return l.rate }
 func (l *Lane) Bounded() bool { return l.on != 0 }
 
 // Wait foretells how long charge waits if ahead goes first, and which limit binds.
-func (l *Lane) Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension) {
-	wait, d := l.source.Wait(now, ahead, charge)
+func (l *Lane) Wait(now llm.Instant, ahead llm.Vector, a Ask) (time.Duration, llm.Dimension) {
+	wait, d := l.source.Wait(now, ahead, a)
 	if now < l.pausedUntil {
 		wait = max(wait, l.pausedUntil.Sub(now))
 	}

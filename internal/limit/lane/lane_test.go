@@ -32,7 +32,7 @@ var demand = llm.Demand{Input: 1000, Output: 200, MaxOutput: 800, Chars: 4000}
 func sent(l *Lane, now llm.Instant) *Ticket {
 	load := demand.Load()
 	charge := l.Charge(load)
-	t := l.Take(now, 0, load, charge)
+	t := l.Take(now, load, Ask{Charge: charge})
 	t.Sent(now)
 	return &t
 }
@@ -119,7 +119,7 @@ func TestLane_ADialectThatTheLevelsContradictIsRefuted(t *testing.T) {
 			level, now := limit/2, llm.Instant(0)
 			for i := range 40 {
 				charge := l.Charge(load)
-				k := l.Take(now, 0, load, charge)
+				k := l.Take(now, load, Ask{Charge: charge})
 				k.Sent(now)
 				level -= test.admitted
 				s := &llm.Signal{Profile: test.dialect}

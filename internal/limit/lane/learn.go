@@ -73,6 +73,7 @@ func (l *Lane) become(now llm.Instant, p profile) {
 
 // learn takes the provider's word for a limit. A configured limit stays a cap.
 func (l *Lane) learn(now llm.Instant, d llm.Dimension, limit float64, refill Refill, period time.Duration) {
+	l.known[d].own = limit
 	limit *= l.cfg.Share
 	configured := l.cfg.Limits[d] * l.cfg.Share
 	l.learned = now
@@ -99,7 +100,7 @@ func (l *Lane) Refresh(now llm.Instant) {
 	}
 	l.learned = 0
 	for d := range l.known {
-		l.known[d].learned, l.known[d].assumed = false, false
+		l.known[d].learned, l.known[d].assumed, l.known[d].own = false, false, 0
 	}
 	l.relimit(now)
 }
@@ -138,7 +139,7 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 	if !l.on.has(d) || !v.HasRemaining || !t.sent || float64(v.Remaining) > 1.05*max(limit/l.cfg.Share, float64(v.Limit)) {
 		return
 	}
-	if d == llm.Tokens && l.profile == auto {
+	if d == llm.Tokens && l.profile == auto && !t.judged {
 		if p, ok := l.shadows.judge(t, float64(v.Remaining), limit, l.rate[d], l.family); ok {
 			l.become(now, p)
 		}

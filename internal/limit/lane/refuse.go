@@ -142,7 +142,7 @@ func (l *Lane) pauseOf(now llm.Instant, t *Ticket, d llm.Dimension, s *llm.Signa
 	if d != llm.None && l.on.has(d) {
 		only := llm.Vector{}
 		only[d] = t.charge[d]
-		if at := l.source.Ready(now, t.client, only).At; at != llm.Never {
+		if at := l.source.Ready(now, Ask{Client: t.client, Charge: only, Small: true}).At; at != llm.Never {
 			backoff = max(min(backoff, 2*time.Second), min(at.Sub(now), backoffMax))
 		}
 	}

@@ -26,16 +26,16 @@ import (
 type Source interface {
 	// SetLimit tells a limit, or that it has changed. An Amount of zero lifts it.
 	SetLimit(now llm.Instant, d llm.Dimension, l Limit)
-	// Ready tells when client may take charge, and what binds until then.
-	Ready(now llm.Instant, client uint64, charge llm.Vector) Verdict
-	// Take books charge. Ready has just said that it may be taken now.
-	Take(now llm.Instant, client uint64, charge llm.Vector)
+	// Ready tells when an ask may be met, and what binds until then.
+	Ready(now llm.Instant, a Ask) Verdict
+	// Take books an ask's charge. Ready has just said that it may be taken now.
+	Take(now llm.Instant, a Ask)
 	// Return gives back amount of what client took at the instant taken. A negative
 	// amount is a charge after the fact. Concurrent is 1 once, when the request ends.
 	Return(now llm.Instant, client uint64, amount llm.Vector, taken llm.Instant)
-	// Wait foretells how long charge would wait if ahead went first, and which limit
+	// Wait foretells how long an ask would wait if ahead went first, and which limit
 	// binds. Nothing is booked.
-	Wait(now llm.Instant, ahead, charge llm.Vector) (time.Duration, llm.Dimension)
+	Wait(now llm.Instant, ahead llm.Vector, a Ask) (time.Duration, llm.Dimension)
 
 	// Mark is the ledger as it stands before a request of that charge is sent. What
 	// the provider answers speaks of then.
@@ -60,6 +60,20 @@ type Source interface {
 // It is told whenever nobody of a queue may go.
 type Listener interface {
 	Waiting(now llm.Instant, waiting []Backlog)
+}
+
+// An Ask is a request to go, or a part of one that is saved up.
+type Ask struct {
+	Client uint64
+	Charge llm.Vector
+
+	// Small: neither its client nor its session asks for more than it is due just now.
+	// The reserve is there for it. Modest: its session does not, but its client does;
+	// half of the reserve is there for it.
+	Small, Modest bool
+
+	Saver  uint64 // the number of a request that needs much, and may have saved; 0 = of any other
+	Saving bool   // Charge is what Saver puts aside now, beside what is saved already
 }
 
 // A Backlog is what one client's requests in one band wait for, in the lane's own unit.

@@ -39,7 +39,7 @@ func (b *bucket) sync(now llm.Instant, s Sample) {
 			b.level = min(b.level+raiseGain*(hat-b.level), b.capacity())
 		}
 	}
-	b.passes = 0
+	b.cold = 0
 	if b.mirrors && b.refill == Continuous && !b.paced {
 		b.measure(s)
 	}
@@ -107,7 +107,7 @@ func (b *bucket) refused(now llm.Instant, d llm.Dimension, r Refusal) {
 	if s.Limit > 0 && s.Used > 0 && r.Named && !(byRequests && told) {
 		b.lower(now, float64(s.Limit-s.Used)-(b.spent-r.Spent))
 	} else {
-		b.lower(now, b.need(r.Asked)-b.effective()*r.Pause.Seconds())
+		b.lower(now, b.need(r.Asked, 0)-b.effective()*r.Pause.Seconds())
 	}
 	b.cut(now, r.Sent)
 }

@@ -25,13 +25,16 @@ type Ticket struct {
 	family  profile // by which it was charged when it was sent
 	mark    Mark
 	shadow  [numShadows]float64
+	judged  bool        // see Judge
+	full    llm.Vector  // what it looks like, if it is judged
+	told    set         // of what its answer's headers tell the level, if it is
 	pending *llm.Signal // headers seen before the model had a lane of its own
 }
 
-// Take books charge, which When has just let go, and makes its ticket. The load is
-// what the charge was made of.
-func (l *Lane) Take(now llm.Instant, client uint64, load llm.Load, charge llm.Vector) Ticket {
-	t := Ticket{Booking: l.Book(now, client, charge), load: load, probe: l.breaker.tripped()}
+// Take books an ask's charge, which When has just let go, and makes its ticket. The
+// load is what the charge was made of.
+func (l *Lane) Take(now llm.Instant, load llm.Load, a Ask) Ticket {
+	t := Ticket{Booking: l.Book(now, a), load: load, probe: l.breaker.tripped()}
 	if t.probe {
 		l.breaker.trying++
 		l.breaker.since = now
@@ -58,7 +61,9 @@ func (t *Ticket) Probe() bool { return t.probe }
 func (t *Ticket) Sent(now llm.Instant) {
 	l := t.Lane()
 	if !t.sent {
-		l.shadows.book(t.load, 1)
+		if !t.judged {
+			l.shadows.book(t.load, 1)
+		}
 		l.onTheWay.Add(t.charge, 1)
 	}
 	t.sent, t.sentAt, t.family = true, now, l.family
@@ -80,6 +85,9 @@ func (t *Ticket) Sent(now llm.Instant) {
 func (t *Ticket) Observe(now llm.Instant, s *llm.Signal) {
 	t.heard = true
 	l := t.Lane()
+	for d := llm.Tokens; t.judged && d <= llm.OutputTokens; d++ {
+		t.told.put(d, s.Levels[d].HasRemaining && l.cfg.Learn)
+	}
 	l.breaker.row = 0
 	if t.dry && t.sentAt >= l.dry.since {
 		l.reopen(now)
@@ -102,6 +110,9 @@ func (t *Ticket) Started(now llm.Instant) {
 	}
 	t.started = true
 	l := t.Lane()
+	if t.judged {
+		t.accepted(now)
+	}
 	if t.pending != nil && !l.shared {
 		l.heed(now, t, t.pending)
 		t.pending = nil
@@ -117,7 +128,7 @@ func (t *Ticket) Started(now llm.Instant) {
 // TakeBack is Booking's, and takes the request off what shadow ledgers have.
 func (t *Ticket) TakeBack(now llm.Instant) {
 	t.Booking.TakeBack(now)
-	if t.sent {
+	if t.sent && !t.judged {
 		t.Lane().shadows.book(t.load, -1)
 	}
 }
@@ -126,6 +137,11 @@ func (t *Ticket) TakeBack(now llm.Instant) {
 // and tells what it gave back of it.
 func (t *Ticket) Settle(now llm.Instant, u llm.Usage) (back llm.Vector) {
 	booked := t.lane.family.settle(t.charge, u)
+	for d := range booked {
+		if t.judged && booked[d] > t.charge[d] {
+			booked[d] = t.charge[d] // what was not there cannot have been used
+		}
+	}
 	back = t.charge
 	back.Add(booked, -1)
 	if back != (llm.Vector{}) {
@@ -201,7 +217,7 @@ func (t *Ticket) Unavailable(now llm.Instant, after time.Duration) (notBefore ll
 	t.TakeBack(now)
 	l := t.Lane()
 	notBefore = now.Add(max(0, after))
-	if l.crowd {
+	if l.crowd || t.judged {
 		return notBefore
 	}
 	l.breaker.row++

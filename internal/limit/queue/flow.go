@@ -28,7 +28,10 @@ type Flow struct {
 	turn   *turn   // its own, unless it is a client's
 	own    turn
 	credit float64 // corrections received while idle; see activate
-	index  int     // in Parent.ready, -1 when not competing
+	paid   float64 // of a session's next large request, in advance; see Prepay
+	common float64 // the same in the common order
+	paidTo llm.Instant
+	index  int // in Parent.ready, -1 when not competing
 	all    standing
 	held   llm.Instant
 
@@ -199,7 +202,6 @@ func (f *Flow) serve(cost float64) {
 	v.clock = max(v.clock, f.turn.tag)
 	f.move(cost * f.per)
 	v.finish = max(v.finish, f.turn.tag)
-	f.InFlight++
 }
 
 // correct moves the tag back by a refund, or on by a surcharge (refund < 0).

@@ -115,6 +115,7 @@ func (q *Queue) Insert(w *Waiter, back bool) {
 	default:
 		s.activate()
 	}
+	w.judge(back)
 }
 
 // Remove takes w out, whether it was served, refused, or has left.
@@ -128,6 +129,9 @@ func (q *Queue) Remove(w *Waiter, now llm.Instant) {
 	}
 	if s.index >= 0 {
 		s.pop()
+	}
+	if s.paid > 0 {
+		s.paidTo = now.Add(paidLife)
 	}
 	q.roster.letGo(s)
 	if s.Parent.Waiting() == 0 {
@@ -159,8 +163,11 @@ func (q *Queue) Head(cost func(*Waiter) float64) *Waiter {
 // Serve books that w, which has been the head, goes at that cost, and takes it out.
 func (q *Queue) Serve(w *Waiter, cost float64, now llm.Instant) {
 	s := w.Session
+	cost = w.rest(cost, now)
 	s.serve(cost)
 	s.Parent.serve(cost)
+	s.InFlight++
+	s.Parent.InFlight++
 	q.contest.owe(s.band, cost)
 	q.Remove(w, now)
 	q.contest.book(q, cost)
@@ -176,6 +183,7 @@ func (q *Queue) Take(w *Waiter, now llm.Instant) {
 
 // owe books that band was served cost, and what the bands below are owed for it.
 func (c *Contest) owe(band int8, cost float64) {
+	cost = max(0, cost) // who has paid too much in advance takes back what is its own
 	c.owed[band] = max(0, c.owed[band]-cost)
 	for i := int(band) + 1; i < numBands; i++ {
 		if c.bands[i].sum.Requests > 0 {

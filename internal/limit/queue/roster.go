@@ -21,6 +21,8 @@ type Roster struct {
 	first, last *Flow // that may be idle; first has been listed longest
 	common      common
 
+	Lends float64 // the part of the whole that a large request gets at least, for comparisons; 0 = a quarter
+
 	held    []*Flow // sessions and clients that must not be served yet
 	clients int     // of them, the clients
 }
@@ -82,6 +84,8 @@ func (r *Roster) review(s *Flow, now llm.Instant) {
 	r.unlist(s)
 	switch {
 	case s.Waiting() > 0 || s.InFlight > 0:
+	case s.paid > 0 && now < s.paidTo && r.known <= maxSessions:
+		r.Idle(s, now)
 	case now.Sub(s.idle.since) <= sessionIdle && r.known <= maxSessions:
 		r.Idle(s, now)
 	default:

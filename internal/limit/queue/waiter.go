@@ -15,6 +15,8 @@ type Waiter struct {
 	Deadline llm.Instant
 
 	counted              bool    // see Roster.Count
+	early, earlyClient   bool    // see Queue.Small
+	paying               bool    // see Queue.Prepay
 	next, prev           *Waiter // in the session's FIFO
 	alarmNext, alarmPrev *Waiter // in the wheel's slot
 }
