@@ -47,7 +47,7 @@ func newControl(c *core, now llm.Instant) control {
 // nextControl is the control call that goes next; without a lease none may, until at.
 func (c *core) nextControl(now llm.Instant) choice {
 	m := c.control.calls
-	for m.listed {
+	for {
 		w := m.queue.Head(func(*queue.Waiter) float64 { return 1 })
 		if w == nil {
 			break

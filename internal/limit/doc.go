@@ -18,6 +18,8 @@
 // clock, lock or channel, in a [Limiter] with one mutex and one timer. There is no
 // goroutine per waiter and no tick: whoever changes the state pumps.
 //
+// Control calls, which cost nothing, go before all queues: see control.go.
+//
 // Read limiter.go and lease.go for what callers see, core.go and model.go for the
 // state, enter.go for who comes, serve.go for who goes next, settle.go for what follows.
 //

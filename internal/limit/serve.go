@@ -76,10 +76,12 @@ type choice struct {
 // back at a model whose own limit binds, and the reverse.
 func (c *core) pick(now llm.Instant) choice {
 	at := c.roster.Release(now)
-	if next := c.nextControl(now); next.lease != nil {
-		return next
-	} else if next.at < at {
-		at = next.at
+	if c.control.calls.listed {
+		next := c.nextControl(now)
+		if next.lease != nil {
+			return next
+		}
+		at = min(at, next.at)
 	}
 	for {
 		c.heads = c.heads[:0]

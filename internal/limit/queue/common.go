@@ -151,9 +151,10 @@ func (q *Queue) CommonAhead(s *Flow, own llm.Load) (ahead llm.Load) {
 		}
 		part *= f.Weight / all
 	}
-	others, mine := bands[s.band].sum, s.all.member.sum
+	others, mine := bands[s.band].sum, s.Sum
 	others.Add(own, -1)
 	mine.Add(own, -1)
+	mine = least(s.all.member.sum, mine, 1/float64(s.all.member.owners)) // its queues take turns
 	ahead.Add(least(others, mine, part), 1)
 	return ahead
 }

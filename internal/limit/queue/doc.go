@@ -19,6 +19,8 @@
 // Queues that draw on one limit are in one [Contest]: there a client has one tag over
 // all of them, so that it gets no more by asking under several names.
 //
+// For a cap over all models there is one order more, the common one: see common.go.
+//
 // # Holding back
 //
 // The head is strict: what fits does not overtake it. Two things step aside. A session
