@@ -846,6 +846,11 @@ func TestPostgres_Instances(t *testing.T) {
 		waitFor(t, func() bool { return notesOf(t, a) == 2 })
 		defer record(t, neighbour, living)
 		closeStore(t, a)
+		waitFor(t, func() bool { // the server takes a moment to end the connection, and with it the lock
+			n, err := sqlOf(t, neighbour).read.NewSelect().TableExpr("pg_locks").
+				Where("locktype = 'advisory' AND objid = ?", sqlOf(t, a).instance).Count(t.Context())
+			return err == nil && n == 0
+		})
 		slow := quick(cfg, "next")
 		slow.DeadAfter = time.Hour
 		b := open(t, slow)
