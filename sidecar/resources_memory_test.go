@@ -37,6 +37,9 @@ func TestResources_Memory(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	for _, kind := range load.kinds {
 		served[kind.name], full[kind.name] = new(atomic.Int64), new(atomic.Int64)
+		if kind.least < int64(kind.many) {
+			load.sure.Wait() // these take what is left, and would leave nothing to the others
+		}
 		for range kind.many {
 			clients.Go(func() {
 				code, sum, err := kind.ask(ctx, transport, p.URL)
@@ -45,7 +48,7 @@ func TestResources_Memory(t *testing.T) {
 					served[kind.name].Add(1)
 				case err == nil && code == http.StatusServiceUnavailable:
 					full[kind.name].Add(1)
-					load.half.Done() // it will never be at the provider
+					load.reached(kind) // it will never be at the provider
 				default:
 					t.Errorf("%s: %d, %v, the right bytes: %v", kind.name, code, err, sum == kind.sum)
 					cancel()
@@ -140,6 +143,7 @@ func TestResources_Crowd(t *testing.T) {
 type memoryLoad struct {
 	kinds []*memoryKind
 	half  sync.WaitGroup // requests that have not got what they get before rest
+	sure  sync.WaitGroup // of them, those of kinds that all have to be served
 	rest  chan struct{}  // closed when the answers' second parts may come
 }
 
@@ -183,23 +187,34 @@ func newMemoryLoad() *memoryLoad {
 			name: "events", many: 300, least: 300, body: body("events", stream+`,"stream_options":{"include_usage":true}`, "x"), kind: "text/event-stream",
 			begin: `data: {"choices":[{"delta":{"content":"` + strings.Repeat("x", 50_000), end: "\"}}]}\n\n" + usageChunk + "data: [DONE]\n\n",
 		},
+		{name: "bombs", many: 40, least: 40, body: body("bombs", "", "x"), kind: "application/json", gzip: bomb.Bytes()},
 		{ // our splice is in each
 			name: "bodies", many: 60, least: 5, body: body("bodies", stream, strings.Repeat("lorem ", 1_000_000)), kind: "text/event-stream",
 			end: "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n" + "data: [DONE]\n\n",
 		},
-		{name: "bombs", many: 40, least: 40, body: body("bombs", "", "x"), kind: "application/json", gzip: bomb.Bytes()},
 	}}
 	for _, k := range load.kinds {
 		load.half.Add(k.many)
+		if k.least == int64(k.many) {
+			load.sure.Add(k.many)
+		}
 		k.sum = sha256.Sum256([]byte(k.begin + k.end))
 		if k.gzip != nil {
 			k.sum = sha256.Sum256(k.gzip)
 		}
 	}
 	// The usage chunk that the splice asks for is taken out again.
-	spliced := load.kinds[3]
+	spliced := load.kinds[len(load.kinds)-1]
 	spliced.end = strings.Replace(spliced.end, "data: [DONE]", usageChunk+"data: [DONE]", 1)
 	return load
+}
+
+// reached says that one more request of k has got what it gets before rest.
+func (l *memoryLoad) reached(k *memoryKind) {
+	l.half.Done()
+	if k.least == int64(k.many) {
+		l.sure.Done()
+	}
 }
 
 func (l *memoryLoad) serve(w http.ResponseWriter, r *http.Request) {
@@ -224,7 +239,7 @@ func (l *memoryLoad) serve(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-l.rest: // later ones are served at once
 		default:
-			l.half.Done()
+			l.reached(k)
 			select {
 			case <-l.rest:
 			case <-r.Context().Done():

@@ -22,9 +22,13 @@ var memoryLimit = sync.OnceValue(func() int64 {
 	return least
 })
 
-// heapPercent is the part of a cgroup's memory that the heap may fill. The rest is
-// for what the runtime does not count: SQLite's pages, the kernel's buffers.
-const heapPercent = 90
+// heapOf is the part of a cgroup's memory that the heap may fill, in bytes. The rest is
+// for what the runtime does not count: SQLite's pages, the kernel's buffers, and what
+// is allocated while it collects.
+func heapOf(limit int64) int64 {
+	const least = 48 << 20
+	return limit - min(limit/4, max(limit/10, least))
+}
 
 // BoundHeap makes the collector work harder before the heap reaches the limit of the
 // cgroup, unless GOMEMLIMIT says when. Without it garbage alone could take as much
@@ -34,7 +38,7 @@ func BoundHeap() int64 {
 	if debug.SetMemoryLimit(-1) != math.MaxInt64 || cgroupLimit() > total {
 		return 0
 	}
-	bound := total / 100 * heapPercent
+	bound := heapOf(total)
 	debug.SetMemoryLimit(bound)
 	return bound
 }

@@ -5,6 +5,14 @@ import (
 	"testing"
 )
 
+func TestHeapOf(t *testing.T) {
+	for limit, want := range map[int64]int64{64: 48, 256: 208, 1024: 921, 10240: 9216} {
+		if got := heapOf(limit<<20) >> 20; got != want {
+			t.Errorf("of %d MiB: %d MiB, want %d", limit, got, want)
+		}
+	}
+}
+
 func TestCgroupFiles(t *testing.T) {
 	for _, c := range []struct {
 		name, membership string

@@ -144,11 +144,7 @@ func (g *passage) read(opening bool) (back func(context.Context) error, err erro
 	g.await()
 	switch {
 	case readErr == nil:
-		if n == len(*g.buffer) && g.buffers == &eventBuffers && x.held.buffers.TryGrow(relayBytes) {
-			g.buffers.Put(g.buffer)
-			g.buffers = &relayBuffers
-			g.buffer = g.buffers.Get().(*[]byte)
-		}
+		g.fit(n)
 	case errors.Is(readErr, io.EOF), g.ended != nil:
 		// Some servers keep the connection open behind the end of the answer.
 		g.over = true
@@ -157,6 +153,24 @@ func (g *passage) read(opening bool) (back func(context.Context) error, err erro
 		return nil, x.refused(truncation(x.ctx, readErr))
 	}
 	return nil, nil
+}
+
+// fit takes a large buffer once the small one, with n bytes in it, was full, and gives
+// it back where memory is short.
+func (g *passage) fit(n int) {
+	small, short := g.buffers == &eventBuffers, g.x.watch != nil && g.x.watch.Short()
+	switch {
+	case small && !short && n == len(*g.buffer) && g.x.held.buffers.TryGrow(relayBytes):
+		g.buffers.Put(g.buffer)
+		g.buffers = &relayBuffers
+	case !small && short:
+		g.buffers.Put(g.buffer)
+		g.buffers = &eventBuffers
+		g.x.held.buffers.Release()
+	default:
+		return
+	}
+	g.buffer = g.buffers.Get().(*[]byte)
 }
 
 // short says that an answer which ends here has broken off, and sends what is left of

@@ -60,6 +60,23 @@ func TestWatcher_FlowsWhereMemoryIsShort(t *testing.T) {
 	}
 }
 
+// TestWatcher_CountsWhatItGivesUp: an answer that turns out to be none of ours leaves at
+// once, and is counted while its client takes it.
+func TestWatcher_CountsWhatItGivesUp(t *testing.T) {
+	whole := `{"x":"` + strings.Repeat("x", 3<<20) + `"}`
+	hold := account(8 << 20).Hold(memory.Answers)
+	w := Watch(Chat, WatchOptions{Memory: &hold})
+	if forward := w.Push([]byte(whole)); len(forward) > 0 {
+		t.Fatalf("%d bytes left early", len(forward))
+	}
+	if forward := w.Push([]byte("\n{}")); string(forward) != whole+"\n{}" || hold.Bytes() < int64(len(whole)) {
+		t.Errorf("%d bytes leave, %d are counted", len(forward), hold.Bytes())
+	}
+	if forward := w.Push([]byte("\n{}")); string(forward) != "\n{}" || hold.Bytes() != 0 {
+		t.Errorf("%d bytes leave, %d are counted", len(forward), hold.Bytes())
+	}
+}
+
 // TestWatcher_HoldsWholeWhereThereIsRoom is the other side: an answer that fits
 // waits whole, and is counted.
 func TestWatcher_HoldsWholeWhereThereIsRoom(t *testing.T) {

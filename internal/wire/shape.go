@@ -100,13 +100,13 @@ func fieldLine(line []byte) (known, whole bool) {
 	return false, whole
 }
 
-// giveUp makes an answer one that passes unread, and returns what was held of it.
+// giveUp makes an answer one that passes unread, and returns what was held of it. That
+// is counted until the next Push, because a client may take its time.
 func (w *Watcher) giveUp() []byte {
 	w.shape, w.opened = unread, true
 	w.said = tally{}
 	held := w.held
 	w.held, w.spare = nil, nil
-	w.options.Memory.Resize(0)
 	return held
 }
 
@@ -126,7 +126,7 @@ func (w *Watcher) pushValue(p []byte) []byte {
 	most := len(w.held)+len(p) > holdEvents
 	w.opened = w.opened || most
 	if w.t.junk || w.list && (w.t.done || most) {
-		return join(w.giveUp(), p)
+		return append(w.giveUp(), p...)
 	}
 	return w.pushJSON(p)
 }

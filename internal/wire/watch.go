@@ -109,6 +109,7 @@ func (w *Watcher) read(p []byte) (forward []byte) {
 	case w.shape == oneValue:
 		return w.pushValue(p)
 	case w.shape == unread:
+		w.options.Memory.Resize(0)
 		return p
 	default:
 		return w.pushUnseen(p)
@@ -180,6 +181,10 @@ func (w *Watcher) Complete() bool {
 	return w.shape == oneValue && w.t.done
 }
 
+// Short reports that memory was short at the last Push: whoever reads the answer
+// should do it in small pieces, because what is held is of their size.
+func (w *Watcher) Short() bool { return w.short }
+
 // Model returns the model the upstream says it used, "" when it did not say.
 func (w *Watcher) Model() llm.Model { return w.model }
 
@@ -225,6 +230,7 @@ func (w *Watcher) grow(n int) bool {
 	}
 	size := max(need, min(2*cap(w.held), w.holdJSON), int(w.options.Length))
 	if size > holdUnasked && !w.options.Memory.TryResize(int64(size)) {
+		w.short = true
 		return false
 	}
 	w.held = append(make([]byte, 0, size), w.held...)
