@@ -30,6 +30,63 @@ func TestUpgrade_Postgres(t *testing.T) {
 	})
 }
 
+// The release before knows no owners of sessions: it shows a client's session under a key of its own, and what it writes is
+// nobody's, whatever key a request came with.
+func TestUpgrade_Clients(t *testing.T) {
+	previous(t, func(t *testing.T, program string) {
+		for name, store := range map[string]func(t *testing.T) []string{
+			"sqlite": sidecartest.SQLite,
+			"postgres": func(t *testing.T) []string {
+				return []string{"REPOSITORY_TYPE", "postgres", "POSTGRES_DSN", pgtest.DSN(t)}
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				upgradeClients(t, program, append(store(t), "CLIENT_API_KEYS", "alice=a-key", "ADMIN_API_KEYS", "r-key"))
+			})
+		}
+	})
+}
+
+func upgradeClients(t *testing.T, program string, settings []string) {
+	_, base := sidecartest.Simulated(t, provider.Config{})
+	u := &upgrading{t: t, base: base, settings: settings}
+	ask := func(p *sidecartest.Process, n int) {
+		for range n {
+			wantAnswered(t, sidecartest.Send(t, "POST", p.URL+"/v1/session/a/chat/completions", sidecartest.Chat, bearer("a-key")...))
+		}
+	}
+	sees := func(when string, p *sidecartest.Process, key, want string) {
+		t.Helper()
+		if got := byID(sidecartest.Send(t, "GET", p.URL+"/sessions/status", "", bearer(key)...).Body); got != want {
+			t.Errorf("%s: %s shows %s, want %s", when, key, got, want)
+		}
+	}
+	before := u.start(program)
+	ask(before, 2)
+	after := u.start("")
+	ask(after, 3)
+	ask(before, 1)
+	sees("the new one beside the old", after, "a-key", "a/3")
+	sees("the new one beside the old", after, "r-key", "a/6")
+	sees("the old one beside the new", before, "a-key", "a/3 alice/a/3")
+	u.end(before)
+	u.end(after)
+
+	back := u.start(program)
+	ask(back, 1)
+	sees("rolled back", back, "a-key", "a/4 alice/a/3")
+	u.end(back)
+
+	forward := u.start("")
+	ask(forward, 1)
+	sees("upgraded again", forward, "a-key", "a/4")
+	sees("upgraded again", forward, "r-key", "a/8")
+	if got := listed("requests", "client")(sidecartest.Send(t, "GET", forward.URL+"/sessions/a/requests", "", bearer("a-key")...).Body); got != "alice alice alice alice" {
+		t.Errorf("alice's rows: %s", got)
+	}
+	u.end(forward)
+}
+
 func previous(t *testing.T, test func(*testing.T, string)) {
 	list := os.Getenv(envPrevious)
 	if list == "" {

@@ -281,7 +281,20 @@ func FuzzCursors_Parse(f *testing.F) {
 	f.Add(sessionCursor{1, 2}.String())
 	f.Add(NewID().String())
 	f.Add("")
+	seal, err := cursorSealOf(newCursorKey())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seal.seal("another question", "1.2"))
 	f.Fuzz(func(t *testing.T, text string) {
+		if position, err := seal.open("a question", text); text != "" && !errors.Is(err, ErrInvalid) {
+			t.Fatalf("the cursor %q is taken for %q, %v", text, position, err)
+		}
+		if text != "" {
+			if position, err := seal.open("a question", seal.seal("a question", text)); err != nil || position != text {
+				t.Fatalf("%q comes back as %q, %v", text, position, err)
+			}
+		}
 		c, err := parseSessionCursor(text)
 		if err != nil && !errors.Is(err, ErrInvalid) {
 			t.Fatal(err)
