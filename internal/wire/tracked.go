@@ -73,6 +73,8 @@ func (t *tracker) slotOf(name []byte) slot {
 			return slotFinish
 		case "error":
 			return slotError
+		case "usage": // Moonshot's streams
+			return slotForeignUsage
 		}
 		return none
 	}

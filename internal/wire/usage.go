@@ -295,7 +295,7 @@ func (t *tally) merge(later *tally) {
 	blind := later.n[saidPrompt] == 0
 	for s := range later.n {
 		ofPrompt := said(s) == saidPrompt || said(s) == saidCached || said(s) == saidWritten
-		if !later.has[s] || later.n[s] == 0 && ofPrompt && blind {
+		if !later.has[s] || t.has[s] && later.n[s] == 0 && ofPrompt && blind {
 			continue
 		}
 		t.n[s], t.has[s], t.apart[s] = later.n[s], true, later.apart[s]
