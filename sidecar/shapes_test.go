@@ -217,6 +217,7 @@ func TestShapes(t *testing.T) {
 						}
 					}
 				}
+				time.Sleep(time.Minute) // of virtual time: the provider ends its last answer
 			})
 		})
 	}

@@ -117,7 +117,7 @@ func TestStream_ClientThatLeavesMidAnswer(t *testing.T) {
 
 func TestStream_TruncatedAnswersAreCutOff(t *testing.T) {
 	for name, fault := range map[string]provider.Fault{
-		"cut": provider.CutAfterBytes(300), "reset": provider.ResetAfterBytes(300),
+		"cut": provider.CutAfterBytes(1000), "reset": provider.ResetAfterBytes(1000),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{fault}})
