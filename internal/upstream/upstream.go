@@ -8,6 +8,7 @@
 //
 //	what came                                            what follows
 //	429                                                  Throttled: again as the limiter says, unless waiting cures nothing
+//	a rate limit inside a 200, before its answer         Throttled: as after a 429
 //	503 or 529 with retry-after(-ms)                     Unavailable: again after that long
 //	no connection: no name, refused, no route, timeout   Unreachable: again for UPSTREAM_PATIENCE, then 502
 //	no connection that trying again would bring          Unreachable, Final: 502 at once

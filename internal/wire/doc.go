@@ -29,6 +29,15 @@
 // first wins, or the last, or case is ignored. So Decode refuses a body that
 // names one of our fields twice, in whatever spelling.
 //
+// # Look at the bytes
+//
+// What an answer is, its first bytes say: events, one JSON value, or something that
+// we do not understand (shape.go). That passes as it comes, and says nothing. Labels
+// are wrong too often. Blanks and comments before the answer are signs of life.
+//
+// A stream that ends cleanly without its terminal event, without a finish reason and
+// without an error was truncated, if it was of our format at all.
+//
 // # Hold back the end, and nothing else
 //
 // When a client has its whole answer, the ledger must have its record. A Watcher
@@ -51,6 +60,6 @@
 // # Reading order
 //
 // format.go first. For requests: request.go, parsers.go, fields.go, splice.go.
-// For answers: watch.go, answer.go, stream.go, event.go, long.go. Underneath are
-// walk.go and tracker.go. ratelimit.go, throttle.go and dialect.go stand alone.
+// For answers: watch.go, shape.go, answer.go, stream.go, event.go, long.go,
+// inside.go. Underneath are walk.go and tracker.go. ratelimit.go, throttle.go and dialect.go stand alone.
 package wire
