@@ -136,8 +136,14 @@ func shapes() []shape {
 // framings are the ways that an answer's end is told.
 var framings = []string{"chunked", "length", "close", "http2"}
 
-// sendPieces sends an answer as a framing does.
-func (s *shape) send(w http.ResponseWriter, r *http.Request, framing, label, coding string) {
+// A served shape is one with the headers that it is sent with.
+type served struct {
+	shape
+	label, coding string
+}
+
+// send sends an answer as a framing does.
+func (s *served) send(w http.ResponseWriter, r *http.Request, framing string) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	all := strings.Join(s.pieces, "")
 	declared := len(all)
@@ -151,17 +157,17 @@ func (s *shape) send(w http.ResponseWriter, r *http.Request, framing, label, cod
 		if err != nil {
 			panic(err)
 		}
-		fmt.Fprintf(buffer, "HTTP/1.0 200 OK\r\nContent-Type: %s\r\n", label)
-		if coding != "" {
-			fmt.Fprintf(buffer, "Content-Encoding: %s\r\n", coding)
+		fmt.Fprintf(buffer, "HTTP/1.0 200 OK\r\nContent-Type: %s\r\n", s.label)
+		if s.coding != "" {
+			fmt.Fprintf(buffer, "Content-Encoding: %s\r\n", s.coding)
 		}
 		fmt.Fprint(buffer, "\r\n")
 		write, flush = buffer, func() { _ = buffer.Flush() }
 		end, gone = func() { _ = conn.Close() }, func() { _, _ = conn.Read(make([]byte, 1)) }
 	} else {
-		w.Header()["Content-Type"] = []string{label}
-		if coding != "" {
-			w.Header().Set("Content-Encoding", coding)
+		w.Header()["Content-Type"] = []string{s.label}
+		if s.coding != "" {
+			w.Header().Set("Content-Encoding", s.coding)
 		}
 		if framing == "length" {
 			w.Header().Set("Connection", "close") // the client has it all before this handler has ended
@@ -190,29 +196,29 @@ func TestShapes(t *testing.T) {
 		t.Run(framing, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				var now shape
-				var label, coding string
+				var now atomic.Pointer[served]
 				b := newBubbleWired(t, sidecartest.Wiring{
 					Up: provider.NewPipe(), Down: provider.NewPipe(), HTTP2: framing == "http2",
-					Provider: sidecartest.Serving(func(w http.ResponseWriter, r *http.Request) { now.send(w, r, framing, label, coding) }),
+					Provider: sidecartest.Serving(func(w http.ResponseWriter, r *http.Request) { now.Load().send(w, r, framing) }),
 				}, "RATE_LIMIT_PER_MIN", "0")
 				defer b.Stop()
-				for _, now = range shapes() {
-					if now.end == cut && framing == "close" || now.end == stall && framing == "length" {
+				for _, s := range shapes() {
+					if s.end == cut && framing == "close" || s.end == stall && framing == "length" {
 						continue // it cannot be seen; and there a stall is a cut
 					}
-					codings := now.codings
+					codings := s.codings
 					if codings == nil {
 						codings = []string{""}
 					}
-					asked := now.asked
+					asked := s.asked
 					if asked == nil {
 						asked = []bool{true, false}
 					}
-					for _, label = range now.labels {
-						for _, coding = range codings {
+					for _, label := range s.labels {
+						for _, coding := range codings {
 							for _, stream := range asked {
-								now.check(t, b, framing, label, fmt.Sprintf("%s, %s as %q %s, asked %v", now.name, framing, label, coding, stream), stream)
+								now.Store(&served{s, label, coding})
+								s.check(t, b, framing, label, fmt.Sprintf("%s, %s as %q %s, asked %v", s.name, framing, label, coding, stream), stream)
 							}
 						}
 					}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,10 +47,10 @@ func TestTruncation_IsToldAtEveryByte(t *testing.T) {
 		t.Run(framing, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				var now shape
+				var now atomic.Pointer[served]
 				b := newBubbleWired(t, sidecartest.Wiring{
 					Up: provider.NewPipe(), Down: provider.NewPipe(), HTTP2: framing == "http2",
-					Provider: sidecartest.Serving(func(w http.ResponseWriter, r *http.Request) { now.send(w, r, framing, "text/event-stream", "") }),
+					Provider: sidecartest.Serving(func(w http.ResponseWriter, r *http.Request) { now.Load().send(w, r, framing) }),
 				}, "RATE_LIMIT_PER_MIN", "0")
 				defer b.Stop()
 				told := 0
@@ -63,7 +64,7 @@ func TestTruncation_IsToldAtEveryByte(t *testing.T) {
 						if framing != "chunked" && at%13 != 0 && !strings.Contains(s.body[max(0, at-2):min(len(s.body), at+2)], "\n") {
 							continue
 						}
-						now = shape{pieces: []string{s.body[:at/2], s.body[at/2 : at]}}
+						now.Store(&served{shape: shape{pieces: []string{s.body[:at/2], s.body[at/2 : at]}}, label: "text/event-stream"})
 						session := fmt.Sprint("s", nextSession())
 						resp := b.Post(t, t.Context(), "/v1/session/"+session+"/"+path, body)
 						got, err := io.ReadAll(resp.Body)
