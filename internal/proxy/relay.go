@@ -26,8 +26,8 @@ func (p *Proxy) open(x *exchange, resp *http.Response) (back func(context.Contex
 		return nil, nil
 	}
 	x.observe(resp)
-	x.pass = newPassage(x, resp)
 	bound := x.ans.headerOut
+	x.pass = newPassage(x, resp) // from here on its timers may write
 	if x.watch != nil && (!bound || x.ans.fits(resp, true)) {
 		back, err = x.pass.open()
 	}
