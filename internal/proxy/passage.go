@@ -36,8 +36,8 @@ var (
 const relayBytes = 32 << 10
 
 // A passage is one answer on its way from the provider to the client. The handler
-// reads it step by step. While a step waits for bytes, timers may send what is not
-// to wait with it: they take turns.
+// reads it step by step. While a step waits for bytes, and only then, timers may send
+// what is not to wait with it: the handler has the turn from newPassage to close.
 type passage struct {
 	x    *exchange
 	resp *http.Response
@@ -53,7 +53,7 @@ type passage struct {
 	head  *time.Timer // until the headers leave without an event
 	rest  *time.Timer // until a JSON value leaves without an end
 
-	turn   chan struct{} // has room for who sends: a lock that may be waited for in virtual time
+	turn   chan struct{} // has room for who may act: a lock that may be waited for in virtual time
 	closed bool
 	steps  int
 }
@@ -64,6 +64,7 @@ func newPassage(x *exchange, resp *http.Response) *passage {
 		g.buffers = &eventBuffers
 	}
 	g.buffer = g.buffers.Get().(*[]byte)
+	g.turn <- struct{}{}
 	g.idle = time.AfterFunc(idleTimeout, func() { x.cancel(errStalled) })
 	if x.watch != nil && x.ans.events && !x.ans.headerOut {
 		g.head = time.AfterFunc(headPatience, g.sendHead)
@@ -71,13 +72,9 @@ func newPassage(x *exchange, resp *http.Response) *passage {
 	return g
 }
 
-// close stops the timers. It may be called again.
+// close stops the timers.
 func (g *passage) close() {
-	g.turn <- struct{}{}
 	defer func() { <-g.turn }()
-	if g.closed {
-		return
-	}
 	g.closed = true
 	for _, t := range []*time.Timer{g.idle, g.ended, g.head, g.rest} {
 		if t != nil {
@@ -106,9 +103,9 @@ func (g *passage) step() error {
 
 func (g *passage) read(opening bool) (back func(context.Context) error, err error) {
 	x := g.x
+	<-g.turn
 	n, readErr := g.resp.Body.Read(*g.buffer)
 	g.turn <- struct{}{}
-	defer func() { <-g.turn }()
 	g.idle.Reset(idleTimeout)
 	g.steps++
 	g.came += int64(n)
