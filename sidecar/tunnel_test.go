@@ -86,7 +86,7 @@ func TestTunnel_CarriesAWebsocket(t *testing.T) {
 	// It holds its place for its life.
 	queued := make(chan sidecartest.Answer, 1)
 	go func() {
-		a, _ := sidecartest.Try(t.Context(), "GET", s.URL+"/v1/models", "")
+		a, _ := sidecartest.Try(t.Context(), "POST", s.URL+"/v1/other", "{}")
 		queued <- a
 	}()
 	s.WaitFor(func(q admin.QueueStatus) bool { return q.InFlight == 1 && q.Waiting == 1 })
