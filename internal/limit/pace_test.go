@@ -86,7 +86,7 @@ func TestPace_TheResetSaysThePeriod(t *testing.T) {
 		most   time.Duration
 		minute float64 // limit that is learned
 	}{
-		{"ten a second", &windowed{limit: 10, window: time.Second}, 80, 12 * time.Second, 600},
+		{"ten a second", &windowed{limit: 10, window: time.Second}, 80, 14 * time.Second, 600},
 		{"ten a second, said by name", &windowed{limit: 10, window: time.Second, named: true}, 80, 11 * time.Second, 600},
 		{"fifty in ten seconds", &windowed{limit: 50, window: 10 * time.Second}, 400, 110 * time.Second, 300},
 		{"sixty a minute", &windowed{limit: 60, window: time.Minute}, 150, 180 * time.Second, 60},

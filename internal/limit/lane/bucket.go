@@ -58,6 +58,9 @@ type bucket struct {
 
 	seen   Sample // the last header that moved the level
 	anchor Sample // the last header that began a measurement of foreign use
+
+	counted bool // of requests: each costs one, so that headers can be held to their word
+	belief  belief
 }
 
 // configure sets the limit, scaling the level: a bucket that was half full is
@@ -76,6 +79,7 @@ func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
 		if b.limit != l.Amount {
 			b.level *= l.Amount / b.limit
 			b.foreign *= l.Amount / b.limit
+			b.keepOwn(now, b.ownLevel(now)*l.Amount/b.limit)
 		}
 	default:
 		*b = bucket{on: true, refill: kind, at: now, spent: b.spent, factor: 1, guard: guardLeast, lastCut: -1}
@@ -91,6 +95,8 @@ func (b *bucket) configure(now llm.Instant, l Limit, held float64) {
 	case kind == Continuous:
 		b.cold = coldRequests
 		b.level = min(b.limit, max(coldShare*b.limit, coldRequests)+b.reserve())
+		b.keepOwn(now, b.level)
+		b.belief.tries = doubtTries
 	case kind == Sliding:
 		// What others, or we before a restart, used of this minute is unknown:
 		// nine tenths of it are held to be used, and come back in a period.
@@ -273,7 +279,7 @@ func (b *bucket) comes(now llm.Instant, need float64) llm.Instant {
 	case Slots:
 		return llm.Never
 	}
-	return now.Add(roundUp((need - b.level) / b.effective()))
+	return min(now.Add(roundUp((need-b.level)/b.effective())), b.doubt(now, need))
 }
 
 // wait is ready for a charge that has others ahead of it, in seconds from now:
@@ -296,6 +302,9 @@ func (b *bucket) wait(now llm.Instant, ahead, amount, leave float64) float64 {
 
 // take books amount. The level must have been brought to now.
 func (b *bucket) take(amount float64) {
+	if b.counted && b.seen.ok {
+		b.try(b.need(amount))
+	}
 	b.spent += amount
 	b.booked += amount
 	b.level -= amount
@@ -373,6 +382,7 @@ func (b *bucket) lower(now llm.Instant, level float64) {
 	}
 	b.level = level
 	b.cold = 0
+	b.keepOwn(now, min(level, b.ownLevel(now)))
 }
 
 // prime books use by an earlier process of ours, of which only the sum is

@@ -46,6 +46,7 @@ func (s *set) next() llm.Dimension {
 // SetLimit implements [Source].
 func (c *Clock) SetLimit(now llm.Instant, d llm.Dimension, l Limit) {
 	c.buckets[d].configure(now, l, c.held)
+	c.buckets[d].counted = d == llm.Requests
 	c.on.put(d, c.buckets[d].on)
 }
 

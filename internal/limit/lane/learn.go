@@ -144,7 +144,9 @@ func (l *Lane) level(now llm.Instant, t *Ticket, d llm.Dimension, v *llm.Level) 
 			l.become(now, p)
 		}
 	}
-	l.source.Told(now, d, t.sample(d, v.Remaining))
+	s := t.sample(d, v.Remaining)
+	s.loose = l.known[d].pace.open()
+	l.source.Told(now, d, s)
 }
 
 // perDay weighs whether v, named per minute, is a limit per day: three answers

@@ -13,7 +13,7 @@ import (
 // windows tells what is left of the window, however much is used. In both cases no reset
 // is longer than the period.
 //
-// What is seen in one run of answers that follow each other closely decides: if that run
+// What is seen in one run of answers, with no long gap in it, decides: if that run
 // is longer than the longest of its resets, no longer period fits. One answer does not: a
 // minute's last second looks like a second.
 type pace struct {
@@ -21,6 +21,7 @@ type pace struct {
 
 	first, last         llm.Instant // of the run, when its requests were sent
 	n                   int
+	refuted             int     // periods that were found, and were none: the next needs a longer run
 	longest             float64 // reset of the run, in seconds
 	leastFill, mostFill float64 // that the whole limit would take by one answer, in seconds
 }
@@ -29,9 +30,10 @@ type pace struct {
 var paces = []float64{1, 2, 5, 10, 15, 20, 30}
 
 const (
-	paceSpan  = 1.2 // times the period: so long a run has to be
-	paceLeast = 3   // answers
-	paceSlack = 1.1 // of a reset, before it refutes the period that was found
+	paceSpan  = 1.2              // times the period: so long a run has to be
+	paceLeast = 3                // answers
+	paceGap   = 28 * time.Second // between two answers of a run: in a longer one a minute could end, and be as far again
+	paceSlack = 1.1              // of a reset, before it refutes the period that was found
 )
 
 // see takes in what the answer to a request says that was sent at sent, and returns the
@@ -47,20 +49,23 @@ func (p *pace) see(sent llm.Instant, v *llm.Level) time.Duration {
 	reset := v.Reset.Seconds()
 	fill := reset * float64(v.Limit) / float64(v.Limit-v.Remaining)
 	if p.period > 0 && reset > paceSlack*p.period.Seconds()+0.5 {
-		*p = pace{}
+		*p = pace{refuted: p.refuted + 1}
 	}
-	if gap := sent.Sub(p.last).Seconds(); p.n == 0 || gap > paceSpan*max(p.longest, 1) {
-		*p = pace{period: p.period, first: sent, last: sent, leastFill: fill}
+	if p.n == 0 || sent.Sub(p.last) > paceGap {
+		*p = pace{period: p.period, refuted: p.refuted, first: sent, last: sent, leastFill: fill}
 	}
 	p.n++
 	p.first, p.last = min(p.first, sent), max(p.last, sent)
 	p.longest = max(p.longest, reset)
 	p.leastFill, p.mostFill = min(p.leastFill, fill), max(p.mostFill, fill)
-	if period := p.guess(); period > 0 && p.n >= paceLeast && p.last.Sub(p.first).Seconds() >= paceSpan*period {
+	if period := p.guess(); period > 0 && p.n >= paceLeast && p.last.Sub(p.first).Seconds() >= paceSpan*period*float64(1+9*p.refuted) {
 		p.period = Seconds(period)
 	}
 	return p.period
 }
+
+// open reports whether the limit may yet turn out to be for less than a minute.
+func (p *pace) open() bool { return p.period == 0 && p.n > 0 && p.guess() > 0 }
 
 // guess is the shortest period that the run allows; 0 = none below a minute.
 func (p *pace) guess() float64 {

@@ -129,6 +129,7 @@ type Sample struct {
 	Spent, Late float64 // from the Mark
 
 	family profile // that Spent was booked by
+	loose  bool    // the limit may be for less than a minute: no word need fit the next
 	ok     bool
 }
 

@@ -26,11 +26,17 @@ func (b *bucket) sync(now llm.Instant, s Sample) {
 	}
 	b.advance(now)
 	s.ok = true
+	b.belief.loose = s.loose
+	if b.counted && !s.loose && !b.weigh(now, s) {
+		return
+	}
 	b.seen = s
 	hat := min(b.limit, s.Remaining+b.effective()*age.Seconds()) - (b.spent - s.Spent)
 	switch {
 	case hat < b.level:
+		own := b.belief // the headers' word is not our ledger's
 		b.lower(now, hat)
+		b.belief = own
 	case b.refill != Continuous || b.paced || !b.mirrors:
 		// Ours is the stricter view: windows that we cannot see the phase of, caps
 		// below the provider's limit, and levels that other sidecars share.
@@ -110,4 +116,7 @@ func (b *bucket) refused(now llm.Instant, d llm.Dimension, r Refusal) {
 		b.lower(now, b.need(r.Asked, 0)-b.effective()*r.Pause.Seconds())
 	}
 	b.cut(now, r.Sent)
+	if b.counted {
+		b.proved(now, r.Sent)
+	}
 }
