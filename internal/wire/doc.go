@@ -55,11 +55,16 @@
 //
 // ParseRateLimit and ParseThrottle turn the dialects of providers into an
 // llm.Signal. It says what is left of which limit, how long to wait, and whose
-// dialect it was. They never guess: what makes no sense is absent.
+// dialect it was. They never guess: what makes no sense is absent. Whether waiting cures
+// a refusal is read from its words (incurable.go), and what is not understood is said to
+// be Unclear.
 //
 // # Reading order
 //
 // format.go first. For requests: request.go, parsers.go, fields.go, splice.go.
 // For answers: watch.go, shape.go, answer.go, stream.go, event.go, long.go,
 // inside.go. Underneath are walk.go and tracker.go. ratelimit.go, throttle.go and dialect.go stand alone.
+// For answers: watch.go, answer.go, stream.go, event.go, long.go. Underneath are
+// walk.go and tracker.go. ratelimit.go and policy.go (levels), throttle.go,
+// errorbody.go, period.go, incurable.go and said.go (refusals), and dialect.go stand alone.
 package wire

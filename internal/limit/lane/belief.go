@@ -63,15 +63,25 @@ func (b *bucket) keepOwn(now llm.Instant, level float64) {
 	b.belief.own, b.belief.ownSpent, b.belief.ownAt = level, b.spent, now
 }
 
-// doubts reports whether a request may go that needs so high a level, though headers
-// have said that it is not there.
-func (b *bucket) doubts(now llm.Instant, need float64) bool {
+// doubt is the earliest instant at which a request may go that needs so high a level,
+// though headers have said that it is not there; Never = it may not.
+func (b *bucket) doubt(now llm.Instant, need float64) llm.Instant {
 	w := &b.belief
-	if w.tries == 0 || w.loose || now < max(w.doubtAt, w.until) || !b.counted || !b.seen.ok || !b.mirrors || b.refill != Continuous || b.paced {
-		return false
+	if w.tries == 0 || w.loose || now < w.until || !b.counted || !b.seen.ok || !b.mirrors || b.refill != Continuous || b.paced {
+		return llm.Never
 	}
-	own := b.ownLevel(now)
-	return w.empty >= doubtWords && own >= need+doubtGap*b.limit || w.highest < doubtNever*b.limit && own >= need
+	switch {
+	case w.highest < doubtNever*b.limit:
+	case w.empty >= doubtWords:
+		need += doubtGap * b.limit
+	default:
+		return llm.Never
+	}
+	at := max(now, w.doubtAt)
+	if own := b.ownLevel(now); own < need {
+		at = max(at, now.Add(roundUp((need-own)/(b.factor*b.rate))))
+	}
+	return at
 }
 
 // try books that one went.

@@ -303,7 +303,7 @@ func (b *bucket) wait(now llm.Instant, ahead, amount, leave float64) float64 {
 // take books amount. The level must have been brought to now.
 func (b *bucket) take(amount float64) {
 	if b.counted && b.seen.ok {
-		b.try(b.need(amount))
+		b.try(b.need(amount, 0))
 	}
 	b.spent += amount
 	b.booked += amount

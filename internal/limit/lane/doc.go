@@ -5,7 +5,7 @@
 // and for how long it then wants to be left alone (refuse.go, breaker.go), and what its
 // answers teach (learn.go, shadow.go). Its [Source] has the amounts. The [Clock] is the
 // source of a process that is alone: bucket.go and window.go book, sync.go compares with
-// the provider.
+// the provider, belief.go says whether its words are worth it.
 //
 // # If the estimate was wrong
 //
@@ -31,6 +31,20 @@
 // other on the way, and at the very edge each such pair is a 429. A 429 pauses its lane
 // as told, keeps its charge, and cuts the rate once per epoch, as TCP does; the cut
 // regains with time, not with answers.
+//
+// Headers may speak of something else than they are named after. Their words are held
+// against each other and, now and then, against the provider (belief.go). A limit whose
+// headers name no period gets it by their resets (pace.go).
+//
+// # Long over, or not understood
+//
+// A limit that is used up for longer than anybody waits, a day's above all, holds nobody
+// in the queue: who comes is refused with the time of its end, save a probe now and then
+// (dry.go). A 429 whose words nobody understands is tried five times over 75 seconds, and
+// is then for its client (puzzle.go). Seventy-five, because a limit per minute that
+// others use up lets somebody through within a minute; and only an answer ends the row,
+// because a refusal in other words proves nothing. What is understood as a rate, by a
+// word, a period or a hint, is never given up so.
 //
 // # Half-open
 //
