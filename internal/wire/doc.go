@@ -63,8 +63,7 @@
 //
 // format.go first. For requests: request.go, parsers.go, fields.go, splice.go.
 // For answers: watch.go, shape.go, answer.go, stream.go, event.go, long.go,
-// inside.go. Underneath are walk.go and tracker.go. ratelimit.go, throttle.go and dialect.go stand alone.
-// For answers: watch.go, answer.go, stream.go, event.go, long.go. Underneath are
-// walk.go and tracker.go. ratelimit.go and policy.go (levels), throttle.go,
-// errorbody.go, period.go, incurable.go and said.go (refusals), and dialect.go stand alone.
+// inside.go. Underneath are walk.go and tracker.go. ratelimit.go and policy.go
+// (levels), throttle.go, errorbody.go, period.go, incurable.go, said.go
+// (refusals) and dialect.go stand alone.
 package wire
