@@ -153,7 +153,7 @@ func TestReload_KeysRulesAndLogLevel(t *testing.T) {
 		t.Errorf("settings that need a restart: %s", got)
 	}
 	sidecartest.Send(t, "POST", s.URL+"/v1/chat/completions", sidecartest.Chat, "Authorization", "Bearer key-new", "X-Other", "x", "X-Session-Id", "y")
-	if status := sidecartest.Send(t, "GET", s.URL+"/sessions/status", "", "Authorization", "Bearer key-a"); strings.Contains(status.Body, `"x"`) || !strings.Contains(status.Body, `"y"`) {
+	if status := sidecartest.Send(t, "GET", s.URL+"/sessions/status", "", "Authorization", "Bearer key-new"); strings.Contains(status.Body, `"x"`) || !strings.Contains(status.Body, `"y"`) {
 		t.Errorf("SESSION_HEADER changed without a restart: %s", status.Body)
 	}
 }

@@ -49,11 +49,11 @@ func shapedError(p []byte) []byte {
 	if err != nil || status < 400 {
 		return nil
 	}
-	code, message := "bad_request", fmt.Sprintf("the request cannot be read: %s", text)
+	e := &Error{Code: "bad_request", Message: fmt.Sprintf("the request cannot be read: %s", text)}
 	if status == http.StatusRequestHeaderFieldsTooLarge {
-		code, message = "headers_too_large", "the request's headers are larger than 32 KiB"
+		e = &Error{Code: "headers_too_large", Message: "the request's headers are larger than 32 KiB"}
 	}
-	body := wire.ErrorBody(message, "invalid_request_error", "", code)
+	body := wire.ErrorBody(e.Message, "invalid_request_error", "", e.Code)
 	head := fmt.Sprintf("%s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nX-Should-Retry: false\r\nConnection: close\r\n\r\n", line, len(body))
 	return append([]byte(head), body...)
 }
