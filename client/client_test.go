@@ -372,11 +372,13 @@ func TestClient_Queue(t *testing.T) {
 	c := start(t, map[string]http.HandlerFunc{"GET /queue/status": text(body)})
 	got, err := c.Queue(context.Background())
 	until := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
-	want := client.Queue{Waiting: 3, InFlight: 2, Groups: []client.QueueGroup{{
-		Name: "gpt-4o", Profile: "openai", Waiting: 3, InFlight: 2, PausedUntil: &until, HalfOpen: true,
-		Limits: []client.QueueLimit{{Name: "tokens_per_minute", Limit: 30000, Level: -12.5, Source: "learned"}},
-	}}, Sessions: []client.QueueSession{{Client: "web", SessionID: "a", Group: "gpt-4o", Waiting: 3, Position: 1, Weight: 2.5}},
-		Memory: client.QueueMemory{Limit: 64, Held: 6, Peak: 9, Requests: 3, Answers: 2, Views: 1, Overhead: 4, OverheadLimit: 8}}
+	want := client.Queue{
+		Waiting: 3, InFlight: 2, Groups: []client.QueueGroup{{
+			Name: "gpt-4o", Profile: "openai", Waiting: 3, InFlight: 2, PausedUntil: &until, HalfOpen: true,
+			Limits: []client.QueueLimit{{Name: "tokens_per_minute", Limit: 30000, Level: -12.5, Source: "learned"}},
+		}}, Sessions: []client.QueueSession{{Client: "web", SessionID: "a", Group: "gpt-4o", Waiting: 3, Position: 1, Weight: 2.5}},
+		Memory: client.QueueMemory{Limit: 64, Held: 6, Peak: 9, Requests: 3, Answers: 2, Views: 1, Overhead: 4, OverheadLimit: 8},
+	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("Queue = %+v, %v, want %+v", got, err, want)
 	}

@@ -146,32 +146,44 @@ func TestClients_WhoSeesWhat(t *testing.T) {
 		local    bool                         // which is on loopback
 	}{
 		{
-			"client keys", []string{"CLIENT_API_KEYS", clients},
-			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": alices, "b-key": bobs}, nil, false,
+			"client keys",
+			[]string{"CLIENT_API_KEYS", clients},
+			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": alices, "b-key": bobs},
+			nil, false,
 		},
 		{
-			"client keys, ADMIN_ADDR on loopback", []string{"CLIENT_API_KEYS", clients},
+			"client keys, ADMIN_ADDR on loopback",
+			[]string{"CLIENT_API_KEYS", clients},
 			map[string]map[string]string{"": none("401"), "a-key": alices},
-			map[string]map[string]string{"": all, "a-key": all, "x": all}, true,
+			map[string]map[string]string{"": all, "a-key": all, "x": all},
+			true,
 		},
 		{
-			"client keys, ADMIN_ADDR for all", []string{"CLIENT_API_KEYS", clients},
+			"client keys, ADMIN_ADDR for all",
+			[]string{"CLIENT_API_KEYS", clients},
 			map[string]map[string]string{"": none("401"), "b-key": bobs},
-			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": but(alices, "/usage", "6"), "b-key": but(bobs, "/usage", "6")}, false,
+			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": but(alices, "/usage", "6"), "b-key": but(bobs, "/usage", "6")},
+			false,
 		},
 		{
-			"client and admin keys", []string{"CLIENT_API_KEYS", clients, "ADMIN_API_KEYS", admins},
-			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": but(alices, "/metrics", "403"), "b-key": but(bobs, "/metrics", "403"), "r-key": all}, nil, false,
+			"client and admin keys",
+			[]string{"CLIENT_API_KEYS", clients, "ADMIN_API_KEYS", admins},
+			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": but(alices, "/metrics", "403"), "b-key": but(bobs, "/metrics", "403"), "r-key": all},
+			nil, false,
 		},
 		{
-			"client and admin keys, ADMIN_ADDR on loopback", []string{"CLIENT_API_KEYS", clients, "ADMIN_API_KEYS", admins},
+			"client and admin keys, ADMIN_ADDR on loopback",
+			[]string{"CLIENT_API_KEYS", clients, "ADMIN_API_KEYS", admins},
 			map[string]map[string]string{"": none("401"), "r-key": all},
-			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": but(alices, "/metrics", "403"), "r-key": all}, true,
+			map[string]map[string]string{"": none("401"), "x": none("401"), "a-key": but(alices, "/metrics", "403"), "r-key": all},
+			true,
 		},
 		{
-			"client and admin keys, ADMIN_ADDR for all", []string{"CLIENT_API_KEYS", clients, "ADMIN_API_KEYS", admins},
+			"client and admin keys, ADMIN_ADDR for all",
+			[]string{"CLIENT_API_KEYS", clients, "ADMIN_API_KEYS", admins},
 			map[string]map[string]string{"a-key": but(alices, "/metrics", "403")},
-			map[string]map[string]string{"": none("401"), "b-key": but(bobs, "/metrics", "403"), "r-key": all}, false,
+			map[string]map[string]string{"": none("401"), "b-key": but(bobs, "/metrics", "403"), "r-key": all},
+			false,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -164,8 +164,12 @@ func TestModels_ControlCallsWaitForNoQueue(t *testing.T) {
 				}
 				<-time.After(time.Second)
 				for _, call := range [][2]string{
-					{"GET", "/v1/models"}, {"GET", "/v1/session/s/responses/resp_1"}, {"POST", "/v1/responses/resp_1/cancel"},
-					{"DELETE", "/v1/files/f"}, {"HEAD", "/v1/models"}, {"POST", "/v1/files"},
+					{"GET", "/v1/models"},
+					{"GET", "/v1/session/s/responses/resp_1"},
+					{"POST", "/v1/responses/resp_1/cancel"},
+					{"DELETE", "/v1/files/f"},
+					{"HEAD", "/v1/models"},
+					{"POST", "/v1/files"},
 				} {
 					if status, took, err := b.send(t.Context(), call[0], call[1], "", ""); err != nil || status != 200 || took > 100*time.Millisecond {
 						t.Errorf("%s %s: %d after %v, %v", call[0], call[1], status, took, err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,10 +113,11 @@ func writePrices(w io.Writer, list price.List, source, from string) error {
 		if from != "" {
 			line += ", from: " + from
 		}
+		var rates []string
 		for key, rate := range p.Named() {
-			line += ", " + key + ": " + strconv.Quote(rate)
+			rates = append(rates, ", "+key+": "+strconv.Quote(rate))
 		}
-		line += "}"
+		line += strings.Join(rates, "") + "}"
 		if p.Note != "" {
 			line += " # " + p.Note
 		}

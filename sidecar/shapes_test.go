@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -267,7 +268,7 @@ func (s *shape) check(t *testing.T, b *bubble, framing, label, name string, stre
 	case resp.StatusCode == http.StatusBadGateway && strings.Contains(got.String(), "upstream_truncated"):
 		result = told
 		got.Reset()
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		result = broken
 	}
 	// What broke off is told while nothing has left: the headers of a stream leave

@@ -113,8 +113,11 @@ func (f *File) PriceTable() (*price.Table, error) {
 			into *price.Rate
 			text string
 		}{
-			{&e.Rates.Input, p.Input}, {&e.Rates.CachedInput, cmp.Or(p.CachedInput, p.Input)}, {&e.Rates.CacheWrite, cmp.Or(p.CacheWrite, p.Input)},
-			{&e.Rates.Output, p.Output}, {&e.Rates.Reasoning, cmp.Or(p.Reasoning, p.Output)},
+			{&e.Rates.Input, p.Input},
+			{&e.Rates.CachedInput, cmp.Or(p.CachedInput, p.Input)},
+			{&e.Rates.CacheWrite, cmp.Or(p.CacheWrite, p.Input)},
+			{&e.Rates.Output, p.Output},
+			{&e.Rates.Reasoning, cmp.Or(p.Reasoning, p.Output)},
 		} {
 			if *rate.into, err = price.ParseRate(rate.text); err != nil {
 				return nil, err

@@ -48,9 +48,14 @@ func TestProxy_IsFoundWhereItIsNamed(t *testing.T) {
 
 func TestProxy_FaultsShowNoPassword(t *testing.T) {
 	for _, settings := range [][]string{
-		{"UPSTREAM_PROXY", "ftp://u:secret@p"}, {"UPSTREAM_PROXY", "u:secret@p:3128"}, {"UPSTREAM_PROXY", "http://u:secret@p/path"},
-		{"UPSTREAM_PROXY", "http://u:secret@p?x"}, {"UPSTREAM_PROXY", "http://u:secret@%zz"}, {"UPSTREAM_PROXY", "http://"},
-		{"HTTPS_PROXY", "ftp://u:secret@p"}, {"HTTPS_PROXY", "http://u:secret@%zz"},
+		{"UPSTREAM_PROXY", "ftp://u:secret@p"},
+		{"UPSTREAM_PROXY", "u:secret@p:3128"},
+		{"UPSTREAM_PROXY", "http://u:secret@p/path"},
+		{"UPSTREAM_PROXY", "http://u:secret@p?x"},
+		{"UPSTREAM_PROXY", "http://u:secret@%zz"},
+		{"UPSTREAM_PROXY", "http://"},
+		{"HTTPS_PROXY", "ftp://u:secret@p"},
+		{"HTTPS_PROXY", "http://u:secret@%zz"},
 	} {
 		_, err := load(append([]string{"OPENAI_API_KEY", "k"}, settings...)...)
 		if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), settings[0]) || !strings.Contains(err.Error(), "want ") || strings.Contains(err.Error(), "\n") {

@@ -129,8 +129,15 @@ func TestConnectionsFor(t *testing.T) {
 		bytes int64
 		want  int
 	}{
-		{0, 0, 0}, {64, 0, 16}, {256, 0, 96}, {1024, 0, 480}, {1 << 20, 0, 524256},
-		{1 << 20, 128 << 20, 8192}, {1024, 128 << 20, 480}, {0, 128 << 20, 8192}, {0, 1, 64},
+		{0, 0, 0},
+		{64, 0, 16},
+		{256, 0, 96},
+		{1024, 0, 480},
+		{1 << 20, 0, 524256},
+		{1 << 20, 128 << 20, 8192},
+		{1024, 128 << 20, 480},
+		{0, 128 << 20, 8192},
+		{0, 1, 64},
 	} {
 		if got := ConnectionsFor(c.files, c.bytes); got != c.want {
 			t.Errorf("%d files, %d bytes: %d connections, want %d", c.files, c.bytes, got, c.want)

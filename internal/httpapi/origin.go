@@ -77,12 +77,12 @@ func (o Origins) allow(h http.Header, r *http.Request) {
 	h.Set(exposed, "*")
 }
 
-// KeepOrigin runs copy, which adds the headers of the provider's answer to h. Where
+// KeepOrigin runs add, which adds the headers of the provider's answer to h. Where
 // a page was allowed by us, the provider does not allow it as well: two answers to
 // that question are none.
-func KeepOrigin(h http.Header, copy func()) {
+func KeepOrigin(h http.Header, add func()) {
 	origin, exposes := h.Get(allowOrigin), h.Get(exposed)
-	copy()
+	add()
 	if origin == "" {
 		return
 	}

@@ -278,7 +278,7 @@ func (f *sqliteFile) take(ctx context.Context, fresh string) (done string, err e
 	}
 	if err := f.copyOut(ctx, fresh); err != nil {
 		_ = os.Remove(fresh)
-		return "another ledger took its place; what it held could not be kept: " + err.Error(), nil
+		return "another ledger took its place; what it held could not be kept: " + err.Error(), nil //nolint:nilerr // it is told, and the ledger that is there is used
 	}
 	kept := f.asideName()
 	return "another ledger took its place; what it held is now " + filepath.Base(kept), os.Rename(fresh, kept)

@@ -58,10 +58,10 @@ func remove(names ...string) func(*testing.T, string) {
 }
 
 // replaceBy puts another file in the place of the ledger, as a rename does.
-func replaceBy(t *testing.T, path string, make func(other string)) {
+func replaceBy(t *testing.T, path string, write func(other string)) {
 	t.Helper()
 	other := filepath.Join(filepath.Dir(path), "other")
-	make(other)
+	write(other)
 	if err := os.Rename(other, path); err != nil {
 		t.Fatal(err)
 	}

@@ -170,14 +170,14 @@ func (le *Lease) TooLarge(s llm.Signal) {
 // without an answer to any request of the model between: then the client is to have
 // it. Else Throttled has to follow.
 func (le *Lease) Puzzled() (hopeless bool) {
-	le.event(func(c *core, now llm.Instant) { hopeless = le.held.ticket.Puzzled(now) })
+	le.event(func(_ *core, now llm.Instant) { hopeless = le.held.ticket.Puzzled(now) })
 	return hopeless
 }
 
 // Quote notes what the provider said when it turned the request away. It is quoted to
 // those whom that keeps from being served.
 func (le *Lease) Quote(said string) {
-	le.event(func(c *core, now llm.Instant) { le.held.ticket.Lane().Quote(now, said) })
+	le.event(func(_ *core, now llm.Instant) { le.held.ticket.Lane().Quote(now, said) })
 }
 
 // Retry takes back a request that the provider answered without processing it,

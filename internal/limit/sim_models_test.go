@@ -64,39 +64,59 @@ func modelsCases() []modelsCase {
 	half := []float64{0.5, 0.5}
 	return []modelsCase{
 		{name: "requests: five models against one", caps: requests, askers: []asker{broad, narrow}, want: half},
-		{name: "tokens: five models of small requests against one of large", caps: Limits{TokensPerMinute: 600_000},
-			askers: []asker{with(broad, func(a *asker) { a.tokens, a.perMinute = 300, 4000 }), narrow}, want: half},
+		{
+			name: "tokens: five models of small requests against one of large", caps: Limits{TokensPerMinute: 600_000},
+			askers: []asker{with(broad, func(a *asker) { a.tokens, a.perMinute = 300, 4000 }), narrow}, want: half,
+		},
 		{name: "slots, answers of 2 s", caps: Limits{Concurrent: 20}, service: 2 * time.Second, askers: []asker{broad, narrow}, want: half},
-		{name: "tokens, estimates twice and half of what is used", caps: Limits{TokensPerMinute: 600_000}, service: 2 * time.Second,
-			askers: []asker{with(broad, func(a *asker) { a.guess = 2 }), with(narrow, func(a *asker) { a.guess = 0.5 })}, want: half},
+		{
+			name: "tokens, estimates twice and half of what is used", caps: Limits{TokensPerMinute: 600_000}, service: 2 * time.Second,
+			askers: []asker{with(broad, func(a *asker) { a.guess = 2 }), with(narrow, func(a *asker) { a.guess = 0.5 })}, want: half,
+		},
 		{name: "weights 1 and 4", caps: requests, askers: []asker{broad, with(narrow, func(a *asker) { a.weight = 4 })}, want: []float64{0.2, 0.8}},
-		{name: "bands: low with five models, normal with one", caps: requests,
-			askers: []asker{with(broad, func(a *asker) { a.priority = Low }), narrow}, want: []float64{0.0476, 0.9524}},
-		{name: "40 % leave after 5 s", caps: requests,
-			askers: []asker{with(broad, func(a *asker) { a.leaves = 0.4 }), with(narrow, func(a *asker) { a.leaves = 0.4 })}, want: half},
-		{name: "one of the five is paused half the time", caps: requests, askers: []asker{broad, narrow},
-			pauses: []pausing{{"m2", 60 * time.Second, 120 * time.Second}, {"m2", 180 * time.Second, 240 * time.Second}}, want: half},
-		{name: "after a pause of the narrow one's model, nothing is caught up", caps: requests,
+		{
+			name: "bands: low with five models, normal with one", caps: requests,
+			askers: []asker{with(broad, func(a *asker) { a.priority = Low }), narrow}, want: []float64{0.0476, 0.9524},
+		},
+		{
+			name: "40 % leave after 5 s", caps: requests,
+			askers: []asker{with(broad, func(a *asker) { a.leaves = 0.4 }), with(narrow, func(a *asker) { a.leaves = 0.4 })}, want: half,
+		},
+		{
+			name: "one of the five is paused half the time", caps: requests, askers: []asker{broad, narrow},
+			pauses: []pausing{{"m2", 60 * time.Second, 120 * time.Second}, {"m2", 180 * time.Second, 240 * time.Second}}, want: half,
+		},
+		{
+			name: "after a pause of the narrow one's model, nothing is caught up", caps: requests,
 			askers: []asker{with(broad, func(a *asker) { a.models = five[1:] }), narrow},
-			pauses: []pausing{{"m1", 0, 60 * time.Second}, {"m1", 60 * time.Second, 115 * time.Second}}, want: half},
-		{name: "a model's own limit binds until it is lifted, then the cap", caps: requests, askers: []asker{broad, narrow},
-			own: []ModelLimits{{Pattern: "m1", Limits: Limits{RequestsPerMinute: 120}}}, lifted: true, want: half},
-		{name: "two sessions of one client", caps: requests,
-			askers: []asker{with(broad, func(a *asker) { a.client = "c" }), with(narrow, func(a *asker) { a.client, a.session = "c", "t" })}, want: half},
-		{name: "a model's own limit binds, the cap does not: of that model", caps: Limits{RequestsPerMinute: 3000},
+			pauses: []pausing{{"m1", 0, 60 * time.Second}, {"m1", 60 * time.Second, 115 * time.Second}}, want: half,
+		},
+		{
+			name: "a model's own limit binds until it is lifted, then the cap", caps: requests, askers: []asker{broad, narrow},
+			own: []ModelLimits{{Pattern: "m1", Limits: Limits{RequestsPerMinute: 120}}}, lifted: true, want: half,
+		},
+		{
+			name: "two sessions of one client", caps: requests,
+			askers: []asker{with(broad, func(a *asker) { a.client = "c" }), with(narrow, func(a *asker) { a.client, a.session = "c", "t" })}, want: half,
+		},
+		{
+			name: "a model's own limit binds, the cap does not: of that model", caps: Limits{RequestsPerMinute: 3000},
 			own: []ModelLimits{{Pattern: "m1", Limits: Limits{RequestsPerMinute: 120}}},
 			askers: []asker{
 				with(narrow, func(a *asker) { a.client, a.perMinute = "broad", 240 }),
 				with(narrow, func(a *asker) { a.perMinute = 240 }),
 				with(broad, func(a *asker) { a.models = five[1:] }),
-			}, want: half, of: one},
-		{name: "a model's own limit binds, and the cap: of that model", caps: requests,
+			}, want: half, of: one,
+		},
+		{
+			name: "a model's own limit binds, and the cap: of that model", caps: requests,
 			own: []ModelLimits{{Pattern: "m1", Limits: Limits{RequestsPerMinute: 120}}},
 			askers: []asker{
 				with(narrow, func(a *asker) { a.client, a.perMinute = "broad", 240 }),
 				with(narrow, func(a *asker) { a.perMinute = 240 }),
 				with(broad, func(a *asker) { a.models = five[1:] }),
-			}, want: half, of: one},
+			}, want: half, of: one,
+		},
 	}
 }
 

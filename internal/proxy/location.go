@@ -68,7 +68,7 @@ func (p *Proxy) Greet(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, greetTime)
 	defer cancel()
-	resp, err := p.upstream.Greet(ctx)
+	resp, err := p.upstream.Greet(ctx) //nolint:bodyclose // Greet has closed it
 	fault := (*upstream.Error)(nil)
 	switch {
 	case errors.As(err, &fault) && fault.Kind == upstream.Unreachable:
@@ -102,7 +102,7 @@ func (x *exchange) ours(lead upstream.Lead) string {
 			break
 		}
 	}
-	path := ""
+	var path string
 	switch {
 	case lead.Below != "" && !strings.HasPrefix(lead.Below, "v1/") && !strings.HasPrefix(lead.Below, "session/"):
 		path = root + below + lead.Below

@@ -51,7 +51,8 @@ func (id *Identity) fromHeader(h http.Header, name string) string {
 	if len(values) == 0 {
 		return ""
 	}
-	value, reason := values[0], ""
+	value := values[0]
+	var reason string
 	if decoded, err := url.PathUnescape(value); err == nil {
 		value = decoded // headers carry no other script unless it is encoded
 	}

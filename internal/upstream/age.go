@@ -30,8 +30,8 @@ type generation struct {
 	until time.Time // then requests begin to move over to the next one
 }
 
-func newAgingTransport(make func() *http.Transport) *agingTransport {
-	return &agingTransport{make: make}
+func newAgingTransport(build func() *http.Transport) *agingTransport {
+	return &agingTransport{make: build}
 }
 
 // RoundTrip makes one attempt over a connection that is not too old.
@@ -72,11 +72,11 @@ func (a *agingTransport) another() *http.Transport {
 }
 
 // replace has all requests from now on go over transports that are made so.
-func (a *agingTransport) replace(make func() *http.Transport) {
+func (a *agingTransport) replace(build func() *http.Transport) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.closeIdle()
-	a.make, a.current, a.new = make, nil, nil
+	a.make, a.current, a.new = build, nil, nil
 }
 
 // CloseIdleConnections closes what is not in use now.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -139,12 +140,7 @@ func tlsFault(err error) (final, ok bool) {
 
 // alert reports whether err is an alert that the peer has sent in place of going on.
 func alert(err error) bool {
-	for _, op := range operations(err) {
-		if op == "remote error" {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(operations(err), "remote error")
 }
 
 // certificateAlerts are what a server says of the client's certificate. With TLS 1.3 it

@@ -217,8 +217,8 @@ func plainText(b []byte) string {
 		}
 		for _, silent := range []string{"style", "script"} {
 			if len(s) > len(silent) && strings.EqualFold(s[1:1+len(silent)], silent) {
-				if close := strings.Index(strings.ToLower(s), "</"+silent); close > 0 {
-					end = close - 1
+				if at := strings.Index(strings.ToLower(s), "</"+silent); at > 0 {
+					end = at - 1
 				}
 			}
 		}

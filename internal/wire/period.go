@@ -89,7 +89,7 @@ func periodTimes(times, unit string) time.Duration {
 	if times = strings.TrimSpace(times); times != "" {
 		n, _ = strconv.ParseFloat(times, 64)
 	}
-	of := 1.0
+	var of float64
 	switch {
 	case strings.HasPrefix(unit, "week"):
 		of = 7 * day.Seconds()

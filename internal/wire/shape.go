@@ -1,6 +1,9 @@
 package wire
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // shape is what an answer is, by its bytes. Its label does not decide: servers
 // send events as text/plain, and errors as text/event-stream.
@@ -82,7 +85,7 @@ func join(a, b []byte) []byte {
 	case len(b) == 0:
 		return a
 	}
-	return append(a[:len(a):len(a)], b...)
+	return append(slices.Clip(a), b...)
 }
 
 // fieldLine reports whether a line begins with a name of a field. If whole is
@@ -138,7 +141,7 @@ func (w *Watcher) judgeValue(p []byte) {
 	if len(w.held)+len(p) > holdEvents {
 		return
 	}
-	whole := append(w.held[:len(w.held):len(w.held)], p...)
+	whole := append(slices.Clip(w.held), p...)
 	whole = firstValue(whole, w.list)
 	if e.wrong() || !w.answer.knows(e) && e.usageRank == rankNone && isBareError(whole) {
 		e.failed = true

@@ -243,11 +243,7 @@ func (b *bucket) depth(seconds float64) float64 {
 	if b.refill != Continuous || b.paced {
 		return 0
 	}
-	if d, most := b.rate*seconds, b.limit/8; d > most {
-		return most
-	} else {
-		return d
-	}
+	return min(b.rate*seconds, b.limit/8)
 }
 
 // ready is the earliest instant at which amount may be taken; llm.Never if only the

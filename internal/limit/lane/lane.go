@@ -163,7 +163,7 @@ func (l *Lane) Join(of *Lane) {
 func (l *Lane) relimit(now llm.Instant) {
 	for d := llm.Requests; d < llm.NumDimensions; d++ {
 		amount := l.cfg.Limits[d] * l.cfg.Share
-		if known := &l.known[d]; known.learned && (amount <= 0 || l.perMinute(llm.Dimension(d)) < amount) {
+		if known := &l.known[d]; known.learned && (amount <= 0 || l.perMinute(d) < amount) {
 			continue
 		}
 		l.known[d].learned, l.known[d].paced = false, false

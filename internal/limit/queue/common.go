@@ -122,14 +122,14 @@ func (r *Roster) count(w *Waiter, sign int64) {
 // wait counts one more or less that waits below m, one of siblings.
 func (m *member) wait(siblings *period, weight float64, sign int64) {
 	m.waiting += sign
-	switch {
-	case m.waiting == 0:
+	switch m.waiting {
+	case 0:
 		siblings.shares -= m.weight
 		m.weight = 0
 		if siblings.busy--; siblings.busy == 0 {
 			siblings.shares = 0 // shed the rounding
 		}
-	case m.waiting == sign: // the first
+	case sign: // the first
 		m.weight = weight
 		siblings.shares += weight
 		siblings.busy++
