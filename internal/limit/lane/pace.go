@@ -21,6 +21,7 @@ type pace struct {
 
 	first, last         llm.Instant // of the run, when its requests were sent
 	n                   int
+	early               int     // of them, that are full again sooner than a limit per minute can be
 	refuted             int     // periods that were found, and were none: the next needs a longer run
 	longest             float64 // reset of the run, in seconds
 	leastFill, mostFill float64 // that the whole limit would take by one answer, in seconds
@@ -32,6 +33,7 @@ var paces = []float64{1, 2, 5, 10, 15, 20, 30}
 const (
 	paceSpan  = 1.2              // times the period: so long a run has to be
 	paceLeast = 3                // answers
+	paceEarly = 2                // of them have to refute a limit per minute that refills all the time
 	paceGap   = 28 * time.Second // between two answers of a run: in a longer one a minute could end, and be as far again
 	paceSlack = 1.1              // of a reset, before it refutes the period that was found
 )
@@ -55,10 +57,14 @@ func (p *pace) see(sent llm.Instant, v *llm.Level) time.Duration {
 		*p = pace{period: p.period, refuted: p.refuted, first: sent, last: sent, leastFill: fill}
 	}
 	p.n++
+	// What is left is rounded down: up to one less was used than it seems.
+	if least := float64(v.Limit-v.Remaining-1) * time.Minute.Seconds() / float64(v.Limit); reset < 0.8*least {
+		p.early++
+	}
 	p.first, p.last = min(p.first, sent), max(p.last, sent)
 	p.longest = max(p.longest, reset)
 	p.leastFill, p.mostFill = min(p.leastFill, fill), max(p.mostFill, fill)
-	if period := p.guess(); period > 0 && p.n >= paceLeast && p.last.Sub(p.first).Seconds() >= paceSpan*period*float64(1+9*p.refuted) {
+	if period := p.guess(); period > 0 && p.n >= paceLeast && p.early >= paceEarly && p.last.Sub(p.first).Seconds() >= paceSpan*period*float64(1+9*p.refuted) {
 		p.period = Seconds(period)
 	}
 	return p.period
