@@ -283,6 +283,9 @@ func replace(ctx context.Context, tx bun.Tx, rows []requestRow, isNew map[ID]boo
 	for i := range old {
 		ids[i], again[i], replaced[i] = old[i].ID, late[old[i].ID], old[i].record()
 	}
+	if err := readRefused(ctx, tx, ids, replaced); err != nil { // it goes with the rows
+		return nil, err
+	}
 	res, err := tx.NewDelete().Model((*requestRow)(nil)).Where("id IN (?)", bun.List(ids)).
 		Where("outcome = ?", Interrupted).Exec(ctx)
 	if err != nil {
@@ -297,6 +300,17 @@ func replace(ctx context.Context, tx bun.Tx, rows []requestRow, isNew map[ID]boo
 	}
 	maps.Copy(isNew, inserted)
 	return replaced, err
+}
+
+// readRefused reads which of the records, whose ids are given, were refused: sums have to
+// know, and the view does not.
+func readRefused(ctx context.Context, tx bun.Tx, ids []ID, records []Record) error {
+	var refused []ID
+	err := tx.NewSelect().Model((*toldRow)(nil)).Column("id").Where("id IN (?)", bun.List(ids)).Where("refused = 1").Scan(ctx, &refused)
+	for i := range records {
+		records[i].Refused = slices.Contains(refused, records[i].ID)
+	}
+	return err
 }
 
 // sessionIDs returns the numbers of the sessions of records, made where they are new.

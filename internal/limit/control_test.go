@@ -240,3 +240,26 @@ func TestControl_IsShown(t *testing.T) {
 		t.Errorf("shown as %+v of %d groups", s.Groups[max(i, 0)], len(s.Groups))
 	}
 }
+
+// A provider may call anything too large, or tell its usage. What a control call owes, it keeps owing.
+func TestControl_WhatOnlyModelsAreTold(t *testing.T) {
+	for name, tell := range map[string]func(c *core, le *Lease, now llm.Instant){
+		"too large": func(c *core, le *Lease, now llm.Instant) { c.tooLarge(le, &llm.Signal{}, now) },
+		"a 429":     func(c *core, le *Lease, now llm.Instant) { c.throttled(le, &llm.Signal{}, now) },
+		"headers":   func(c *core, le *Lease, now llm.Instant) { c.observe(le, &llm.Signal{}, now) },
+		"usage":     func(c *core, le *Lease, now llm.Instant) { c.settle(le, llm.Usage{Input: 5}, now) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, now := full(t, Limits{RequestsPerMinute: 6})
+			le := enter(t, c, controlCall("poller"), now)
+			if le.state != granted || le.held.due == nil {
+				t.Fatal("it owes nothing")
+			}
+			c.sent(le, now)
+			tell(c, le, now)
+			if owed := c.control.owed; owed != 1 {
+				t.Errorf("%d are owed, want 1", owed)
+			}
+		})
+	}
+}

@@ -75,7 +75,7 @@ func (c *core) settleJudged(le *Lease, u llm.Usage, now llm.Instant) {
 func (c *core) tooLarge(le *Lease, s *llm.Signal, now llm.Instant) {
 	judged := le.held.ticket.Judged()
 	back := le.held.ticket.TooLarge(now, s)
-	if !judged {
+	if !judged && le.held.due == nil { // a refused control call keeps what it owes
 		le.held.caps.Return(now, back)
 	}
 }
