@@ -112,7 +112,7 @@ func TestRestore_ACrashLoopKeepsWithinTheLimit(t *testing.T) {
 				if life <= 2*time.Second {
 					least = 5 // two seconds of the limit stay for newcomers: so short a life has little more
 				}
-				if got.Throttled != 0 || int64(got.Accepted) < least {
+				if got.Throttled != 0 || got.Accepted < least {
 					t.Errorf("%d of %d requests met a 429", got.Throttled, got.Requests)
 				}
 			})
