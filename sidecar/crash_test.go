@@ -137,6 +137,9 @@ func (c *crashRun) round(n int, sig syscall.Signal) {
 	}
 	accepted := map[requestKey]bool{}
 	for _, e := range sim.Ledger() {
+		if e.Model == "" {
+			continue // its body broke off: the provider took nothing in, and its row counts as left
+		}
 		key := requestKey{e.Header.Get("X-Witness-Session"), e.Model}
 		if _, twice := c.seen[key]; twice {
 			t.Errorf("round %d: the provider was asked twice for %v", n, key)
