@@ -178,7 +178,7 @@ func TestNginx_EventsAreLive(t *testing.T) {
 func TestNginx_TruncatedAnswersAreCutOff(t *testing.T) {
 	for _, front := range fronts {
 		t.Run(front.name, func(t *testing.T) {
-			_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{provider.ResetAfterBytes(300)}})
+			_, base := sidecartest.Simulated(t, provider.Config{Faults: []provider.Fault{provider.ResetAfterBytes(1000)}})
 			s := start(t, base, "ALLOWED_HOSTS", "llm.example.com,127.0.0.1")
 			resp, err := through(t, t.Context(), nginx(t, front.sites, s.URL)+"/v1/chat/completions", sidecartest.ChatStream, "Accept-Encoding", "identity")
 			if err != nil {

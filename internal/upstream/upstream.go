@@ -160,11 +160,21 @@ type Edit struct {
 	Text     string
 }
 
+// oneWrite is what net/http's buffer takes of headers and body. A small edited body is
+// copied: net/http sends the headers before a body that it does not know to be in
+// memory, and a client that leaves between the two leaves half a request.
+const oneWrite = 4 << 10
+
 func (e Edit) length(body []byte) int64 { return int64(len(body) - (e.To - e.From) + len(e.Text)) }
 
 func (e Edit) read(body []byte) io.Reader {
 	if e == (Edit{}) {
 		return bytes.NewReader(body)
+	}
+	if n := e.length(body); n <= oneWrite {
+		joined := make([]byte, 0, n)
+		joined = append(append(append(joined, body[:e.From]...), e.Text...), body[e.To:]...)
+		return bytes.NewReader(joined)
 	}
 	return io.MultiReader(bytes.NewReader(body[:e.From]), strings.NewReader(e.Text), bytes.NewReader(body[e.To:]))
 }
