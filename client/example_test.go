@@ -143,6 +143,15 @@ func ExampleClient_Statuses() {
 	// Output: 2 <nil>
 }
 
+func ExampleClient_Of() {
+	sidecar := answers(map[string]string{"GET /sessions/agent-1/status": agent1})
+	defer sidecar.Close()
+
+	status, err := connect(sidecar).Of("web").Session(context.Background(), "agent-1") // with an admin's key
+	fmt.Println(status.TotalTokens, err)
+	// Output: 100 <nil>
+}
+
 func ExampleClient_DeleteSession() {
 	sidecar := answers(map[string]string{"DELETE /sessions/agent-1": ""})
 	defer sidecar.Close()

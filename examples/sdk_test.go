@@ -242,7 +242,7 @@ func TestSDKs_SeeTheSameErrors(t *testing.T) {
 		{"a server error", provider.ServerError(http.StatusInternalServerError)},
 		{"a server that is down", provider.ServerError(http.StatusServiceUnavailable)},
 		{"a bad gateway's page", provider.Status(http.StatusBadGateway, nil, "<html>bad gateway</html>")},
-		{"a stream cut off", provider.CutAfterBytes(400)},
+		{"a stream cut off", provider.CutAfterBytes(900)},
 	}
 	for _, call := range calls {
 		if strings.Contains(call.name, "with usage") {
@@ -343,7 +343,7 @@ func TestMiddleware_RefusalIsNotRetriedByOpenAIGo(t *testing.T) {
 		return next(req)
 	}
 	llm := openai.NewClient(option.WithBaseURL(sidecar), option.WithAPIKey("k"), option.WithMiddleware(count, middleware.New(sidecar)))
-	_, err := llm.Chat.Completions.New(middleware.WithSession(context.Background(), "a b"), chatParams())
+	_, err := llm.Chat.Completions.New(middleware.WithSession(context.Background(), "a/b"), chatParams())
 	if !errors.Is(err, middleware.ErrInvalidSession) {
 		t.Errorf("error = %v, want ErrInvalidSession", err)
 	}
