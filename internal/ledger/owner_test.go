@@ -295,24 +295,23 @@ func TestStore_InterruptedIsItsClients(t *testing.T) {
 			t.Skip("takes no notes")
 		}
 		cfg.NoteAfter = time.Nanosecond
-		s := open(t, cfg)
+		before, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
 		long := strings.Repeat("n", 128)
 		want := []sessionName{{"alice", "x"}, {"", "x"}, {long, long}}
 		for _, name := range want {
-			r := owned(name.owner, name.id)
-			s.Start(r)
-			defer s.Forget(r.ID)
+			before.Start(owned(name.owner, name.id)) // and nothing more of it
 		}
-		waitFor(t, func() bool { return countOf(t, s, "inflight") == len(want) })
-		b := sqlOf(t, s)
-		notes, err := b.inflight(t.Context(), b.instance) // as the next one does
-		if err := errors.Join(err, b.interrupt(t.Context(), notes)); err != nil {
-			t.Fatal(err)
-		}
+		waitFor(t, func() bool { return countOf(t, before, "inflight") == len(want) })
+		closeStore(t, before)
+		after := open(t, cfg)
 		for _, name := range want {
-			if one, err := s.Of(name.owner).Session(t.Context(), name.id); err != nil || one.UnknownUsage != 1 {
-				t.Errorf("%.8v: %+v, %v", name, one, err)
-			}
+			waitFor(t, func() bool {
+				one, err := after.Of(name.owner).Session(t.Context(), name.id)
+				return err == nil && one.UnknownUsage == 1
+			})
 		}
 	})
 }

@@ -104,7 +104,8 @@ func TestAge_AnAddressThatChangesIsFollowed(t *testing.T) {
 				if after := time.Duration(lastOld.Load()); after < 10*time.Second || after > 5*time.Minute+time.Second {
 					t.Errorf("the old address was used until %v", after)
 				}
-				if n := busiest.Load(); n > 10 {
+				// Chance decides who moves when: fewer than half of what a move at once makes.
+				if n := busiest.Load(); n > 20 {
 					t.Errorf("%d connections were made in one second", n)
 				}
 				stream.Wait()
