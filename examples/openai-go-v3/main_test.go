@@ -52,7 +52,7 @@ func TestMiddleware_WithVersion3(t *testing.T) {
 		const sidecarURL = "http://127.0.0.1:1/v1"
 		llm := openai.NewClient(option.WithBaseURL(sidecarURL), option.WithAPIKey("k"),
 			option.WithMiddleware(count, middleware.New(sidecarURL)))
-		_, err := llm.Models.List(middleware.WithSession(context.Background(), "a b"))
+		_, err := llm.Models.List(middleware.WithSession(context.Background(), "a/b"))
 		if !errors.Is(err, middleware.ErrInvalidSession) {
 			t.Errorf("error = %v, want ErrInvalidSession", err)
 		}

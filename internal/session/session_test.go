@@ -186,13 +186,13 @@ func TestParseOrigin(t *testing.T) {
 	for text, want := range map[string]string{
 		"*": "*", "null": "null", "https://Chat.Example": "https://chat.example", "https://chat.example/": "https://chat.example",
 		"https://chat.example:443": "https://chat.example", "http://chat.example:80": "http://chat.example", "http://chat.example:443": "http://chat.example:443",
-		"app://obsidian.md": "app://obsidian.md", "http://[::1]:3000": "http://[::1]:3000", "chrome-extension://abc": "chrome-extension://abc",
+		"app://obsidian.md": "app://obsidian.md", "http://[::1]:3000": "http://[::1]:3000", "http://a:": "http://a", "chrome-extension://abc": "chrome-extension://abc",
 	} {
 		if got, err := ParseOrigin(text); err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "chat.example", "https://", "https://*.example", "https://a/b", "https://a?b", "https://u@a", "https://a#b", "https://a b", "//a", "https://a, https://b"} {
+	for _, text := range []string{"", "chat.example", "https://", "https://:443", "https://*.example", "https://a/b", "https://a?b", "https://u@a", "https://a#b", "https://a b", "//a", "https://a, https://b", "https://%80", "https://bücher.example", "https://[fe80::1%25eth0]"} {
 		if got, err := ParseOrigin(text); err == nil {
 			t.Errorf("%q is taken as %q", text, got)
 		}
