@@ -188,7 +188,7 @@ func sameReading(stream []byte) bool {
 	if n := bytes.Count(bytes.ToLower(stream), usageName); n != bytes.Count(stream, usageName) {
 		return false
 	}
-	if b := bytes.TrimLeft(bytes.TrimPrefix(stream, byteOrderMark), " \t\r\n"); len(b) > 0 && (b[0] == '{' || b[0] == '[') {
+	if b := firstWord(stream); len(b) > 0 && (b[0] == '{' || b[0] == '[') {
 		return false // it is taken for a JSON value
 	}
 	event := 0
@@ -203,6 +203,23 @@ func sameReading(stream []byte) bool {
 		}
 	}
 	return true
+}
+
+// firstWord is what follows the blanks and comments that an answer begins with.
+func firstWord(stream []byte) []byte {
+	for {
+		b := bytes.TrimLeft(bytes.TrimPrefix(stream, byteOrderMark), " \t\r\n")
+		if len(b) > 0 && b[0] == ':' {
+			b = b[max(bytes.IndexAny(b, "\r\n"), 0):]
+			if b[0] == ':' {
+				return nil
+			}
+		}
+		if len(b) == len(stream) {
+			return b
+		}
+		stream = b
+	}
 }
 
 // usageInChoices may be Moonshot's, which the other readers do not know.

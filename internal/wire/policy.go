@@ -117,7 +117,9 @@ func (r *readings) policies(h http.Header, now time.Time) {
 		remaining, hasRemaining := parseCount(one.parameter("r", one.parameter("remaining", "")))
 		reset, hasReset := parseReset(one.parameter("t", one.parameter("reset", "")), now)
 		l := llm.Level{Remaining: remaining, HasRemaining: hasRemaining, Reset: reset, HasReset: hasReset}
-		l.Limit, l.HasLimit = parseCount(one.parameter("limit", ""))
+		if n, ok := parseCount(one.parameter("limit", "")); ok && n > 0 {
+			l.Limit, l.HasLimit = n, true
+		}
 		d, window := dimensionOfItem(one), time.Duration(0)
 		for _, p := range known {
 			if p.value == one.value || l.HasLimit && p.quota == l.Limit || len(known) == 1 {
