@@ -122,10 +122,7 @@ CREATE INDEX IF NOT EXISTS sessions_owner ON sessions (owner);
 
 // A program goes on beside a newer one that adds to the schema, starts on what that has left, and says so.
 func TestMigrate_AdditionsOfANewerRelease(t *testing.T) {
-	stores(t, func(t *testing.T, cfg Config) {
-		if cfg.Type == "memory" {
-			t.Skip("has no schema")
-		}
+	databases(t, func(t *testing.T, cfg Config) {
 		running := open(t, cfg)
 		record(t, running, testRecord("a"))
 		migrateTo(t, running, future)

@@ -235,10 +235,7 @@ func second[T any](_ T, err error) error { return err }
 
 // What the release before writes, beside this one or before it, is nobody's: it knows no owners.
 func TestStore_WhatTheReleaseBeforeWrites(t *testing.T) {
-	stores(t, func(t *testing.T, cfg Config) {
-		if cfg.Type == "memory" {
-			t.Skip("one process is of one release")
-		}
+	databases(t, func(t *testing.T, cfg Config) {
 		s := open(t, cfg)
 		ctx := t.Context()
 		record(t, s, owned("alice", "x"))
@@ -290,10 +287,7 @@ func TestRecord_OfAnEarlierJournal(t *testing.T) {
 
 // What a crash leaves of a request belongs to whom the request belonged.
 func TestStore_InterruptedIsItsClients(t *testing.T) {
-	stores(t, func(t *testing.T, cfg Config) {
-		if cfg.Type == "memory" {
-			t.Skip("takes no notes")
-		}
+	databases(t, func(t *testing.T, cfg Config) {
 		cfg.NoteAfter = time.Nanosecond
 		before, err := Open(t.Context(), cfg)
 		if err != nil {
