@@ -295,10 +295,10 @@ func (m *memory) usage(_ context.Context, p usagePlan) (usageSum, error) {
 func (m *memory) recentUse(_ context.Context, since time.Time) ([]ModelUse, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	floor := idFloor(since)
+	floor, first := idFloor(since), since.UnixMilli()
 	var uses []ModelUse
 	for id, r := range m.records {
-		if compareIDs(id, floor) >= 0 {
+		if compareIDs(id, floor) >= 0 && r.StartedAt.UnixMilli() >= first { // as in sqlBackend.recentUse
 			uses = append(uses, used(&r))
 		}
 	}

@@ -181,8 +181,10 @@ func (b *sqlBackend) recentUse(ctx context.Context, since time.Time) ([]ModelUse
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	var rows []logRow
-	// The primary key is the time: no index of its own is needed.
-	if err := b.read.NewSelect().Model(&rows).Where("id >= ?", idFloor(since)).Scan(ctx); err != nil {
+	// The primary key is the time: no index of its own is needed. It never goes back where the clock
+	// does, so ids alone would call records recent for as long as the clock went back.
+	if err := b.read.NewSelect().Model(&rows).Where("id >= ?", idFloor(since)).
+		Where("started_at >= ?", since.UnixMilli()).Scan(ctx); err != nil {
 		return nil, b.readErr("recent use", err)
 	}
 	uses := make([]ModelUse, len(rows))

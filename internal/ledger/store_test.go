@@ -428,7 +428,9 @@ func TestStore_RecentUse(t *testing.T) {
 		other.Model = "small"
 		old := testRecord("a")
 		old.ID = idFloor(time.Now().Add(-time.Hour))
-		record(t, s, retried, unknown, refused, other, old)
+		before := testRecord("a") // of the hour before, when the clock was ahead by more than that
+		before.StartedAt = time.Now().Add(-time.Hour)
+		record(t, s, retried, unknown, refused, other, old, before)
 		got, err := s.RecentUse(t.Context(), time.Now().Add(-time.Minute))
 		if err != nil {
 			t.Fatal(err)
